@@ -1,0 +1,40 @@
+# The verbs of this project; CI runs `make check test slow`. Each makes .venv first when it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo serve check test slow bench kill-matrix gpu
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch .venv/ready
+
+demo: setup
+	$(BIN)/python -m examples.demo
+
+serve: setup
+	$(BIN)/moatelier serve
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup
+	$(BIN)/pytest
+
+slow: setup
+	$(BIN)/pytest -m slow
+
+gpu: setup
+	$(BIN)/pytest -m gpu
+
+kill-matrix: setup
+	$(BIN)/python -m tests.e2e.kill_matrix
+
+bench: setup
+	$(BIN)/python -m benchmarks.text
+	$(BIN)/python -m benchmarks.limits

@@ -1,0 +1,272 @@
+"""The command line. All but `serve`, `models` and `doctor` speak HTTP to a service, or start one for the call.
+
+Exit status: 0 done; 1 an error, told on standard error; 2 a question or an approval is open; 3 not reached.
+"""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from moatelier import __version__
+from moatelier.errors import DataError, MoatelierError
+
+OPEN, NOT_REACHED = 2, 3
+
+
+class TaskGroup(TyperGroup):
+    """`moatelier task "words"` is `moatelier task start "words"`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `start` before what is no subcommand."""
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args.insert(0, "start")
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(help="Say what you want; get a tested, served adapter.", no_args_is_help=True)
+task_app = typer.Typer(cls=TaskGroup, help='Start a task: task "what you want" --file F. Or look after one.')
+adapters_app = typer.Typer(help="The adapters that tasks have made.", no_args_is_help=True)
+app.add_typer(task_app, name="task")
+app.add_typer(adapters_app, name="adapters")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Approve the plan without asking.")]
+
+
+@app.callback(invoke_without_command=True)
+def _top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+# What a command needs beyond its words is imported when it runs, so that `--help` answers at once.
+
+
+@contextmanager
+def _service() -> Iterator[Any]:
+    from moatelier.client import connect
+
+    with connect() as client:
+        yield client
+
+
+def _follow(client: Any, thread: str, stream: Iterator[Any], *, yes: bool, as_json: bool) -> None:
+    from moatelier.journey import follow
+
+    raise typer.Exit(follow(client, thread, stream, yes=yes, as_json=as_json))
+
+
+@app.command()
+def serve() -> None:
+    """Serve until Ctrl-C: the API, the worker and the engine."""
+    from moatelier.supervisor import serve as run
+
+    run()
+
+
+@task_app.command("start")
+def task_start(
+    words: Annotated[str, typer.Argument(help="What the adapter should do, in plain words.")],
+    file: Annotated[Path, typer.Option("--file", "-f", help="CSV or JSONL to learn from.")],
+    test: Annotated[
+        Path | None, typer.Option("--test", help="Locked rows to be tested on; else they are split off.")
+    ] = None,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Start a task and follow it to its end."""
+    with _service() as client:
+        files = {"train": client.upload(file)} | ({"test": client.upload(test)} if test else {})
+        thread = client.call("POST", "/threads", json={})["thread_id"]
+        run = {"messages": [{"role": "user", "content": words}], "files": files}
+        body = {"assistant_id": "moatelier", "input": run, "stream_mode": ["custom", "values"]}
+        stream = client.stream("POST", f"/threads/{thread}/runs/stream", body)
+        _follow(client, thread, stream, yes=yes, as_json=as_json)
+
+
+@task_app.command("answer")
+def task_answer(
+    task: Annotated[str, typer.Argument(help="The task's id.")],
+    words: Annotated[str, typer.Argument(help="The answer to its question; `yes` or `no` to its plan.")],
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Answer what a task waits for, and follow it."""
+    from moatelier.journey import resume
+
+    with _service() as client:
+        thread = client.call("GET", f"/tasks/{task}")["conversation"]
+        _follow(client, thread, resume(client, thread, words), yes=yes, as_json=as_json)
+
+
+@task_app.command("list")
+def task_list(as_json: Json = False) -> None:
+    """List the tasks, newest first."""
+    from moatelier.show import rows
+
+    with _service() as client:
+        rows(client.call("GET", "/tasks")["data"], ("id", "status", "name", "request", "created_at"), as_json)
+
+
+@task_app.command("show")
+def task_show(task: str, as_json: Json = False) -> None:
+    """Show one task: its plan, where it stands, how it ended."""
+    from moatelier.show import task_page
+
+    with _service() as client:
+        task_page(client.call("GET", f"/tasks/{task}"), as_json)
+
+
+@task_app.command("cancel")
+def task_cancel(task: str, as_json: Json = False) -> None:
+    """End a task; what it has trained stays on disk."""
+    with _service() as client:
+        ended = client.call("POST", f"/tasks/{task}/cancel")
+        typer.echo(json.dumps(ended) if as_json else f"{task} is being cancelled")
+
+
+@task_app.command("watch")
+def task_watch(task: str, as_json: Json = False) -> None:
+    """Follow a task from its first event to its end."""
+    with _service() as client:
+        thread = client.call("GET", f"/tasks/{task}")["conversation"]
+        stream = client.stream("GET", f"/tasks/{task}/events?stream=true")
+        _follow(client, thread, stream, yes=False, as_json=as_json)
+
+
+@app.command()
+def chat(
+    words: Annotated[str | None, typer.Argument(help="One message; without it, a dialogue.")] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="A model id, an alias, or a base.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Talk with an adapter or a base."""
+    from moatelier.journey import dialogue
+
+    with _service() as client:
+        dialogue(client, model, words, as_json)
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Option("--model", "-m", help="A model id or an alias.")],
+    words: Annotated[str | None, typer.Argument(help="One text.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="A CSV; one answer a row.")] = None,
+    column: Annotated[str | None, typer.Option("--column", help="The column to read; default: the first.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A CSV with an added column `prediction`.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Answer one text, or every row of a CSV."""
+    if (words is None) == (file is None):
+        raise DataError("Give one text or one --file.", where="predict", remedy='moatelier predict -m NAME "some text"')
+    with _service() as client:
+        table = _read_csv(file) if file else [{"text": str(words)}]
+        source = column or next(iter(table[0]))
+        if source not in table[0]:
+            raise DataError(f"There is no column {source!r}.", where=str(file), remedy=f"It has {', '.join(table[0])}.")
+        for row in table:
+            row["prediction"] = client.answer(model, row[source])
+    _write_predictions(table, output, as_json)
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        raise DataError("There is no such file.", where=str(path), remedy="Check the path.")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        table = [dict(row) for row in csv.DictReader(file)]
+    if not table:
+        raise DataError("The file has no rows.", where=str(path), remedy="Give a CSV with a header and rows.")
+    return table
+
+
+def _write_predictions(table: list[dict[str, str]], output: Path | None, as_json: bool) -> None:
+    if output:
+        with output.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(table[0]))
+            writer.writeheader()
+            writer.writerows(table)
+        return
+    for row in table:
+        typer.echo(json.dumps(row, ensure_ascii=False) if as_json else row["prediction"])
+
+
+@adapters_app.command("list")
+def adapters_list(as_json: Json = False) -> None:
+    """List the adapters, newest first."""
+    from moatelier.show import rows
+
+    with _service() as client:
+        rows(client.call("GET", "/adapters")["data"], ("model_id", "aliases", "base", "task", "created_at"), as_json)
+
+
+@adapters_app.command("show")
+def adapters_show(name: Annotated[str, typer.Argument(help="Model id, alias or digest.")]) -> None:
+    """Show one adapter with its manifest, as JSON."""
+    with _service() as client:
+        typer.echo(json.dumps(client.call("GET", f"/adapters/{name}"), indent=2, ensure_ascii=False))
+
+
+@adapters_app.command("export")
+def adapters_export(
+    name: str, to: Annotated[Path, typer.Option("--to", help="The zip to write.")] = Path("adapter.zip")
+) -> None:
+    """Write an adapter's sealed bundle (PEFT format) as a zip."""
+    with _service() as client, to.open("wb") as file:
+        size = client.download(f"/adapters/{name}/export", file)
+    typer.echo(f"{to}: {size} bytes")
+
+
+@app.command()
+def report(task: str, to: Annotated[Path | None, typer.Option("--to", help="Where to put the folder.")] = None) -> None:
+    """Fetch a task's report: index.html, report.json and MODEL_CARD.md."""
+    from moatelier.journey import fetch_report
+
+    with _service() as client:
+        typer.echo(fetch_report(client, task, to or Path(f"{task}-report")))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check this machine: Python, disk, memory, packs, ports, service."""
+    from moatelier.doctor import examine
+
+    raise typer.Exit(examine(as_json))
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    help="The catalogue: models list | show ID | pull ID [--json]. Needs no service.",
+)
+def models(ctx: typer.Context) -> None:
+    """Hand over to the catalogue, which is the layer above this one."""
+    raise typer.Exit(subprocess.run([sys.executable, "-m", "modalities.pull", *ctx.args], check=False).returncode)
+
+
+def main() -> None:
+    """The entry point: errors of ours become one line and exit status 1."""
+    try:
+        app()
+    except MoatelierError as error:
+        if "--json" in sys.argv:
+            print(json.dumps({"error": error.to_dict()}), file=sys.stderr)
+        else:
+            print(f"error [{error.code}]: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("left; a task that runs in a service goes on: moatelier task list", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""The command line's HTTP client: against a running service, or one that is started for the call."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import httpx
+
+from moatelier.errors import DataError, MoatelierError, ModelUnavailable, Unauthorized
+from moatelier.settings import settings
+from moatelier.supervisor import base_url, is_ready
+
+START_TIMEOUT_S = 90.0
+
+
+class Client:
+    """Speaks to one service. Every method raises the MoatelierError that the service answered with."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self.url, self.key = url, key
+        self.http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60)
+
+    def call(self, method: str, path: str, **arguments: Any) -> Any:
+        """One request; its JSON."""
+        return _checked(self.http.request(method, path, **arguments)).json()
+
+    def download(self, path: str, to: BinaryIO) -> int:
+        """Stream a body into a file; its size in bytes."""
+        with self.http.stream("GET", path) as response:
+            if response.is_error:
+                response.read()
+            _checked(response)
+            return sum(to.write(chunk) for chunk in response.iter_bytes())
+
+    def upload(self, path: Path) -> str:
+        """Upload a file to train or test on; its id."""
+        if not path.is_file():
+            raise DataError("There is no such file.", where=str(path), remedy="Check the path.")
+        with path.open("rb") as file:
+            sent = self.call("POST", "/v1/files", files={"file": (path.name, file)}, data={"purpose": "fine-tune"})
+        return str(sent["id"])
+
+    def answer(self, model: str, text: str) -> str:
+        """One model's whole answer to one user message."""
+        body = {"model": model, "messages": [{"role": "user", "content": text}]}
+        return str(self.call("POST", "/v1/chat/completions", json=body)["choices"][0]["message"]["content"])
+
+    def stream(self, method: str, path: str, body: Any = None, last: str = "") -> Iterator[tuple[str, str, Any]]:
+        """Server-sent events as (event, id, data); data is parsed JSON where it is JSON."""
+        headers = {"Last-Event-ID": last} if last else {}
+        timeout = httpx.Timeout(60, read=None)
+        with self.http.stream(method, path, json=body, headers=headers, timeout=timeout) as response:
+            if response.is_error:
+                response.read()
+            _checked(response)
+            yield from _events(response.iter_lines())
+
+
+def _events(lines: Iterator[str]) -> Iterator[tuple[str, str, Any]]:
+    event, identity = "message", ""
+    data: list[str] = []
+    for line in lines:
+        if not line and data:
+            text = "\n".join(data)
+            yield event, identity, json.loads(text) if text[:1] in '{["' else text
+            event, data = "message", []
+        elif line.startswith("event:"):
+            event = line[6:].strip()
+        elif line.startswith("id:"):
+            identity = line[3:].strip()
+        elif line.startswith("data:"):
+            data.append(line[5:].strip())
+
+
+def _checked(response: httpx.Response) -> httpx.Response:
+    if not response.is_error:
+        return response
+    try:
+        error = response.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        error = {"message": f"The service answered {response.status_code}: {response.text[:200]}"}
+    known = MoatelierError.from_dict({"code": error.get("code"), "what": error.get("message", "")})
+    if isinstance(known, Unauthorized):
+        known.remedy = f"Set MOATELIER_KEY, or use the key in {settings().home / 'keys' / 'admin.key'}."
+    raise known
+
+
+def _key() -> str:
+    if settings().key:
+        return settings().key.get_secret_value()  # type: ignore[union-attr]  # just checked
+    path = settings().home / "keys" / "admin.key"
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+
+
+def _running() -> str | None:
+    path = settings().home / "service.json"
+    url = json.loads(path.read_text(encoding="utf-8"))["url"] if path.exists() else base_url(settings())
+    return url if is_ready(url) else None
+
+
+@contextmanager
+def connect() -> Iterator[Client]:
+    """A client of the running service; with none running, one is started and ended with the call."""
+    url, process = _running(), None
+    if url is None:
+        process = _start()
+        url = base_url(settings())
+    try:
+        client = Client(url, _key())
+        with client.http:
+            yield client
+    finally:
+        if process:
+            process.terminate()
+            process.wait()
+
+
+def _start() -> subprocess.Popen[bytes]:
+    print("no service is running; starting one for this call", file=sys.stderr)
+    settings().home.mkdir(parents=True, exist_ok=True)
+    log = settings().home / "service.log"
+    with log.open("ab") as file:
+        # In a session of its own, so that Ctrl-C ends the call first and the service after it.
+        command = [sys.executable, "-m", "moatelier.cli", "serve"]
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, env=dict(os.environ))
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        if is_ready():
+            return process
+        time.sleep(0.2)
+    process.terminate()
+    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    raise ModelUnavailable(f"The service did not start: {said[-1] if said else 'it said nothing'}", where=str(log))

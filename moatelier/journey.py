@@ -1,0 +1,143 @@
+"""Following a task on the command line: its events, its questions, its end; and a dialogue with its model."""
+
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from moatelier.client import Client
+from moatelier.errors import MoatelierError
+from moatelier.show import Teller, console, plan_table
+
+Stream = Iterator[tuple[str, str, Any]]
+DONE, OPEN, NOT_REACHED, FAILED = 0, 2, 3, 1
+
+
+def follow(client: Client, thread: str, stream: Stream, *, yes: bool, as_json: bool) -> int:
+    """Tell events, put questions to the person, go on with the answers, until the task ends. The exit status."""
+    while True:
+        ended = _tell(stream, as_json)
+        pending = _pending(client, thread)
+        if pending is None:
+            return _status(ended)
+        answer = _answer(pending["value"], yes=yes, as_json=as_json)
+        if answer is None:
+            return OPEN
+        stream = _send(client, thread, {pending["id"]: answer})
+
+
+def resume(client: Client, thread: str, words: str) -> Stream:
+    """Answer what a conversation waits for with plain words."""
+    pending = _pending(client, thread)
+    if pending is None:
+        raise MoatelierError("This task waits for nothing.", where=thread, remedy="Follow it: moatelier task watch ID")
+    return _send(client, thread, {pending["id"]: words})
+
+
+def _send(client: Client, thread: str, answers: dict[str, Any]) -> Stream:
+    body = {"assistant_id": "moatelier", "command": {"resume": answers}, "stream_mode": ["custom", "values"]}
+    return client.stream("POST", f"/threads/{thread}/runs/stream", body)
+
+
+def _tell(stream: Stream, as_json: bool) -> dict[str, Any] | None:
+    """Tell everything up to the stream's end; the task's result if it came by."""
+    result = None
+    with Teller(as_json) as teller:
+        for event, _, data in stream:
+            if event == "error":
+                raise MoatelierError.from_dict({"code": data.get("code"), "what": data.get("message", str(data))})
+            if event != "custom":
+                continue
+            teller.tell(data["kind"], data["body"])
+            if data["kind"] == "result":
+                result = data["body"]
+    return result
+
+
+def _pending(client: Client, thread: str) -> dict[str, Any] | None:
+    for interrupts in client.call("GET", f"/threads/{thread}")["interrupts"].values():
+        for interrupt in interrupts:
+            return dict(interrupt)
+    return None
+
+
+def _answer(value: dict[str, Any], *, yes: bool, as_json: bool) -> Any:
+    """What the person says to a question or a plan; None when nobody is there to say it."""
+    if value["type"] == "approval":
+        return _approval(value, yes=yes, as_json=as_json)
+    lines = [question["text"] for question in value["questions"]]
+    if as_json:
+        print(json.dumps(value, ensure_ascii=False), flush=True)
+    else:
+        for question in value["questions"]:
+            choices = f" ({', '.join(question['choices'])})" if question["choices"] else ""
+            console.print(f"[bold]?[/] {question['text']}{choices}", markup=True)
+    return _prompt("answer", value["task"], lines)
+
+
+def _approval(value: dict[str, Any], *, yes: bool, as_json: bool) -> Any:
+    if as_json:
+        print(json.dumps(value, ensure_ascii=False), flush=True)
+    else:
+        plan_table(value["plan"], value["forecast"])
+        console.print(f"  {value['action_requests'][0]['description']}", markup=False)
+    if yes:
+        return {"version": value["version"], "decisions": [{"type": "approve"}]}
+    said = _prompt("approve? yes, no, or what to change", value["task"], [])
+    if said is None or said.strip().lower() not in ("yes", "y"):
+        return said
+    return {"version": value["version"], "decisions": [{"type": "approve"}]}
+
+
+def _prompt(label: str, task: str, lines: list[str]) -> str | None:
+    try:
+        return str(typer.prompt(label, err=True))
+    except typer.Abort:
+        print(f'\nThe task waits. Go on with: moatelier task answer {task} "..."', file=sys.stderr)
+        return None
+
+
+def _status(result: dict[str, Any] | None) -> int:
+    if result is None:
+        return DONE
+    return {"reached": DONE, "not_reached": NOT_REACHED, "rejected": DONE}.get(result["status"], FAILED)
+
+
+def dialogue(client: Client, model: str, words: str | None, as_json: bool) -> None:
+    """One message and its streamed answer, or a dialogue until an empty line."""
+    model = model or client.call("GET", "/v1/models")["data"][0]["id"]
+    talk: list[dict[str, str]] = []
+    while True:
+        said = words if words is not None else typer.prompt(model, default="", show_default=False)
+        if not said:
+            return
+        talk.append({"role": "user", "content": said})
+        answer = ""
+        for _, _, chunk in client.stream(
+            "POST", "/v1/chat/completions", {"model": model, "messages": talk, "stream": True}
+        ):
+            if isinstance(chunk, dict) and "error" in chunk:
+                raise MoatelierError.from_dict({"code": chunk["error"].get("code"), "what": chunk["error"]["message"]})
+            if isinstance(chunk, dict) and chunk["choices"]:
+                piece = chunk["choices"][0]["delta"].get("content") or ""
+                answer += piece
+                if not as_json:
+                    print(piece, end="", flush=True)
+        print(json.dumps({"model": model, "content": answer}, ensure_ascii=False) if as_json else "")
+        talk.append({"role": "assistant", "content": answer})
+        if words is not None:
+            return
+
+
+def fetch_report(client: Client, task: str, to: Path) -> Path:
+    """Download and unpack a task's report; its index.html."""
+    packed = io.BytesIO()
+    client.download(f"/tasks/{task}/report", packed)
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(to)
+    return to / "index.html"

@@ -1,0 +1,126 @@
+"""How a task looks on a terminal: its plan, its progress, its questions, its end."""
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console(highlight=False)
+SHOWN = ("kind", "columns", "goal", "budget", "method", "base", "private", "too_long", "modality")
+
+
+class Teller:
+    """Prints a task's events as they come; with `as_json`, one JSON line each."""
+
+    def __init__(self, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self._bar: Progress | None = None
+        self._phases: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "Teller":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop_bar()
+
+    def tell(self, kind: str, body: dict[str, Any]) -> None:
+        """One event."""
+        if self.as_json:
+            print(json.dumps({"kind": kind, **body}, ensure_ascii=False), flush=True)
+            return
+        if kind == "progress" and "steps" in body:
+            self._progress(body)
+            return
+        method = getattr(self, f"_{kind}", None)
+        if method:
+            self._stop_bar()
+            method(body)
+
+    def _message(self, body: dict[str, Any]) -> None:
+        if body.get("role") != "user":
+            console.print(escape(body["content"]))
+
+    def _status(self, body: dict[str, Any]) -> None:
+        console.print(f"[bold cyan]{escape(body['status'].replace('_', ' '))}[/]")
+
+    def _profile(self, body: dict[str, Any]) -> None:
+        profile = body["profile"]
+        columns = ", ".join(column["name"] for column in profile["columns"])
+        text = f"  {profile['name']}: {profile['rows']} rows, columns {columns}; {profile['exact_duplicates']} repeats"
+        console.print(escape(text))
+
+    def _decision(self, body: dict[str, Any]) -> None:
+        console.print(f"  [dim]{escape(body['agent'])}:[/] {escape(body['reason'])}")
+
+    def _error(self, body: dict[str, Any]) -> None:
+        told = " ".join(str(body[key]) for key in ("what", "where", "remedy") if body.get(key))
+        console.print(f"[bold red]{escape(str(body.get('code', 'error')))}[/] {escape(told)}")
+
+    def _progress(self, body: dict[str, Any]) -> None:
+        if self._bar is None:
+            shape = (
+                TextColumn("  {task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            )
+            self._bar = Progress(*shape, TextColumn("{task.fields[told]}"), TimeRemainingColumn(), console=console)
+            self._bar.start()
+        phase = str(body.get("phase"))
+        if phase not in self._phases:
+            self._phases[phase] = self._bar.add_task(phase, total=body["steps"], told="")
+        told = f"loss {body['loss']:.3f}  {body.get('tokens_per_s', 0):.0f} tokens/s" if "loss" in body else ""
+        self._bar.update(self._phases[phase], completed=body["step"], total=body["steps"], told=told)
+
+    def _stop_bar(self) -> None:
+        if self._bar:
+            self._bar.stop()
+            self._bar, self._phases = None, {}
+
+
+def plan_table(plan: dict[str, Any], forecast: dict[str, Any]) -> None:
+    """The plan with where each value comes from."""
+    table = Table(title=f"plan {plan['name']}", title_justify="left")
+    for heading in ("field", "value", "from", "why"):
+        table.add_column(heading)
+    for field in SHOWN:
+        item = plan[field]
+        value = item["value"]
+        text = ", ".join(f"{k} {v}" for k, v in value.items() if v is not None) if isinstance(value, dict) else value
+        table.add_row(field, escape(str(text)), item["source"], escape(item["reason"]))
+    console.print(table)
+    for note in plan["notes"]:
+        console.print(f"  [yellow]note[/] {escape(note)}")
+    minutes = forecast["seconds"] / 60
+    console.print(f"  one trial takes about {minutes:.1f} min here ({forecast['train_tokens_per_s']:.0f} tokens/s)")
+
+
+def rows(items: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
+    """A listing: a table, or JSON."""
+    if as_json:
+        print(json.dumps(items, ensure_ascii=False))
+        return
+    table = Table(*columns)
+    for item in items:
+        table.add_row(*(escape(_short(item.get(column))) for column in columns))
+    console.print(table)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(str(part) for part in value)
+    return "" if value is None else str(value)
+
+
+def task_page(task: dict[str, Any], as_json: bool) -> None:
+    """One task: its request, where it stands, what came of it."""
+    if as_json:
+        print(json.dumps(task, ensure_ascii=False))
+        return
+    for field in ("id", "status", "name", "request", "created_at", "ended_at"):
+        console.print(f"[bold]{field:<11}[/]{escape(_short(task.get(field)))}")
+    for field in ("result", "error"):
+        for key, value in (task.get(field) or {}).items():
+            console.print(f"  {key:<16} {escape(_short(value))}")

@@ -1,0 +1,93 @@
+"""Small real things that stand in for large ones: a tiny Llama with its own tokenizer, rows, a catalogue."""
+
+from pathlib import Path
+
+import torch
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers.trainers import BpeTrainer
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+WORDS = (
+    "where is my order card refund please cancel the parcel has not come broken system user assistant name category"
+)
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 320 entries with a ChatML template; trained on a fixed sentence, so always the same."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<|pad|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([WORDS] * 4, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|pad|>")
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+def tiny_llama(folder: Path, *, layers: int = 6, width: int = 32) -> Path:
+    """Save a random Llama-like model with its tokenizer as a Hugging Face folder."""
+    tokenizer = tiny_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tiny_catalogue(file: Path, model: Path) -> Path:
+    """A catalogue file whose one entry, `tiny`, is the given local folder."""
+    entry = {
+        "id": "tiny",
+        "name": "Tiny random Llama",
+        "licence": "Apache-2.0",
+        "kind": "text",
+        "sources": [{"type": "path", "path": str(model)}],
+        "convert": "hf_text",
+        "context": 512,
+        "parameters": 60_000,
+        "summary": "For tests.",
+    }
+    file.write_text(yaml.safe_dump({"models": [entry]}), encoding="utf-8")
+    return file
+
+
+INTENTS = {
+    "parcel": ["where is my parcel", "my parcel has not come", "track the parcel please", "parcel is late again"],
+    "refund": ["i want my money back", "refund my order", "please give a refund", "money was not returned"],
+    "broken": ["it arrived broken", "the screen is cracked", "item is damaged", "it does not work at all"],
+}
+
+
+def support_csv(file: Path, rows_per_intent: int = 40) -> Path:
+    """A CSV `message,intent` of three easy intents, every row worded differently."""
+    lines = ["message,intent"]
+    for number in range(rows_per_intent):
+        for intent, texts in INTENTS.items():
+            text = texts[number % len(texts)]
+            lines.append(f"{text} since {number} days because of reason {number * 7 + len(intent)},{intent}")
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
