@@ -26,7 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "home").mkdir()
     db.migrate()
     yield tmp_path / "home"
-    db.engine.cache_clear()
+    db.dispose()
     settings.cache_clear()
 
 

@@ -1,0 +1,105 @@
+"""What is trained and tested on: findings, decisions, the card."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from moatelier.contracts.base import Contract, Kind, SplitName
+from moatelier.contracts.plan import Columns
+from moatelier.contracts.profile import RowProblem
+
+
+class PrivateFinding(Contract):
+    """A private datum that was found, without the datum."""
+
+    row: int
+    field: str
+    kind: str
+    action: Literal["redacted", "rejected", "allowed"]
+
+
+class DataFindings(Contract):
+    """What modalities/*/data.py reports of rows that were read: facts, no decisions. Rows count from 1."""
+
+    rows: int
+    labels: dict[str, int]
+    exact_duplicates: tuple[int, ...] = ()
+    """Rows that repeat an earlier row, input and target alike; the first of each is not listed."""
+    conflicting: tuple[int, ...] = ()
+    """Rows whose input also stands with another target."""
+    clusters: tuple[tuple[int, ...], ...] = ()
+    """Near-duplicate clusters of two or more rows (Jaccard >= 0.8 on word 3-grams)."""
+    near_test: tuple[int, ...] = ()
+    """Rows that nearly repeat a row of the separate test file."""
+    private: tuple["PrivateFinding", ...] = ()
+    suspicious: tuple["Suspicion", ...] = ()
+    too_long: tuple[int, ...] = ()
+    problems: tuple[RowProblem, ...] = ()
+    """Rows that cannot be used at all: empty input, missing target, broken messages."""
+
+
+class Suspicion(Contract):
+    """A label that a cross-validated linear model finds unlikely. `loss` is in nats, out of fold."""
+
+    row: int
+    label: str
+    likelier: str
+    probability: float
+    """Of the likelier label."""
+    loss: float
+
+
+class CurationDecision(Contract):
+    """What the curator decided. `drop` says why for each row; `left_out_of_train` rows may stay in other splits."""
+
+    drop: dict[int, str]
+    left_out_of_train: tuple[int, ...] = ()
+    redact: tuple[int, ...] = ()
+    fractions: dict[SplitName, float]
+    reasons: tuple[str, ...]
+
+
+class CurationReport(Contract):
+    """What the curator did to the rows and why."""
+
+    rows_read: int
+    rows_kept: int
+    exact_duplicates: int
+    near_duplicate_clusters: int
+    near_duplicates_of_test: int
+    """Rows taken out of train, dev and select because a locked row says nearly the same."""
+    conflicting_labels: int
+    private: tuple[PrivateFinding, ...] = ()
+    suspicious: tuple[Suspicion, ...] = ()
+    """Worst first."""
+    dropped: dict[int, str] = Field(default_factory=dict)
+    """Row -> why it is in no split."""
+    reasons: tuple[str, ...] = ()
+    token_lengths: dict[str, float] = Field(default_factory=dict)
+    """Prompt plus answer in tokens: mean, p50, p95, max."""
+
+
+class SplitInfo(Contract):
+    """One split: how many rows, the artifact with its rows (absent for test: only the vault knows), labels."""
+
+    rows: int
+    artifact: str | None
+    labels: dict[str, int] = Field(default_factory=dict)
+
+
+class DatasetCard(Contract):
+    """A curated dataset; its `digest` names it. Rows are JSON lines, see modalities/text/data.py."""
+
+    name: str
+    source: str
+    """SHA-256 of the uploaded file."""
+    test_source: str | None
+    licence: str
+    modality: str
+    kind: Kind
+    columns: Columns
+    labels: tuple[str, ...]
+    splits: dict[SplitName, SplitInfo]
+    locked: str
+    """Content hash of the locked test rows; looks are counted by it."""
+    report: CurationReport

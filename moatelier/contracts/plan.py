@@ -1,0 +1,74 @@
+"""What a task will do, and where each value comes from."""
+
+from typing import Generic, Literal, TypeVar
+
+from pydantic import Field
+
+from moatelier.contracts.base import Contract, Kind, MetricName
+
+T = TypeVar("T")
+
+
+class Sourced(Contract, Generic[T]):
+    """A plan field with where its value comes from."""
+
+    value: T
+    source: Literal["user", "inferred", "default"]
+    confidence: float = Field(ge=0, le=1)
+    reason: str
+
+
+class Columns(Contract):
+    """Which column plays which role. Classification needs `input` and `target`; chat `messages`, or both."""
+
+    input: str | None = None
+    target: str | None = None
+    messages: str | None = None
+    group: str | None = None
+
+
+class Goal(Contract):
+    """What counts as success: the one-sided 95 % lower bound of `metric` on locked rows is at or above `target`."""
+
+    metric: MetricName
+    target: float = Field(ge=0, le=1)
+
+
+class Budget(Contract):
+    """Hard limits of a task: training time over all trials, and the number of trials."""
+
+    seconds: float = Field(gt=0)
+    trials: int = Field(ge=1, le=20)
+
+
+class TaskPlan(Contract):
+    """What a task will do. The version that a person approves is `digest`."""
+
+    name: str
+    """A slug; becomes the adapter's suffix and the task's alias."""
+    train_file: str
+    """Id of the uploaded file (`file-...`)."""
+    test_file: str | None = None
+    modality: Sourced[str]
+    kind: Sourced[Kind]
+    columns: Sourced[Columns]
+    goal: Sourced[Goal]
+    budget: Sourced[Budget]
+    method: Sourced[str]
+    base: Sourced[str]
+    """A catalogue id."""
+    private: Sourced[Literal["redact", "reject", "allow"]]
+    """What happens to rows with private data."""
+    too_long: Sourced[Literal["refuse", "drop", "truncate"]]
+    """What happens to rows whose trained tokens do not fit into the context."""
+    seed: int = 0
+    notes: tuple[str, ...] = ()
+    """What a person should know before approving, such as a goal that the locked rows cannot show."""
+
+
+class Question(Contract):
+    """Something the planner will not guess."""
+
+    field: str
+    text: str
+    choices: tuple[str, ...] = ()

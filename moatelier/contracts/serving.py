@@ -1,0 +1,45 @@
+"""Routes, feedback and the event log."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from moatelier.contracts.base import Contract, now
+
+
+class RouteDecision(Contract):
+    """Which model answered a request and why."""
+
+    requested: str
+    chosen: str
+    """Bundle digest, or a catalogue id for a base."""
+    reason: Literal["exact", "alias", "base"]
+    completion: str = ""
+
+
+class Feedback(Contract):
+    """What a person thought of an answer, joined by completion id."""
+
+    completion: str
+    rating: Literal[-1, 1] | None = None
+    edit: str | None = None
+    label: str | None = None
+    comment: str | None = None
+
+
+class Event(Contract):
+    """A line of the append-only log, unique by (job, kind, step)."""
+
+    project: str
+    stream: str
+    """The thread whose readers see it."""
+    task: str | None = None
+    job: str
+    """What caused it: a job key, or `<thread>/<node>/<attempt>` for a node's own."""
+    kind: str
+    """`plan`, `question`, `decision`, `progress`, `metrics`, `message`, `status`, `error`, ..."""
+    step: int = 0
+    body: dict[str, Any]
+    id: int | None = None
+    at: datetime = Field(default_factory=now)

@@ -1,0 +1,81 @@
+"""One adapter: what determines it, what it is, how its training went."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from moatelier.contracts.base import Contract, Kind
+
+
+class TrainSpec(Contract):
+    """Everything that determines a training run. The job's key is derived from `digest`."""
+
+    method: str
+    base: str
+    dataset: str
+    """Digest of the DatasetCard."""
+    suffix: str
+    rank: int = Field(default=16, ge=1)
+    alpha: float = 32.0
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target: Literal["all-linear"] = "all-linear"
+    layers: Literal["top_third", "all"] = "top_third"
+    learning_rate: float = 1e-3
+    epochs: float = Field(default=3.0, gt=0)
+    batch_rows: int = Field(default=16, ge=1)
+    warmup_ratio: float = 0.05
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    max_tokens: int = 1024
+    """Longest row, prompt and answer together, in tokens."""
+    checkpoint_every: int = Field(default=25, ge=1)
+    """In optimiser steps."""
+    max_seconds: float | None = None
+    """Stop in time and seal what is there."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    seed: int = 0
+
+
+class AdapterManifest(Contract):
+    """`manifest.json` of a sealed bundle: what training fixes, no clock times. Its digest names the bundle."""
+
+    base: str
+    base_digest: str
+    modality: str
+    kind: Kind
+    suffix: str
+    system: str
+    """The system message every prompt of this adapter starts with."""
+    template_digest: str
+    stop_ids: tuple[int, ...]
+    labels: tuple[str, ...]
+    first_layer: int
+    """The first layer that the adapter changes; below it everything is the frozen base."""
+    dataset: str
+    licence: str
+    spec: TrainSpec
+    versions: dict[str, str]
+    files: dict[str, str]
+    """File name -> SHA-256, for every other file in the bundle."""
+
+
+class TrainResult(Contract):
+    """What a training job leaves in `result.json`."""
+
+    bundle: str
+    """Digest of the manifest; the bundle lies in `<home>/adapters/<digest>`."""
+    steps: int
+    epochs: float
+    seconds: float
+    """Time spent training, over all resumptions, without loading."""
+    train_loss: float
+    """Mean over the last tenth of the steps, per trained token."""
+    dev_loss: float | None
+    curve: tuple[tuple[int, float], ...]
+    """(step, training loss)."""
+    dev_curve: tuple[tuple[int, float], ...] = ()
+    tokens: int = 0
+    peak_bytes: int = 0
+    stopped: Literal["finished", "out_of_time"] = "finished"
+    precision: str = "fp32"

@@ -1,0 +1,135 @@
+"""Uploaded files, and the cards of the datasets that were made of them."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from pydantic import ValidationError
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from moatelier.contracts import DatasetCard
+from moatelier.errors import Conflict, DataError, NotFound
+from moatelier.ids import new_id
+from store import artifacts
+from store.db import exclusive, insert_once, reading, session
+from store.tables import CardRow, FileRow, Stored, TaskRow
+from store.tasks import ENDED
+
+
+class File(Stored):
+    """An uploaded file. Its `id` is `file-...`, its bytes are the artifact `sha256`."""
+
+    id: str
+    project: str
+    name: str
+    purpose: str
+    bytes: int
+    sha256: str
+    created_at: datetime
+
+
+def add_file(project: str, name: str, stream: BinaryIO, purpose: str = "fine-tune") -> File:
+    """Keep an upload, read piece by piece to its end.
+
+    Args:
+        project: Whose file it is.
+        name: What the person calls it; a folder in front of it is cut off.
+        stream: The bytes.
+        purpose: As in OpenAI's API.
+
+    Raises:
+        DataError: The file is empty.
+        ResourceExhausted: The disk is full; nothing is left behind.
+    """
+    name = name.replace("\\", "/").rsplit("/", 1)[-1].replace("\0", "").strip() or "unnamed"
+    incoming = artifacts.Incoming(stream)
+    try:
+        if not incoming.bytes:
+            raise DataError("The file is empty.", where=name, remedy="Send a file with rows.")
+        with session() as opened:
+            exclusive(opened, "files")  # `delete_file` must not remove the same bytes between these two lines
+            row = FileRow(id=new_id("file"), project=project, name=name, purpose=purpose, bytes=incoming.bytes)
+            row.sha256 = incoming.keep()
+            opened.add(row)
+            opened.flush()
+            return File.model_validate(row)
+    finally:
+        incoming.discard()
+
+
+def get_file(project: str, id: str) -> File:
+    """A file of this project. Raises NotFound."""
+    with reading() as opened:
+        return File.model_validate(_row(opened, project, id))
+
+
+def _row(opened: Session, project: str, id: str) -> FileRow:
+    row = opened.get(FileRow, id)
+    if row is None or row.project != project:
+        raise NotFound("There is no such file in this project.", where=id, remedy="Upload it first: POST /v1/files.")
+    return row
+
+
+def list_files(project: str) -> list[File]:
+    """The project's files, newest first."""
+    query = select(FileRow).where(FileRow.project == project).order_by(FileRow.created_at.desc(), FileRow.id.desc())
+    with reading() as opened:
+        return [File.model_validate(row) for row in opened.scalars(query)]
+
+
+def file_path(project: str, id: str) -> Path:
+    """Where the file's bytes lie; read only. Raises NotFound."""
+    return artifacts.path(get_file(project, id).sha256)
+
+
+def delete_file(project: str, id: str) -> None:
+    """Delete a file, and its bytes unless another upload has the same. Datasets made of it stay.
+
+    Raises:
+        NotFound: There is no such file in this project.
+        Conflict: A task that has not ended uses it.
+    """
+    with session() as opened:
+        exclusive(opened, "files")
+        row = _row(opened, project, id)
+        using = select(TaskRow.id).where(or_(TaskRow.train_file == id, TaskRow.test_file == id))
+        if task := opened.scalar(using.where(TaskRow.status.not_in(ENDED)).limit(1)):
+            raise Conflict(
+                "A task that has not ended uses this file.", where=task, remedy="Cancel it or wait for its end."
+            )
+        opened.delete(row)
+        opened.flush()
+        if opened.scalar(select(FileRow.id).where(FileRow.sha256 == row.sha256).limit(1)) is None:
+            artifacts.remove(row.sha256)
+
+
+def add_card(project: str, card: DatasetCard, task: str) -> str:
+    """Keep a curated dataset's card and return its digest. Idempotent."""
+    digest = artifacts.put_json(card)
+    row = {"project": project, "digest": digest, "task": task, "name": card.name}
+    with session() as opened:
+        insert_once(opened, CardRow, [row], conflict=["project_id", "digest"])
+    return digest
+
+
+def get_card(digest: str) -> DatasetCard:
+    """The card by its digest, from its artifact: no database is needed.
+
+    Raises:
+        NotFound: There is no such artifact, or it is no card.
+        IntegrityError: Its bytes have changed.
+    """
+    try:
+        return DatasetCard.model_validate(artifacts.get_json(digest))
+    except ValidationError as error:
+        raise NotFound("This artifact is not a dataset's card.", where=digest) from error
+
+
+def list_cards(project: str, task: str | None = None) -> list[str]:
+    """Digests of the project's (or one task's) dataset cards, newest first."""
+    query = select(CardRow.digest).where(CardRow.project == project)
+    if task is not None:
+        query = query.where(CardRow.task == task)
+    with reading() as opened:
+        return list(opened.scalars(query.order_by(CardRow.created_at.desc())))

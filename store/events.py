@@ -1,0 +1,63 @@
+"""The append-only event log that feeds every stream. Ids grow in the order in which readers see the lines."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Select, func, select
+
+from moatelier.contracts import Event
+from store.db import exclusive, insert_once, reading, session
+from store.tables import EventRow
+
+
+def append(events: Sequence[Event]) -> None:
+    """Write events in order; one whose (job, kind, step) is there already is dropped. All or none.
+
+    Numbers that JSON lacks (a loss that became NaN) are written as null.
+    """
+    if not events:
+        return
+    rows = [
+        event.model_dump(exclude={"id"}) | {"body": _finite(event.model_dump(mode="json")["body"])} for event in events
+    ]
+    with session() as opened:
+        # Ids are given out here and seen at the commit: without the lock a reader on Postgres could see 8 before 7.
+        exclusive(opened, "events")
+        insert_once(opened, EventRow, rows, conflict=("job", "kind", "step"))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read(
+    project: str, *, stream: str | None = None, task: str | None = None, after: int = 0, limit: int = 500
+) -> list[Event]:
+    """Events with an id above `after`, oldest first, at most `limit`."""
+    query = _of(select(EventRow), project, stream, task).where(EventRow.id > after)
+    with reading() as opened:
+        return [_event(row) for row in opened.scalars(query.order_by(EventRow.id).limit(limit))]
+
+
+def last_id(project: str, *, stream: str | None = None, task: str | None = None) -> int:
+    """The id of the newest event, 0 when there is none."""
+    with reading() as opened:
+        return opened.scalar(_of(select(func.max(EventRow.id)), project, stream, task)) or 0
+
+
+def _of(query: Select[Any], project: str, stream: str | None, task: str | None) -> Select[Any]:
+    query = query.where(EventRow.project == project)
+    if stream is not None:
+        query = query.where(EventRow.stream == stream)
+    if task is not None:
+        query = query.where(EventRow.task == task)
+    return query
+
+
+def _event(row: EventRow) -> Event:
+    return Event.model_validate(row, from_attributes=True)

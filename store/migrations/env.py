@@ -1,0 +1,12 @@
+"""Run by alembic: migrates on the connection, and within the transaction, that `store.db.migrate` opened."""
+
+from alembic import context
+
+from store.tables import Base
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=Base.metadata,
+    render_as_batch=True,  # SQLite alters a table by copying it
+)
+context.run_migrations()

@@ -1,0 +1,52 @@
+"""The budget of looks at locked rows."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from moatelier.errors import LooksExhausted
+from store import audit, looks
+
+LOCKED = "e" * 64
+
+
+def test_looks_are_counted_from_one(store: Path) -> None:
+    assert looks.looks_taken("p", LOCKED) == 0
+    assert [looks.take_look("p", LOCKED, f"task-{number}", "c" * 64) for number in range(3)] == [1, 2, 3]
+    assert looks.looks_taken("p", LOCKED) == 3
+    assert looks.take_look("p", "f" * 64, "task-0", "c" * 64) == 1
+    assert looks.take_look("other", LOCKED, "task-0", "c" * 64) == 1
+
+
+def test_a_gate_that_runs_again_uses_up_nothing(store: Path) -> None:
+    assert looks.take_look("p", LOCKED, "task-1", "c" * 64) == 1
+    assert looks.take_look("p", LOCKED, "task-1", "c" * 64) == 1
+    assert looks.take_look("p", LOCKED, "task-1", "d" * 64) == 2
+    assert [line.action for line in audit.read("p")] == ["test.look", "test.look"]
+
+
+def test_the_budget_ends(store: Path) -> None:
+    for number in range(2):
+        looks.take_look("p", LOCKED, f"task-{number}", "c" * 64, allowed=2)
+    with pytest.raises(LooksExhausted, match="all 2 looks.*--test FILE"):
+        looks.take_look("p", LOCKED, "task-2", "c" * 64, allowed=2)
+    assert looks.take_look("p", LOCKED, "task-1", "c" * 64, allowed=2) == 2
+    assert looks.looks_taken("p", LOCKED) == 2
+
+
+def test_lookers_at_once_get_numbers_of_their_own(store: Path) -> None:
+    outcomes: list[int] = []
+
+    def look(number: int) -> None:
+        try:
+            outcomes.append(looks.take_look("p", LOCKED, f"task-{number}", "c" * 64))
+        except LooksExhausted:
+            outcomes.append(0)
+
+    threads = [threading.Thread(target=look, args=(number,)) for number in range(7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == [0, 0, 1, 2, 3, 4, 5]
