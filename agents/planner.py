@@ -1,0 +1,98 @@
+"""The planner: plain words and a look at the data -> a plan with the provenance of every field, or questions.
+
+A deterministic grammar reads the words (`agents/answers.py` and what it imports). What it does not find is taken from
+the file's profile or the service's defaults; what stays unclear is asked, all at once. The same input gives the same
+plan, so a plan can be made again at any time from the messages.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from agents.answers import read_answer, read_request
+from agents.proposals import Proposal, accept, proposal_schema
+from agents.reading import Reading
+from agents.resolve import resolve
+from agents.revision import revise
+from agents.scene import Defaults, Scene
+from agents.words import percent
+from moatelier.contracts import DataProfile, Question, TaskPlan
+
+__all__ = ["Defaults", "accept", "plan", "proposal_schema", "revise", "with_required"]
+
+LOCKED_NOTE = "Locked rows: "
+"""How the note on the locked rows begins; there is one at most."""
+
+
+def plan(
+    messages: Sequence[str],
+    profile: DataProfile | None,
+    test_profile: DataProfile | None = None,
+    *,
+    train_file: str | None,
+    test_file: str | None = None,
+    defaults: Defaults,
+    proposal: dict[str, Any] | None = None,
+    asked: Sequence[Sequence[Question]] = (),
+) -> TaskPlan | tuple[Question, ...]:
+    """Make a plan from what a person said.
+
+    Args:
+        messages: The person's messages of this task, oldest first; later ones answer questions or correct earlier ones.
+        profile: A look at the training file; None when no file was sent.
+        test_profile: A look at the separate test file, if one was sent.
+        train_file: Id of the training file.
+        test_file: Id of the test file.
+        defaults: What the service offers and does by default.
+        proposal: A planner endpoint's reading, as `accept` returned it. It fills only what nobody said.
+        asked: The questions shown after each message but the last. Where they are missing, they are worked out again,
+            which gives the same as long as the files and the proposal were the same.
+
+    Returns:
+        The plan, or everything that must be asked, in the order in which to ask it.
+    """
+    scene = Scene(
+        profile if train_file else None,
+        test_profile if test_file else None,
+        train_file,
+        test_file,
+        defaults,
+        Proposal.model_validate(proposal or {}),
+        "\n".join(messages),
+    )
+    reading = Reading()
+    for place, message in enumerate(messages):
+        pending = _pending(place, reading, scene, asked)
+        reading = reading.then(read_answer(message, pending, scene) if pending else read_request(message, scene))
+    return resolve(reading, scene)
+
+
+def _pending(place: int, reading: Reading, scene: Scene, asked: Sequence[Sequence[Question]]) -> Sequence[Question]:
+    if place == 0:
+        return ()
+    if place - 1 < len(asked):
+        return asked[place - 1]
+    resolved = resolve(reading, scene)
+    return resolved if isinstance(resolved, tuple) else ()
+
+
+def with_required(plan: TaskPlan, locked_rows: int, required: int | None) -> TaskPlan:
+    """The plan with a note on what its goal takes on the locked rows.
+
+    Args:
+        plan: The plan; an earlier note of this kind is replaced.
+        locked_rows: How many rows the locked test will have, about.
+        required: The fewest right answers whose lower bound meets the target; None when not even all right do.
+    """
+    goal = percent(plan.goal.value.target)
+    if required is None:
+        note = (
+            f"{locked_rows} of them cannot show {goal}, even if every answer is right: the lower bound of a "
+            f"perfect result is below it. "
+            "Lower the goal or send more test rows; otherwise the task can only end as not reached."
+        )
+    else:
+        share = percent(round(required / locked_rows, 3)) if locked_rows else "0 %"
+        about = "about " if plan.goal.value.metric == "macro_f1" else ""
+        note = f"to claim {goal} with its lower bound, {about}{required} of {locked_rows} must be right ({share})."
+    kept = tuple(each for each in plan.notes if not each.startswith(LOCKED_NOTE))
+    return plan.model_copy(update={"notes": (*kept, LOCKED_NOTE + note)})

@@ -1,0 +1,155 @@
+"""An edited approval: a plan with the fields that a person changed, each checked like a plan's own."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from agents.choices import RESERVED
+from agents.goals import read_goal
+from agents.limits import read_limits
+from agents.scene import Defaults
+from agents.words import normalise
+from moatelier.contracts import Contract, DataProfile, TaskPlan
+from moatelier.errors import InvalidRequest
+from moatelier.ids import slug
+
+SOURCED = ("kind", "columns", "goal", "budget", "method", "base", "private", "too_long")
+"""The fields a person may change that carry where they come from; `name` and `seed` can be changed too."""
+
+
+def revise(
+    plan: TaskPlan, edits: Mapping[str, Any], profile: DataProfile | None = None, defaults: Defaults | None = None
+) -> TaskPlan:
+    """The plan with a person's changes.
+
+    Args:
+        plan: The plan that was shown.
+        edits: Field -> new value. A value may be a part of the old one (`{"goal": {"target": 0.9}}`), have the form
+            that was shown (`{"value": ..., "source": ...}`), or be words for goal and budget (`"92 % accuracy"`).
+            Fields that did not change may be sent along.
+        profile: For checking column names against the file.
+        defaults: For checking base and method against what is on offer.
+
+    Raises:
+        InvalidRequest: A field cannot be changed or its value cannot be used; `where` names it.
+    """
+    shown = plan.model_dump(mode="json")
+    changes: dict[str, Any] = {}
+    for field, value in edits.items():
+        if field in shown and value == shown[field]:
+            continue
+        if field in SOURCED:
+            changes |= _sourced(plan, field, value)
+        elif field in ("name", "seed"):
+            changes[field] = value
+        else:
+            raise InvalidRequest(
+                "This field of a plan cannot be changed.",
+                where=field,
+                remedy=f"Change one of: {', '.join((*SOURCED, 'name', 'seed'))}.",
+            )
+    if not changes:
+        return plan
+    revised = _validated(plan, changes)
+    _check(revised, profile, defaults)
+    return revised
+
+
+def _sourced(plan: TaskPlan, field: str, value: Any) -> dict[str, Any]:
+    old = getattr(plan, field)
+    if isinstance(value, Mapping) and "value" in value:
+        value = value["value"]
+    plain = old.value.model_dump(mode="json") if isinstance(old.value, Contract) else old.value
+    if isinstance(value, str) and field in ("goal", "budget"):
+        value = _from_words(field, value)
+    if isinstance(value, Mapping) and isinstance(plain, dict):
+        value = plain | dict(value)
+    if value == plain:
+        return {}
+    reason = f"You changed it from {_shown(plain)} before approving."
+    return {field: {"value": value, "source": "user", "confidence": 1.0, "reason": reason}}
+
+
+def _from_words(field: str, words: str) -> dict[str, Any]:
+    readers: dict[str, Callable[..., Any]] = {"goal": read_goal, "budget": read_limits}
+    reading = readers[field](normalise(words), asked=True)
+    if reading.unclear or not reading.said:
+        asked = next((question.text for question in reading.unclear.values()), "")
+        raise InvalidRequest(f'"{words}" cannot be read as a {field}.', where=field, remedy=asked or _FORMS[field])
+    values = {name: said.value for name, said in reading.said.items()}
+    return {name: "accuracy" if value == "right" else value for name, value in values.items()}
+
+
+_FORMS = {"goal": 'Write it like "accuracy of at least 92 %".', "budget": 'Write it like "20 minutes, 3 trials".'}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {each}" for name, each in value.items() if each is not None)
+    return str(value)
+
+
+def _validated(plan: TaskPlan, changes: dict[str, Any]) -> TaskPlan:
+    notes = [note for note in plan.notes if not note.startswith("Locked rows: ") or "goal" not in changes]
+    try:
+        return TaskPlan.model_validate(plan.model_dump(mode="json") | changes | {"notes": notes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"] if part != "value")
+        raise InvalidRequest(
+            f"The changed plan is not valid: {first['msg']}.",
+            where=place,
+            remedy="Correct this field and approve again.",
+        ) from error
+
+
+def _check(plan: TaskPlan, profile: DataProfile | None, defaults: Defaults | None) -> None:
+    if plan.name != slug(plan.name) or plan.name in RESERVED:
+        raise InvalidRequest(
+            "The name must be lower-case letters, digits and dashes, and not a reserved word.",
+            where="name",
+            remedy=f'Try "{slug(plan.name)}-1".',
+        )
+    _check_columns(plan, profile)
+    if plan.kind.value == "chat" and plan.goal.value.metric == "macro_f1":
+        raise InvalidRequest(
+            "Macro-F1 needs one label a row, not conversations.", where="goal.metric", remedy="Use exact_match."
+        )
+    for field, offered in (
+        ("base", defaults and (*defaults.bases, defaults.base)),
+        ("method", defaults and defaults.methods),
+    ):
+        value = getattr(plan, field).value
+        if offered and value not in offered:
+            raise InvalidRequest(
+                f'There is no {field} "{value}" here.',
+                where=field,
+                remedy=f"Use one of: {', '.join(sorted(set(offered)))}.",
+            )
+
+
+def _check_columns(plan: TaskPlan, profile: DataProfile | None) -> None:
+    columns = plan.columns.value
+    if plan.kind.value == "classification" and (not columns.input or not columns.target):
+        raise InvalidRequest(
+            "Classification needs an input column and a target column.", where="columns", remedy="Name both."
+        )
+    if plan.kind.value == "chat" and not columns.messages and not (columns.input and columns.target):
+        raise InvalidRequest(
+            "Chat needs a column with conversations, or input and target.", where="columns.messages", remedy="Name it."
+        )
+    if columns.input and columns.input == columns.target:
+        raise InvalidRequest(
+            "Input and target are the same column.", where="columns.target", remedy="Name two different columns."
+        )
+    if profile is None:
+        return
+    real = [column.name for column in profile.columns]
+    for role, name in columns.model_dump().items():
+        if name is not None and name not in real:
+            raise InvalidRequest(
+                f'There is no column "{name}" in {profile.name}.',
+                where=f"columns.{role}",
+                remedy=f"Use one of: {', '.join(real)}.",
+            )

@@ -1,0 +1,239 @@
+"""The trainer: the first spec from the data's shape, the next from the diagnosis, and when to stop.
+
+Every change comes from the bounded, registered set `ACTIONS`; a spec that was tried is never tried again. Time left
+is the plan's budget less the trials' own seconds, never a clock's, so that a decision made again after a crash is the
+same.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from agents.evaluator import score_of
+from agents.trial import Trial
+from moatelier.contracts import Contract, DatasetCard, Diagnosis, MetricName, TaskPlan, TrainSpec
+
+__all__ = ["ACTIONS", "Stop", "Trial", "best", "explain", "first_spec", "next_spec"]
+
+STEPS_WANTED = 80
+"""A small set is repeated until it gives about this many optimiser steps."""
+MIN_EPOCHS, MAX_EPOCHS = 3, 12
+FIRST_SHARE = 0.6
+"""The first trial may take this share of the time when others may follow."""
+ALL_LAYERS_COST = 3.5
+"""A step through all layers against one through the top third, whose input is cached."""
+CHECKPOINT_S = 15.0
+
+
+class Stop(Contract):
+    """No further trial, and why."""
+
+    reason: str
+    reached: bool = False
+    """Whether the best trial meets the goal on select rows, as a point estimate."""
+
+
+def first_spec(plan: TaskPlan, card: DatasetCard, *, seconds_left: float, tokens_per_s: float) -> TrainSpec:
+    """The first trial's spec, from the number and length of the rows and the time there is.
+
+    Args:
+        plan: The approved plan.
+        card: The curated dataset.
+        seconds_left: Training time left in the budget.
+        tokens_per_s: Training speed by the probe, prompt and answer tokens together.
+    """
+    rows = max(card.splits["train"].rows, 1)
+    batch = 16 if rows >= 96 else 8
+    wanted = min(max(math.ceil(STEPS_WANTED * batch / rows), MIN_EPOCHS), MAX_EPOCHS)
+    share = FIRST_SHARE if plan.budget.value.trials > 1 else 0.9
+    affordable = share * seconds_left / _epoch_seconds(card, tokens_per_s)
+    return TrainSpec(
+        method=plan.method.value,
+        base=plan.base.value,
+        dataset=card.digest,
+        suffix=plan.name,
+        learning_rate=1e-3 if plan.kind.value == "classification" else 5e-4,
+        epochs=_epochs(min(wanted, affordable)),
+        batch_rows=batch,
+        max_tokens=_max_tokens(plan, card),
+        checkpoint_every=_checkpoint_every(card, batch, tokens_per_s),
+        max_seconds=round(max(seconds_left, 1.0), 1),
+        seed=plan.seed,
+    )
+
+
+def next_spec(
+    plan: TaskPlan,
+    card: DatasetCard,
+    trials: Sequence[Trial],
+    diagnosis: Diagnosis,
+    *,
+    seconds_left: float,
+) -> TrainSpec | Stop:
+    """The next trial's spec, or the reason to stop.
+
+    Args:
+        plan: The approved plan.
+        card: The curated dataset.
+        trials: All trials so far, oldest first; at least one.
+        diagnosis: The evaluator's on the last of them.
+        seconds_left: Training time left in the budget; how long a trial takes is known from the earlier ones.
+    """
+    if stop := _enough(plan, trials, diagnosis, seconds_left):
+        return stop
+    leader = trials[best(trials, plan.goal.value.metric)]
+    tried = {_essence(trial.spec) for trial in trials}
+    epoch_s = _measured_epoch(trials)
+    for finding in diagnosis.findings:
+        for action in ACTIONS[finding.kind]:
+            spec = action.change(leader)
+            spec = spec.model_copy(update={"max_seconds": round(seconds_left, 1)})
+            if _essence(spec) not in tried and _seconds(spec, leader.spec, epoch_s) <= seconds_left:
+                return spec
+    return Stop(
+        reason=f"{diagnosis.findings[0].text} No registered change is left that fits into {seconds_left:.0f} s."
+    )
+
+
+def best(trials: Sequence[Trial], metric: MetricName) -> int:
+    """The index of the trial with the best select score; ties go to the lower dev loss, then to the earlier one."""
+
+    def rank(index: int) -> tuple[float, float, int]:
+        loss = trials[index].result.dev_loss
+        return -score_of(trials[index].select, metric), math.inf if loss is None else loss, index
+
+    return min(range(len(trials)), key=rank)
+
+
+def explain(spec: TrainSpec, card: DatasetCard, before: TrainSpec | None = None) -> str:
+    """A spec in one sentence: what it trains, or what it changes against an earlier spec."""
+    if before is None:
+        layers = "the top third of the layers" if spec.layers == "top_third" else "all layers"
+        return (
+            f"{card.splits['train'].rows} rows, {spec.epochs:g} epochs in batches of {spec.batch_rows}, "
+            f"{spec.method} of rank {spec.rank} "
+            f"on {layers}, learning rate {spec.learning_rate:g}, at most {spec.max_seconds or 0:.0f} s."
+        )
+    old, new = before.model_dump(), spec.model_dump()
+    changes = [f"{name} {old[name]} -> {new[name]}" for name in new if old[name] != new[name] and name != "max_seconds"]
+    return f"Changed: {', '.join(changes)}." if changes else "The same again."
+
+
+# ---------------------------------------------------------------- when to stop
+
+
+def _enough(plan: TaskPlan, trials: Sequence[Trial], diagnosis: Diagnosis, seconds_left: float) -> Stop | None:
+    goal = plan.goal.value
+    leader = trials[best(trials, goal.metric)]
+    score = score_of(leader.select, goal.metric)
+    if score >= goal.target:
+        return Stop(
+            reason=f"Select {goal.metric} is {score:.3f}, at or above the goal of {goal.target:g}.", reached=True
+        )
+    so_far = f"The best select {goal.metric} is {score:.3f}, the goal {goal.target:g}."
+    if len(trials) >= plan.budget.value.trials:
+        return Stop(reason=f"All {len(trials)} trials of the budget are used. {so_far}")
+    fastest = _measured_epoch(trials)
+    if seconds_left < max(fastest, 1.0):
+        return Stop(
+            reason=f"{max(seconds_left, 0):.0f} s are left of the time budget, less than one epoch takes "
+            f"({fastest:.0f} s). {so_far}"
+        )
+    first = diagnosis.findings[0]
+    if first.kind == "data_fault":
+        return Stop(reason=f"{first.text} Another trial on the same rows would not help. {so_far}")
+    return None
+
+
+# ---------------------------------------------------------------- actions
+
+
+@dataclass(frozen=True)
+class Action:
+    """One registered change: its name and how it turns the best trial's spec into another."""
+
+    name: str
+    change: Callable[[Trial], TrainSpec]
+
+
+def _more_epochs(trial: Trial) -> TrainSpec:
+    return _with(trial, epochs=min(2 * trial.spec.epochs, 2.0 * MAX_EPOCHS))
+
+
+def _epochs_to_the_minimum(trial: Trial) -> TrainSpec:
+    """Stop where dev loss was lowest."""
+    curve = trial.result.dev_curve
+    if not curve or not trial.result.steps:
+        return _with(trial, epochs=max(1.0, trial.spec.epochs / 2))
+    step = min(curve, key=lambda point: point[1])[0]
+    return _with(trial, epochs=_epochs(max(1.0, trial.spec.epochs * step / trial.result.steps)))
+
+
+def _with(trial: Trial, **changes: object) -> TrainSpec:
+    return trial.spec.model_copy(update=changes)
+
+
+MORE_EPOCHS = Action("more_epochs", _more_epochs)
+HALF_MORE_EPOCHS = Action("half_more_epochs", lambda trial: _with(trial, epochs=_epochs(1.5 * trial.spec.epochs)))
+EPOCHS_TO_THE_MINIMUM = Action("epochs_to_the_minimum", _epochs_to_the_minimum)
+HIGHER_RATE = Action("higher_rate", lambda trial: _with(trial, learning_rate=min(2 * trial.spec.learning_rate, 4e-3)))
+LOWER_RATE = Action("lower_rate", lambda trial: _with(trial, learning_rate=max(trial.spec.learning_rate / 2, 5e-5)))
+MORE_RANK = Action(
+    "more_rank", lambda trial: _with(trial, rank=min(2 * trial.spec.rank, 64), alpha=min(2 * trial.spec.alpha, 128.0))
+)
+ALL_LAYERS = Action("all_layers", lambda trial: _with(trial, layers="all", learning_rate=trial.spec.learning_rate / 2))
+DROPOUT = Action("dropout", lambda trial: _with(trial, dropout=0.1, weight_decay=0.01))
+SMALLER_BATCH = Action("smaller_batch", lambda trial: _with(trial, batch_rows=max(trial.spec.batch_rows // 2, 4)))
+OTHER_SEED = Action("other_seed", lambda trial: _with(trial, seed=trial.spec.seed + 1))
+
+ACTIONS: Mapping[str, tuple[Action, ...]] = {
+    "underfit": (MORE_EPOCHS, HIGHER_RATE, HALF_MORE_EPOCHS, SMALLER_BATCH, ALL_LAYERS),
+    "overfit": (EPOCHS_TO_THE_MINIMUM, DROPOUT, LOWER_RATE),
+    "never_stops": (MORE_EPOCHS, HALF_MORE_EPOCHS, HIGHER_RATE),
+    "plateau": (ALL_LAYERS, MORE_RANK, LOWER_RATE, SMALLER_BATCH, OTHER_SEED),
+    "healthy": (HALF_MORE_EPOCHS, ALL_LAYERS, LOWER_RATE, MORE_RANK, OTHER_SEED),
+    "data_fault": (),
+}
+"""Diagnosis -> what may be changed for it, most promising first."""
+
+
+# ---------------------------------------------------------------- sizes and times
+
+
+def _essence(spec: TrainSpec) -> str:
+    """What a spec trains, without its time limit."""
+    return spec.model_copy(update={"max_seconds": None}).digest
+
+
+def _epochs(wanted: float) -> float:
+    """Whole epochs from two on, halves and tenths below: dev loss is measured at the end of each."""
+    return float(math.floor(wanted)) if wanted >= 2 else max(math.floor(10 * wanted) / 10, 0.1)
+
+
+def _epoch_seconds(card: DatasetCard, tokens_per_s: float) -> float:
+    tokens = card.splits["train"].rows * card.report.token_lengths.get("mean", 64.0)
+    return max(tokens / max(tokens_per_s, 1.0), 1e-3)
+
+
+def _measured_epoch(trials: Sequence[Trial]) -> float:
+    """Seconds an epoch took in the fastest trial."""
+    return min(trial.result.seconds / max(trial.result.epochs, 0.1) for trial in trials)
+
+
+def _seconds(spec: TrainSpec, known: TrainSpec, epoch_s: float) -> float:
+    """About how long a spec takes, given seconds an epoch of a known one."""
+    cost = ALL_LAYERS_COST if spec.layers == "all" and known.layers != "all" else 1.0
+    smaller = known.batch_rows / spec.batch_rows
+    return spec.epochs * epoch_s * cost * (1 + 0.1 * max(smaller - 1, 0))
+
+
+def _max_tokens(plan: TaskPlan, card: DatasetCard) -> int:
+    longest = card.report.token_lengths.get("max", 0.0)
+    if plan.too_long.value == "truncate" or longest <= 960:
+        return 1024
+    return 64 * math.ceil(longest / 64) + 64
+
+
+def _checkpoint_every(card: DatasetCard, batch: int, tokens_per_s: float) -> int:
+    step_s = batch * card.report.token_lengths.get("mean", 64.0) / max(tokens_per_s, 1.0)
+    return min(max(round(CHECKPOINT_S / max(step_s, 1e-3)), 5), 200)
