@@ -1,0 +1,1 @@
+"""The graphs that decide, the jobs that execute, and the worker that drives both."""

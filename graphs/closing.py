@@ -1,0 +1,112 @@
+"""How a task ends: the candidate is registered, aliases move, the report is written, the person is told."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from agents.router import Registration
+from evals import report
+from graphs.evidence import card, trials
+from graphs.nodes import load, say
+from graphs.state import LifecycleState
+from moatelier.contracts import EvalReport, GateDecision, TaskPlan
+from moatelier.settings import settings
+from modalities import bundle
+from store import adapters, records, tasks
+
+
+def report_folder(task: str) -> Path:
+    """Where a task's report lies."""
+    return settings().home / "reports" / task
+
+
+def sign(state: LifecycleState, subject: str, key: str, report_: EvalReport) -> None:
+    """Keep a trial's report as a signed record beside the bundle it speaks of."""
+    records.sign(state["project"], "eval_report", subject, key, report_)
+
+
+def register(state: LifecycleState, decision: GateDecision, registration: Registration) -> None:
+    """Register the candidate and move the aliases the router decided on; a repeat changes nothing."""
+    manifest = bundle.read_manifest(adapters.bundle_path(decision.candidate))
+    adapters.register(state["project"], manifest, state["task"])
+    for alias in registration.aliases:
+        adapters.set_alias(state["project"], alias, decision.candidate, fence=registration.fence, actor=state["task"])
+
+
+def close(state: LifecycleState) -> None:
+    """Write the report, the task's result or error, and the last events."""
+    outcome, error = state.get("outcome", "failed"), state.get("error")
+    result = _result(state) if state.get("decision") else None
+    if state.get("dataset"):
+        _write_report(state)
+    if error:
+        say(state, "error", **error)
+    say(state, "result", task=state["task"], status=outcome, **(result or {}))
+    tasks.update_task(state["task"], status=outcome, result=result, error=error)
+
+
+def _result(state: LifecycleState) -> dict[str, Any]:
+    decision = load(state, "decision", GateDecision)
+    metric = decision.candidate_report.metrics[decision.goal.metric]
+    registered = {record.digest: record for record in adapters.list_adapters(state["project"])}
+    record = registered.get(decision.candidate)
+    return {
+        "model": record.model_id if record else None,
+        "adapter": decision.candidate,
+        "alias": load(state, "plan", TaskPlan).name if decision.promoted else None,
+        "reached": decision.reached,
+        "promoted": decision.promoted,
+        "metric": decision.goal.metric,
+        "target": decision.goal.target,
+        "point": metric.point,
+        "lower_bound": metric.claim_low,
+        "rows": decision.candidate_report.rows,
+        "trials": len(state.get("trials", [])),
+        "reason": decision.reason,
+        "stopped_because": state.get("stop", ""),
+        "train_seconds": round(sum(trial.result.seconds for trial in trials(state)), 1),
+        "train_peak_bytes": max(trial.result.peak_bytes for trial in trials(state)),
+    }
+
+
+def _write_report(state: LifecycleState) -> None:
+    folder = report_folder(state["task"])
+    draft = folder.with_name(f".{folder.name}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    task = tasks.find_task(state["task"])
+    decision = load(state, "decision", GateDecision) if state.get("decision") else None
+    shown = {
+        "id": task.id,
+        "request": task.request,
+        "status": state.get("outcome", "failed"),
+        "error": state.get("error"),
+    }
+    shown["stopped_because"] = state.get("stop", "")
+    report.write_report(
+        draft,
+        task=shown,
+        plan=load(state, "plan", TaskPlan),
+        card=card(state),
+        trials=[trial.model_dump(mode="json") for trial in trials(state)],
+        decision=decision,
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+
+
+def closing_words(task: tasks.Task) -> str:
+    """How the task ended, in words."""
+    result = task.result
+    if result is None:
+        error = task.error or {}
+        told = " ".join(str(error[key]) for key in ("what", "where", "remedy") if error.get(key))
+        return {"rejected": "The plan was rejected; nothing was trained.", "cancelled": "The task was cancelled."}.get(
+            task.status, f"The task failed: {told}"
+        )
+    point, bound, goal = (f"{result[key]:.1%}" for key in ("point", "lower_bound", "target"))
+    shown = f"{result['metric']} {point}, lower bound {bound} on {result['rows']} locked rows"
+    if result["promoted"]:
+        names = f"The model is `{result['model']}`, also known as `{result['alias']}`."
+        return f"Done. {shown}: the goal of {goal} is reached. {names}"
+    return f"Not promoted: {shown}, goal {goal}. {result['reason']} The best so far is kept as `{result['model']}`."

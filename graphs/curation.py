@@ -1,0 +1,117 @@
+"""Carries out what the curator decides: reads the rows, reports on them, splits them, locks the test rows."""
+
+from collections.abc import Callable
+from statistics import mean
+
+from tokenizers import Tokenizer
+
+from evals import vault
+from graphs.state import LifecycleState
+from moatelier.contracts import (
+    CurationDecision,
+    DataFindings,
+    DatasetCard,
+    SplitInfo,
+    SplitName,
+    TaskPlan,
+)
+from moatelier.errors import DataError
+from modalities import catalogue
+from modalities.text import data
+from store import artifacts, datasets
+
+Rows = list[data.Row]
+MESSAGE_TOKENS = 5
+"""About what a chat template adds to a message."""
+MAX_TOKENS = 1024
+"""The longest row for a base whose catalogue entry names no context."""
+
+
+def token_counter(base: str) -> Callable[[data.Row], int]:
+    """Counts a row's tokens, prompt and answer, by the base's own tokenizer; needs no torch."""
+    tokenizer = Tokenizer.from_file(str(catalogue.folder(base) / "tokenizer.json"))
+    return lambda row: sum(len(tokenizer.encode(m["content"]).ids) + MESSAGE_TOKENS for m in row.messages)
+
+
+def _context(base: str) -> int:
+    return catalogue.get(base).context or MAX_TOKENS
+
+
+def read(state: LifecycleState, plan: TaskPlan) -> tuple[Rows, Rows | None]:
+    """The rows of the training file and of the test file."""
+
+    def of(file_id: str) -> Rows:
+        file = datasets.get_file(state["project"], file_id)
+        path = datasets.file_path(state["project"], file_id)
+        return data.read_rows(path, file.name, plan.kind.value, plan.columns.value)
+
+    return of(plan.train_file), of(plan.test_file) if plan.test_file else None
+
+
+def preflight(state: LifecycleState, plan: TaskPlan) -> float:
+    """Mean tokens a row; refuses rows that do not fit before anybody is asked to approve.
+
+    Raises:
+        DataError: A row is longer than the base's context and the plan says `refuse`.
+    """
+    rows, test_rows = read(state, plan)
+    count, context = token_counter(plan.base.value), _context(plan.base.value)
+    lengths = [(count(row), row) for row in rows + (test_rows or [])]
+    long = [(length, row) for length, row in lengths if length > context]
+    if long and plan.too_long.value == "refuse":
+        length, row = long[0]
+        raise DataError(
+            f"{len(long)} rows are longer than the {context} tokens {plan.base.value} reads; the first has {length}.",
+            where=f"row {row.number}",
+            remedy="Shorten them, or say 'drop rows that are too long' or 'truncate rows that are too long'.",
+        )
+    return mean(length for length, _ in lengths)
+
+
+def find(state: LifecycleState, plan: TaskPlan) -> tuple[Rows, Rows | None, DataFindings]:
+    """Read the rows and report everything the curator decides on."""
+    rows, test_rows = read(state, plan)
+    counter, context = token_counter(plan.base.value), _context(plan.base.value)
+    return rows, test_rows, data.find(rows, test_rows=test_rows, count_tokens=counter, max_tokens=context)
+
+
+def carry_out(
+    state: LifecycleState,
+    plan: TaskPlan,
+    rows: Rows,
+    test_rows: Rows | None,
+    findings: DataFindings,
+    decision: CurationDecision,
+) -> DatasetCard:
+    """Split as decided, store the splits, lock the test rows, and write the card."""
+    splits = data.split(rows, findings, decision, plan.seed, test_rows=test_rows)
+    locked = data.locked_digest(splits["test"])
+    vault.lock(data.write_rows(splits["test"]), locked)
+    infos: dict[SplitName, SplitInfo] = {}
+    for name, split in splits.items():
+        artifact = None if name == "test" else artifacts.put_bytes(data.write_rows(split))
+        infos[name] = SplitInfo(rows=len(split), artifact=artifact, labels=_labels(split))
+    counter = token_counter(plan.base.value)
+    card = DatasetCard(
+        name=plan.name,
+        source=datasets.get_file(state["project"], plan.train_file).sha256,
+        test_source=datasets.get_file(state["project"], plan.test_file).sha256 if plan.test_file else None,
+        licence="as given by the uploader",
+        modality=plan.modality.value,
+        kind=plan.kind.value,
+        columns=plan.columns.value,
+        labels=tuple(sorted(findings.labels)),
+        splits=infos,
+        locked=locked,
+        report=data.report(findings, decision, data.token_lengths([counter(row) for row in splits["train"]])),
+    )
+    datasets.add_card(state["project"], card, state["task"])
+    return card
+
+
+def _labels(rows: Rows) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for row in rows:
+        if row.label is not None:
+            counts[row.label] = counts.get(row.label, 0) + 1
+    return dict(sorted(counts.items()))

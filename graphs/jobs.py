@@ -1,0 +1,101 @@
+"""The face of the durable job layer: submit a run, run a job and wait for it, cancel.
+
+Everything here is idempotent by id. The API and the graphs' nodes call it; the worker (worker.py) carries it out.
+Separate queues keep a conversation that waits for its task, a task that waits for its job, and the job itself from
+waiting for one another's places.
+"""
+
+from functools import cache
+from typing import Any
+
+from dbos import DBOSClient, EnqueueOptions, WorkflowHandle
+
+from moatelier.errors import MoatelierError
+from moatelier.ids import digest_json, job_key
+from moatelier.settings import settings
+from store import tasks
+
+APPLICATION_VERSION = "1"
+"""Pinned, so that work that was queued before an upgrade is carried on after it."""
+QUEUES = {"conversation": 32, "lifecycle": 32, "jobs": 1}
+"""Queue -> how many of its workflows a worker runs at once; one training at a time."""
+
+
+def database_url() -> str:
+    """The job layer's own database: a file of its own on SQLite, the store's server on Postgres."""
+    url = settings().database_url
+    return url if url and not url.startswith("sqlite") else f"sqlite:///{settings().home / 'jobs.db'}"
+
+
+@cache
+def client() -> DBOSClient:
+    """This process's connection to the job layer."""
+    return DBOSClient(system_database_url=database_url(), lazy=True)
+
+
+def _options(queue: str, workflow: str, key: str) -> EnqueueOptions:
+    return {"queue_name": queue, "workflow_name": workflow, "workflow_id": key, "app_version": APPLICATION_VERSION}
+
+
+def submit_run(run_id: str) -> None:
+    """Queue a run whose row is already written; a second call changes nothing."""
+    run = tasks.find_run(run_id)
+    thread = tasks.find_thread(run.thread)
+    client().enqueue(_options(thread.graph, "advance", run.id), run.id)
+
+
+def run_job(
+    kind: str, spec: dict[str, Any], *, project: str, stream: str, task: str, thread: str, attempt: int = 0
+) -> tuple[str, dict[str, Any]]:
+    """Run a job to its end, or find it done or running, and return its key and result.
+
+    Args:
+        kind: One of `processes.MODULES`.
+        spec: The JSON that becomes the job's spec.json.
+        project: Whose it is.
+        stream: The conversation that sees its events.
+        task: The task it belongs to; a cancelled task stops its job.
+        thread: The lifecycle thread that asks.
+        attempt: Tells apart repeated work with equal inputs.
+
+    Raises:
+        MoatelierError: What the job could not do, as its process said it.
+    """
+    key = job_key(thread, kind, attempt, spec)
+    context = {"project": project, "stream": stream, "task": task}
+    enqueued: WorkflowHandle[dict[str, Any]] = client().enqueue(
+        _options("jobs", "run_job", key), key, kind, spec, context
+    )
+    outcome = enqueued.get_result(polling_interval_sec=0.2)
+    if "error" in outcome:
+        raise MoatelierError.from_dict(outcome["error"])
+    return key, outcome["result"]
+
+
+def answer(thread: tasks.Thread, value: Any) -> None:
+    """Resume a thread's pending interrupt with a value; nothing happens when none is pending."""
+    if thread.status != "interrupted" or not thread.interrupts:
+        return
+    interrupt = thread.interrupts[0]["id"]
+    run_id = f"run-{digest_json([thread.id, interrupt])[:12]}"
+    tasks.create_run(thread.project, id=run_id, thread=thread.id, command={"resume": {interrupt: value}})
+    submit_run(run_id)
+
+
+def cancel_task(project: str, task_id: str) -> None:
+    """Ask a task to end: its job is stopped, a question it waits with is withdrawn.
+
+    Raises:
+        NotFound, Conflict: There is no such task, or it has ended.
+    """
+    tasks.request_cancel(project, task_id)
+    task = tasks.find_task(task_id)
+    for thread_id in (task.thread, task.conversation):
+        answer(tasks.find_thread(thread_id), {"cancel": True})
+
+
+def cancel_run(run: tasks.Run) -> None:
+    """Cancel what a conversation's run is doing: the task it follows."""
+    thread = tasks.find_thread(run.thread)
+    if thread.task:
+        cancel_task(thread.project, thread.task)

@@ -1,0 +1,243 @@
+"""One task, from a sentence to a served adapter. The whole main flow is on this page.
+
+    profile -> plan -> clarify (a question) or forecast -> approve (a person decides)
+        -> curate -> (train -> evaluate -> adjust)* -> gate -> register -> close
+
+A node gathers evidence, asks an agent, and carries out what it decided. Long work is a job under an idempotent key, so
+a node that runs again after a crash finds it done. Interrupts are for people only: one a node, with no effect before
+it. Every agent's decision goes to the event log with its reason.
+"""
+
+from functools import cache
+from typing import Any
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import interrupt
+
+from agents import curator, evaluator, planner, router, trainer
+from graphs import approval, closing, curation, evidence
+from graphs.checkpoint import prune, saver
+from graphs.nodes import decided, guarded, load, run_job, say, set_status
+from graphs.planner_endpoint import propose
+from graphs.state import LifecycleState as State
+from moatelier.contracts import (
+    DataProfile,
+    EvalReport,
+    EvalSpec,
+    GateDecision,
+    GateSpec,
+    TaskPlan,
+    TrainResult,
+    TrainSpec,
+)
+from moatelier.faults import fault_point
+from store import adapters, artifacts, tasks
+
+
+def first_input(run: tasks.Run, thread: tasks.Thread) -> dict[str, Any]:
+    """The graph's input for a task's first run."""
+    task = tasks.find_task(str(thread.task))
+    files = {"train": task.train_file} | ({"test": task.test_file} if task.test_file else {})
+    state = {"run": run.id, "project": run.project, "task": task.id, "stream": task.conversation}
+    return state | {"messages": [task.request], "files": files, "round": 0}
+
+
+@guarded
+def profile(state: State) -> State:
+    """Look at the files, read-only."""
+    set_status(state, "planning")
+    train, test = evidence.profiles(state)
+    say(state, "profile", profile=train.model_dump(mode="json"))
+    return {"profile": artifacts.put_json(train), "test_profile": artifacts.put_json(test) if test else None}
+
+
+@guarded
+def plan(state: State) -> State:
+    """Understand the request; what is unclear becomes questions."""
+    fault_point("node.planning")
+    state = state | {"round": state["round"] + 1}
+    known = evidence.plan_inputs(state)
+    proposal = propose(state["messages"], known["profile"])
+    outcome = planner.plan(state["messages"], **known, proposal=proposal)
+    if not isinstance(outcome, TaskPlan):
+        questions = [question.model_dump(mode="json") for question in outcome]
+        decided(state, "planner", {"questions": questions}, "What the request leaves open is asked, not guessed.")
+        set_status(state, "awaiting_input")
+        return {"questions": questions, "round": state["round"]}
+    outcome = evidence.with_locked_note(state, outcome)
+    decided(state, "planner", outcome.model_dump(mode="json"), "Every field says where its value comes from.")
+    return {"plan": artifacts.put_json(outcome), "questions": [], "round": state["round"]}
+
+
+@guarded
+def clarify(state: State) -> State:
+    """Ask the person and take the answer as a further message."""
+    answer = interrupt({"type": "questions", "task": state["task"], "questions": state["questions"]})
+    return {"messages": [approval.answer_text(answer)], "asked": [state["questions"]]}
+
+
+@guarded
+def forecast(state: State) -> State:
+    """Fetch the base model and measure this machine, so that the plan can say how long it takes."""
+    current = load(state, "plan", TaskPlan)
+    tasks.update_task(state["task"], plan=current, name=current.name)
+    _, pulled = run_job(state, "pull", {"base": current.base.value})
+    _, speed = run_job(state, "probe", pulled)
+    tokens = curation.preflight(state, current)
+    rows = round(load(state, "profile", DataProfile).rows * evidence.train_share(current))
+    set_status(state, "awaiting_approval")
+    return {"forecast": approval.forecast(rows, tokens, speed, current)}
+
+
+@guarded
+def approve(state: State) -> State:
+    """A person approves, edits or rejects exactly this version of the plan."""
+    current = load(state, "plan", TaskPlan)
+    verdict, detail = approval.read_verdict(interrupt(approval.payload(state, current)), current)
+    decided(state, "person", {"verdict": verdict, "version": current.digest}, str(detail or ""))
+    if verdict == "edit":
+        revised = planner.revise(current, detail, load(state, "profile", DataProfile), evidence.defaults())
+        revised = evidence.with_locked_note(state, revised)
+        return {"plan": artifacts.put_json(revised), "verdict": verdict, "round": state["round"] + 1}
+    if verdict == "again":
+        return {"messages": [str(detail)], "asked": [[]], "verdict": verdict}
+    return {"verdict": verdict, "outcome": "rejected"} if verdict == "reject" else {"verdict": verdict}
+
+
+@guarded
+def curate(state: State) -> State:
+    """Clean the rows, split them, lock the test rows in the vault."""
+    set_status(state, "curating")
+    fault_point("node.curating")
+    current = load(state, "plan", TaskPlan)
+    rows, test_rows, findings = curation.find(state, current)
+    labels = {row.number: row.label for row in rows if row.label is not None}
+    decision = curator.decide(findings, current, test_rows is not None, labels)
+    decided(state, "curator", {"dropped": len(decision.drop)}, " ".join(decision.reasons))
+    card = curation.carry_out(state, current, rows, test_rows, findings, decision)
+    say(state, "progress", phase="curate", card=card.model_dump(mode="json", exclude={"report"}))
+    speed, left = state["forecast"]["train_tokens_per_s"], evidence.seconds_left(state)
+    spec = trainer.first_spec(current, card, seconds_left=left, tokens_per_s=speed)
+    decided(state, "trainer", spec.model_dump(mode="json"), trainer.explain(spec, card))
+    return {"dataset": card.digest, "spec": artifacts.put_json(spec)}
+
+
+@guarded
+def train(state: State) -> State:
+    """One trial: a job that ends in a sealed bundle."""
+    set_status(state, "training")
+    fault_point("node.queued")
+    spec = load(state, "spec", TrainSpec)
+    _, result = run_job(state, "train", spec.model_dump(mode="json"), attempt=len(state.get("trials", [])))
+    return {"pending": result}
+
+
+@guarded
+def evaluate(state: State) -> State:
+    """Score the trial on dev and select rows."""
+    set_status(state, "evaluating")
+    fault_point("node.evaluating")
+    current = load(state, "plan", TaskPlan)
+    result = TrainResult.model_validate(state["pending"])
+    reports: dict[str, EvalReport] = {}
+    for split in ("dev", "select"):
+        spec = EvalSpec(
+            dataset=state["dataset"], base=current.base.value, bundle=result.bundle, split=split, seed=current.seed
+        )
+        key, report = run_job(state, "evaluate", spec.model_dump(mode="json"), attempt=len(state.get("trials", [])))
+        reports[split] = EvalReport.model_validate(report)
+        closing.sign(state, result.bundle, key, reports[split])
+    spec_ = load(state, "spec", TrainSpec)
+    return {"trials": [artifacts.put_json(trainer.Trial(spec=spec_, result=result, **reports))]}
+
+
+@guarded
+def adjust(state: State) -> State:
+    """Diagnose the trial; the next one, or the reason to stop."""
+    current, trials = load(state, "plan", TaskPlan), evidence.trials(state)
+    diagnosis = evaluator.diagnose(trials, current)
+    decided(state, "evaluator", diagnosis.model_dump(mode="json"), diagnosis.findings[0].text)
+    card, left = evidence.card(state), evidence.seconds_left(state)
+    following = trainer.next_spec(current, card, trials, diagnosis, seconds_left=left)
+    if isinstance(following, TrainSpec):
+        why = trainer.explain(following, card, trials[-1].spec)
+        decided(state, "trainer", following.model_dump(mode="json"), why)
+        return {"spec": artifacts.put_json(following), "stop": ""}
+    decided(state, "trainer", {"stop": True}, following.reason)
+    return {"stop": following.reason}
+
+
+@guarded
+def gate(state: State) -> State:
+    """One look at the locked rows, for the one candidate that is best on select."""
+    set_status(state, "gating")
+    fault_point("node.gating")
+    current, trials = load(state, "plan", TaskPlan), evidence.trials(state)
+    candidate = trials[trainer.best(trials, current.goal.value.metric)].result.bundle
+    champion = adapters.alias_of(state["project"], current.name)
+    spec = GateSpec(
+        project=state["project"],
+        task=state["task"],
+        dataset=state["dataset"],
+        base=current.base.value,
+        candidate=candidate,
+        champion=champion[0] if champion and champion[0] != candidate else None,
+        goal=current.goal.value,
+        seed=current.seed,
+    )
+    _, decision = run_job(state, "gate", spec.model_dump(mode="json"))
+    return {"decision": artifacts.put_json(GateDecision.model_validate(decision))}
+
+
+@guarded
+def register(state: State) -> State:
+    """Register the candidate, and move the task's alias to it if the gate promoted it."""
+    set_status(state, "registering")
+    fault_point("node.registering")
+    current, decision = load(state, "plan", TaskPlan), load(state, "decision", GateDecision)
+    registration = router.decide(decision, current, adapters.alias_of(state["project"], current.name))
+    decided(state, "router", registration.model_dump(mode="json"), registration.reason)
+    closing.register(state, decision, registration)
+    return {"outcome": "reached" if decision.reached else "not_reached"}
+
+
+def close(state: State) -> State:
+    """Write the report and the end; whatever went wrong before is told here."""
+    closing.close(state)
+    prune(tasks.find_task(state["task"]).thread)
+    return {}
+
+
+def _or_close(following: str) -> Any:
+    return lambda state: "close" if state.get("error") else following
+
+
+def _after_plan(state: State) -> str:
+    return "close" if state.get("error") else "clarify" if state["questions"] else "forecast"
+
+
+def _after_approve(state: State) -> str:
+    following = {"approve": "curate", "edit": "forecast", "again": "plan", "stale": "approve", "reject": "close"}
+    return "close" if state.get("error") else following[state["verdict"]]
+
+
+def _after_adjust(state: State) -> str:
+    return "close" if state.get("error") else "gate" if state["stop"] else "train"
+
+
+@cache
+def build() -> Any:
+    """The compiled graph on this process's checkpointer."""
+    graph = StateGraph(State)
+    for node in (profile, plan, clarify, forecast, approve, curate, train, evaluate, adjust, gate, register, close):
+        graph.add_node(node.__name__, node)
+    graph.add_edge(START, "profile")
+    graph.add_conditional_edges("plan", _after_plan, ["clarify", "forecast", "close"])
+    graph.add_conditional_edges("approve", _after_approve, ["curate", "forecast", "plan", "approve", "close"])
+    graph.add_conditional_edges("adjust", _after_adjust, ["train", "gate", "close"])
+    straight = ["profile>plan", "clarify>plan", "forecast>approve", "curate>train", "train>evaluate", "evaluate>adjust"]
+    for edge in [*straight, "gate>register", "register>close"]:
+        source, target = edge.split(">")
+        graph.add_conditional_edges(source, _or_close(target), [target, "close"])
+    graph.add_edge("close", END)
+    return graph.compile(checkpointer=saver())

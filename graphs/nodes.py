@@ -1,0 +1,90 @@
+"""What every node of a task shares: its errors become the task's end, its words reach the reader, its jobs run once."""
+
+from functools import wraps
+from typing import Any, Protocol, TypeVar
+
+from graphs import jobs
+from graphs.state import LifecycleState
+from moatelier.contracts import Contract, Event
+from moatelier.errors import Cancelled, MoatelierError
+from store import artifacts, events, tasks
+
+C = TypeVar("C", bound=Contract)
+ENDED = frozenset({"reached", "not_reached", "rejected", "cancelled", "failed"})
+
+
+class Node(Protocol):
+    """A node of the lifecycle, as langgraph calls it."""
+
+    __name__: str
+
+    def __call__(self, state: LifecycleState) -> LifecycleState:
+        """The changes to the state."""
+
+
+def guarded(node: Node) -> Node:
+    """A node whose MoatelierError ends the task with that error, and which does nothing once the task is cancelled."""
+
+    @wraps(node)
+    def run(state: LifecycleState) -> LifecycleState:
+        try:
+            if tasks.find_task(state["task"]).cancel_requested:
+                raise Cancelled("The task was cancelled.", where=state["task"])
+            return node(state)
+        except MoatelierError as error:
+            return {"error": error.to_dict(), "outcome": "cancelled" if isinstance(error, Cancelled) else "failed"}
+
+    return run
+
+
+def load(state: LifecycleState, field: str, kind: type[C]) -> C:
+    """The record whose digest stands in a field of the state."""
+    return kind.model_validate(artifacts.get_json(state[field]))  # type: ignore[literal-required]  # any digest field
+
+
+def _step(state: LifecycleState) -> int:
+    """A number that a node that runs again repeats, and the same node later in the task does not."""
+    return state.get("round", 0) * 100 + len(state.get("trials", []))
+
+
+def say(state: LifecycleState, kind: str, **body: Any) -> None:
+    """Append an event for the readers of the conversation; a node that runs again repeats nothing."""
+    job = f"{state['task']}/{kind}/{body.get('phase') or body.get('agent') or body.get('status') or ''}"
+    events.append(
+        [
+            Event(
+                project=state["project"],
+                stream=state["stream"],
+                task=state["task"],
+                job=job,
+                kind=kind,
+                step=_step(state),
+                body=body,
+            )
+        ]
+    )
+
+
+def decided(state: LifecycleState, agent: str, decision: dict[str, Any], reason: str) -> None:
+    """Log an agent's decision with its reason."""
+    say(state, "decision", agent=agent, decision=decision, reason=reason)
+
+
+def set_status(state: LifecycleState, status: str) -> None:
+    """Move the task to a stage."""
+    tasks.update_task(state["task"], status=status)
+    say(state, "status", status=status)
+
+
+def run_job(state: LifecycleState, kind: str, spec: dict[str, Any], attempt: int = 0) -> tuple[str, dict[str, Any]]:
+    """Run a job for this task and wait for it: (key, result)."""
+    task = tasks.find_task(state["task"])
+    return jobs.run_job(
+        kind,
+        spec,
+        project=state["project"],
+        stream=state["stream"],
+        task=task.id,
+        thread=task.thread,
+        attempt=attempt,
+    )

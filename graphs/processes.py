@@ -1,0 +1,204 @@
+"""A job's process, seen from its worker: start it, copy its events to the log, stop it, tell how it ended.
+
+The folder's protocol is in moatelier/job.py. A process that dies without a result is started again and goes on from
+what it had saved; one that dies `MAX_DEATHS` times without a new event in between has failed.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moatelier.contracts import Event
+from moatelier.job import WORKER_PIPE, write_atomically
+from moatelier.settings import settings
+from store import events, tasks
+
+MODULES = {
+    "pull": "modalities.pulljob",
+    "probe": "training.probe",
+    "train": "training.run",
+    "evaluate": "evals.run",
+    "gate": "evals.gate",
+}
+MAX_DEATHS = 5
+FAILED = 1
+"""Exit status of a process that could not even say why it failed; starting it again would change nothing."""
+POLL_S = 0.2
+TERM_GRACE_S = 15.0
+"""After SIGTERM a process has this long to save before its group is killed."""
+SILENCE_S = 300.0
+"""A heartbeat older than this means that the process hangs."""
+
+_running: dict[str, "JobProcess"] = {}
+
+
+@dataclass
+class JobProcess:
+    """One job: its folder, its process while it lives, and how much of its events the log has."""
+
+    key: str
+    kind: str
+    context: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+    pipe: int = -1
+    offset: int = 0
+    said: set[tuple[str, int]] = field(default_factory=set)
+    progressed: bool = False
+    """It has said something new in this life: a process that only repeats itself is going nowhere."""
+    folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.folder = settings().home / "jobs" / self.key
+
+    def start(self) -> None:
+        """Start the process in a group of its own; it leaves when the pipe's other end, which we hold, closes."""
+        read_end, self.pipe = os.pipe()
+        with (self.folder / "log.txt").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", MODULES[self.kind], "--spec", str(self.folder / "spec.json")]
+                + ["--folder", str(self.folder), "--quiet"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(read_end,),
+                start_new_session=True,
+                env={**os.environ, WORKER_PIPE: str(read_end)},
+            )
+        os.close(read_end)
+
+    def copy_events(self) -> None:
+        """Append what the process has said since the last call; repeats are dropped by the log."""
+        path = self.folder / "events.jsonl"
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            file.seek(self.offset)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        lines = [json.loads(line) for line in whole.splitlines()]
+        events.append([self._event(line) for line in lines])
+        self.offset += len(whole)
+        said = {(line["kind"], line["step"]) for line in lines}
+        self.progressed |= bool(said - self.said)
+        self.said |= said
+
+    def _event(self, line: dict[str, Any]) -> Event:
+        body = {"phase": self.kind, **line["body"]}
+        return Event(**self.context, job=self.key, kind=line["kind"], step=line["step"], body=body)
+
+    def say(self, status: str, step: int) -> None:
+        """Log that the job started, ended or died."""
+        body = {"kind": self.kind, "key": self.key, "status": status}
+        events.append([Event(**self.context, job=self.key, kind="job", step=step, body=body)])
+
+    def stop(self, grace_s: float = TERM_GRACE_S) -> None:
+        """SIGTERM, a grace, then SIGKILL to the whole group; returns when nothing of it is left."""
+        if self.process is None:
+            return
+        self._signal(signal.SIGTERM)
+        try:
+            self.process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self._signal(signal.SIGKILL)
+            self.process.wait()
+        self._signal(signal.SIGKILL)  # what the process itself may have started
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        try:
+            os.killpg(self.process.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def hangs(self) -> bool:
+        """The process lives, but its heartbeat has been silent for too long."""
+        beat = self.folder / "heartbeat"
+        return beat.exists() and time.time() - beat.stat().st_mtime > SILENCE_S
+
+    def close(self) -> None:
+        """Let go of the pipe."""
+        if self.pipe >= 0:
+            os.close(self.pipe)
+            self.pipe = -1
+
+
+def run(key: str, kind: str, spec: dict[str, Any], context: dict[str, str]) -> dict[str, Any]:
+    """Carry a job to its end: {"result": ...} or {"error": ...}. Called again after a crash, it goes on."""
+    job = JobProcess(key, kind, context)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(job.folder / "spec.json", json.dumps(spec, ensure_ascii=False).encode())
+    job.say("started", 0)
+    deaths = 0
+    while (outcome := _outcome(job.folder)) is None:
+        if _cancelled(context):
+            outcome = _error("cancelled", "The task was cancelled.", job.folder)
+            break
+        code = _live(job)
+        deaths = 1 if job.progressed else deaths + 1
+        job.progressed = False
+        if _outcome(job.folder) is None and (code == FAILED or deaths >= MAX_DEATHS):
+            what = f"The process of this {kind} job ended with status {code}: {_tail(job.folder)}"
+            outcome = _error("job_failed", what, job.folder)
+            break
+    job.copy_events()
+    job.say("done" if "result" in outcome else outcome["error"]["code"], 1)
+    return outcome
+
+
+def _live(job: JobProcess) -> int:
+    """One life of the process; its exit status."""
+    (job.folder / "error.json").unlink(missing_ok=True)
+    job.start()
+    assert job.process is not None
+    _running[job.key] = job
+    try:
+        while job.process.poll() is None:
+            time.sleep(POLL_S)
+            job.copy_events()
+            if _cancelled(job.context):
+                job.stop()
+            elif job.hangs():
+                job.stop(grace_s=0)
+    finally:
+        _running.pop(job.key, None)
+        job.close()
+    job.copy_events()
+    return job.process.returncode
+
+
+def stop_all(grace_s: float) -> None:
+    """End every running job's process group, for shutdown; the jobs stay unfinished and go on after a restart."""
+    jobs = list(_running.values())
+    for job in jobs:
+        job._signal(signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    for job in jobs:
+        job.stop(grace_s=max(0.0, deadline - time.monotonic()))
+
+
+def _outcome(folder: Path) -> dict[str, Any] | None:
+    for name in ("result", "error"):
+        path = folder / f"{name}.json"
+        if path.exists():
+            return {name: json.loads(path.read_text(encoding="utf-8"))}
+    return None
+
+
+def _error(code: str, what: str, folder: Path) -> dict[str, Any]:
+    return {"error": {"code": code, "what": what, "where": str(folder), "remedy": "Its log.txt says more."}}
+
+
+def _cancelled(context: dict[str, str]) -> bool:
+    return tasks.find_task(context["task"]).cancel_requested
+
+
+def _tail(folder: Path) -> str:
+    log = folder / "log.txt"
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    return text.strip()[-500:] or "it said nothing"

@@ -1,0 +1,63 @@
+"""What the graphs remember between nodes: ids and short texts, never rows or weights.
+
+Records such as a plan are artifacts; the state holds their digests, so a checkpoint stays small and JSON-able.
+"""
+
+from operator import add
+from typing import Annotated, Any, TypedDict
+
+
+class LifecycleState(TypedDict, total=False):
+    """One task, from its request to a registered adapter. Digests name artifacts unless said otherwise."""
+
+    run: str
+    """Id of the run whose input was taken last."""
+    project: str
+    task: str
+    stream: str
+    """The conversation thread whose readers follow this task."""
+    messages: Annotated[list[str], add]
+    """What the person said, the request first."""
+    files: dict[str, str]
+    """Uploaded files: {"train": id, "test": id}."""
+    profile: str
+    test_profile: str | None
+    plan: str
+    questions: list[dict[str, Any]]
+    asked: Annotated[list[list[dict[str, Any]]], add]
+    """The questions that each message but the first answers; empty where it answers none."""
+    round: int
+    """How often the person was asked something; makes each question's events distinct."""
+    verdict: str
+    """What the person said to the plan: approve, again (with a further message) or reject."""
+    forecast: dict[str, Any]
+    dataset: str
+    spec: str
+    trials: Annotated[list[str], add]
+    """Digests of finished trials in order."""
+    pending: dict[str, Any]
+    """The training result that is being evaluated."""
+    stop: str
+    """Why no further trial is made."""
+    decision: str
+    outcome: str
+    """Final status of the task."""
+    error: dict[str, Any]
+
+
+class ConversationState(TypedDict, total=False):
+    """One conversation: what was said, and the task it is about."""
+
+    run: str
+    project: str
+    thread: str
+    messages: Annotated[list[dict[str, str]], add]
+    taken: int
+    """How many of the messages belong to tasks that were started."""
+    files: dict[str, str]
+    fresh_files: bool
+    """The last run brought files of its own."""
+    task: str | None
+    asked: dict[str, Any] | None
+    """The task's pending interrupt: {"id", "value"}."""
+    answer: Any

@@ -1,0 +1,204 @@
+"""A real service in processes of its own, on a tiny model, that a test may kill and start again."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from tests import fakes
+
+REQUEST = (
+    "Train a classifier that predicts intent from message, at least 50% accuracy, at most 1 trial, within 10 minutes."
+)
+ENDED = {"reached", "not_reached", "rejected", "cancelled", "failed"}
+
+
+def free_port() -> int:
+    """A port that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = 120.0) -> Any:
+    """The first true value of a condition; an AssertionError that names what was waited for when it takes too long."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"waited {timeout_s:.0f} s for {what}")
+
+
+class Service:
+    """`moatelier serve` on a data directory of its own; it may be killed and started again on the same directory."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.home = folder / "home"
+        model = fakes.tiny_llama(folder / "model")
+        self.port, engine_port = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = {
+            **os.environ,
+            "MOATELIER_HOME": str(self.home),
+            "MOATELIER_CACHE": str(folder / "cache"),
+            "MOATELIER_CATALOGUE": str(fakes.tiny_catalogue(folder / "catalogue.yaml", model)),
+            "MOATELIER_BASE": "tiny",
+            "MOATELIER_PORT": str(self.port),
+            "MOATELIER_ENGINE_PORT": str(engine_port),
+            **environment,
+        }
+        self.log = folder / "service.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Service":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start and wait until everything is ready."""
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-m", "moatelier.cli", "serve"]
+            self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+        wait_for(f"the service to be ready, see {self.log}", self.ready)
+
+    def ready(self) -> bool:
+        """Everything answers; an AssertionError when the supervisor has gone."""
+        assert self.process is not None and self.process.poll() is None, self.log.read_text()
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def stop(self) -> float:
+        """SIGTERM, and wait until nothing is left; the seconds it took."""
+        assert self.process is not None
+        family = self.family()
+        start = time.monotonic()
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.wait(30)
+        psutil.wait_procs(family, timeout=15)
+        left = [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+        for process in left:
+            process.kill()
+        assert not left, f"still there after the end: {left}"
+        return time.monotonic() - start
+
+    def family(self) -> list[psutil.Process]:
+        """The supervisor and everything below it."""
+        assert self.process is not None
+        if self.process.poll() is not None:
+            return []
+        root = psutil.Process(self.process.pid)
+        return [root, *root.children(recursive=True)]
+
+    def pid(self, role: str) -> int:
+        """The process id of the supervisor, api, worker or engine."""
+        if role == "supervisor":
+            assert self.process is not None
+            return self.process.pid
+        module = {"api": "api.app", "worker": "graphs.worker", "engine": "serving.pool"}[role]
+
+        def find() -> int:
+            return next((p.pid for p in self.family() if module in " ".join(p.cmdline())), 0)
+
+        return int(wait_for(f"the {role} process", find))
+
+    def kill(self, pid: int) -> None:
+        """SIGKILL by process id, from outside; a supervisor is started again, as a machine's init would."""
+        os.kill(pid, signal.SIGKILL)
+        assert self.process is not None
+        if pid == self.process.pid:
+            self.process.wait()
+            self.start()
+
+    def stuck_at(self, fault: str) -> int:
+        """Wait until a process has reached a fault point; its process id."""
+        marker = self.home / "faults" / fault
+        wait_for(f"a process at {fault}", lambda: marker.exists() and marker.read_text())
+        return int(marker.read_text())
+
+    def let_go(self, fault: str) -> None:
+        """Let the process at a fault point go on."""
+        (self.home / "faults" / f"{fault}.go").touch()
+
+    def call(self, method: str, path: str, **arguments: Any) -> Any:
+        """One request as the first key's owner; retried while the service is being restarted."""
+        key = (self.home / "keys" / "admin.key").read_text().strip()
+
+        def attempt() -> Any:
+            try:
+                headers = {"Authorization": f"Bearer {key}"}
+                return httpx.request(method, self.url + path, headers=headers, timeout=30, **arguments)
+            except httpx.TransportError:
+                return None
+
+        response = wait_for(f"an answer to {method} {path}", attempt, 60)
+        assert not response.is_error, response.text
+        return response.json()
+
+    def begin(self, csv: Path, request: str = REQUEST) -> tuple[str, str]:
+        """Upload a file and send a request: (conversation thread, task)."""
+        sent = self.call(
+            "POST", "/v1/files", files={"file": (csv.name, csv.read_bytes())}, data={"purpose": "fine-tune"}
+        )
+        thread = self.call("POST", "/threads", json={})["thread_id"]
+        said = {"messages": [{"role": "user", "content": request}], "files": {"train": sent["id"]}}
+        self.call("POST", f"/threads/{thread}/runs", json={"assistant_id": "moatelier", "input": said})
+
+        def task() -> str | None:
+            found = [t["id"] for t in self.call("GET", "/tasks")["data"] if t["conversation"] == thread]
+            return found[0] if found else None
+
+        return thread, wait_for("the task's row", task)
+
+    def interrupt(self, thread: str) -> dict[str, Any]:
+        """Wait until a conversation asks something; the interrupt."""
+
+        def pending() -> Any:
+            found = self.call("GET", f"/threads/{thread}")
+            assert found["status"] != "idle", f"the conversation has ended, see {self.home}"
+            return next((i for items in found["interrupts"].values() for i in items), None)
+
+        return dict(wait_for("an interrupt", pending))
+
+    def approve(self, thread: str) -> None:
+        """Approve the plan that a conversation shows."""
+        pending = self.interrupt(thread)
+        answer = {"version": pending["value"]["version"], "decisions": [{"type": "approve"}]}
+        body = {"assistant_id": "moatelier", "command": {"resume": {pending["id"]: answer}}}
+        self.call("POST", f"/threads/{thread}/runs", json=body)
+
+    def status(self, task: str) -> str:
+        """Where a task stands."""
+        return str(self.call("GET", f"/tasks/{task}")["status"])
+
+    def end(self, task: str, timeout_s: float = 240.0) -> dict[str, Any]:
+        """Wait for a task's end; the task."""
+        wait_for(f"the end of {task}", lambda: self.status(task) in ENDED, timeout_s)
+        return dict(self.call("GET", f"/tasks/{task}"))
+
+    def events(self, task: str) -> Counter[str]:
+        """A task's events, counted by what they are; a repeated or missing one shows against an undisturbed run."""
+        found = self.call("GET", f"/tasks/{task}/events?limit=100000")["data"]
+        keys = []
+        for event in found:
+            body = event["body"]
+            about = body.get("phase") or body.get("agent") or body.get("status") or body.get("role") or ""
+            keys.append(json.dumps([event["kind"], body.get("kind", ""), about, event["step"]]))
+        return Counter(keys)

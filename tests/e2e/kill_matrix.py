@@ -1,0 +1,177 @@
+"""The kill matrix: every process dies at every stage of a task by SIGKILL, and nothing is lost or done twice.
+
+`make kill-matrix` runs it whole: one task for each kind of victim, which dies at every stage in turn. Each task must
+end as an undisturbed one does: the same status, one adapter with bit-equal weights, one gate decision, one look at the
+locked rows, and the same events, none missing and none twice.
+"""
+
+import argparse
+import json
+import os
+import sqlite3
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests import fakes
+from tests.e2e.harness import Service
+
+AWAITING = "awaiting approval"
+ANSWERING = "engine.answering"
+STAGES = {
+    "planning": "node.planning",
+    AWAITING: "",
+    "curating": "node.curating",
+    "queued": "node.queued",
+    "before the first checkpoint": "train.before_first_checkpoint",
+    "between two checkpoints": "train.between_checkpoints",
+    "inside a checkpoint's write": "checkpoint.inside",
+    "sealing": "train.sealing",
+    "evaluating": "node.evaluating",
+    "gating, before the look": "gate.before_look",
+    "gating, after the look": "gate.after_look",
+    "gating, before the signature": "gate.before_sign",
+    "registering": "node.registering",
+    "answering": ANSWERING,
+}
+"""Stage -> the fault point at which its process waits; awaiting approval waits by itself."""
+VICTIMS = ("api", "worker", "engine", "supervisor", "job")
+"""`job` is whoever waits at the fault point: a job's own process, else the worker."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What must not depend on who was killed."""
+
+    status: str
+    adapters: tuple[str, ...]
+    aliases: tuple[str, ...]
+    gate_decisions: int
+    looks: int
+    events: Counter[str]
+
+
+def run_task(folder: Path, kills: Iterable[tuple[str, str]]) -> Outcome:
+    """One task on a fresh service, with a kill of (stage, victim) at each named stage, in the order of STAGES."""
+    victims = dict(kills)
+    faults = ",".join(STAGES[stage] for stage in victims if STAGES[stage])
+    with Service(folder, MOATELIER_FAULT=faults) as service:
+        thread, task = service.begin(fakes.support_csv(folder / "support.csv", rows_per_intent=200))
+        for stage in STAGES:
+            if stage == AWAITING:
+                service.interrupt(thread)
+            if stage in victims and stage != "answering":
+                _kill(service, stage, victims[stage])
+            if stage == AWAITING:
+                service.approve(thread)
+        ended = service.end(task)
+        _answer(service, ended["result"]["model"], victims.get("answering"))
+        return _outcome(service, ended)
+
+
+def _kill(service: Service, stage: str, victim: str) -> None:
+    fault = STAGES[stage]
+    waiting = service.stuck_at(fault) if fault else 0
+    role = victim if victim != "job" or fault else "worker"
+    pid = waiting if role == "job" else service.pid(role)
+    # Let go first: a process that was not the victim must be free to notice that its parent is gone.
+    if fault and pid != waiting:
+        threading.Timer(0.5, service.let_go, (fault,)).start()
+    service.kill(pid)
+
+
+def _answer(service: Service, model: str, victim: str | None) -> None:
+    """Ask the adapter while its engine, or whoever stands before it, dies; asked again, it answers."""
+    body = {"model": model, "max_tokens": 4, "messages": [{"role": "user", "content": "where is my parcel"}]}
+    key = (service.home / "keys" / "admin.key").read_text().strip()
+
+    def ask() -> httpx.Response:
+        headers = {"Authorization": f"Bearer {key}"}
+        return httpx.post(f"{service.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+
+    if victim:
+        first = threading.Thread(target=_swallow, args=(ask,))
+        first.start()
+        _kill(service, "answering", "engine" if victim == "job" else victim)
+        service.let_go(ANSWERING)
+        first.join()
+    for _ in range(100):
+        try:
+            response = ask()
+            if response.status_code == 200 and response.json()["choices"]:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.3)
+    raise AssertionError("the adapter never answered again")
+
+
+def _swallow(ask: Any) -> None:
+    try:
+        ask()
+    except httpx.TransportError:
+        pass  # the point of the exercise
+
+
+def _outcome(service: Service, task: dict[str, Any]) -> Outcome:
+    adapters = service.call("GET", "/adapters")["data"]
+    with sqlite3.connect(service.home / "moatelier.db") as store:
+        decisions = store.execute("SELECT count(*) FROM records WHERE kind = 'gate_decision'").fetchone()[0]
+        looks = store.execute("SELECT count(*) FROM looks").fetchone()[0]
+    store.close()
+    return Outcome(
+        status=task["status"],
+        adapters=tuple(sorted(adapter["digest"] for adapter in adapters)),
+        aliases=tuple(sorted(alias for adapter in adapters for alias in adapter["aliases"])),
+        gate_decisions=decisions,
+        looks=looks,
+        events=service.events(task["id"]),
+    )
+
+
+def difference(expected: Outcome, got: Outcome) -> str:
+    """What differs, in words; empty when nothing does."""
+    told = [
+        f"{name}: {getattr(got, name)} instead of {getattr(expected, name)}"
+        for name in ("status", "adapters", "aliases", "gate_decisions", "looks")
+        if getattr(got, name) != getattr(expected, name)
+    ]
+    told += [f"missing event {key}" for key in expected.events - got.events]
+    told += [f"surplus event {key}" for key in got.events - expected.events]
+    return "; ".join(told)
+
+
+def main() -> None:
+    """Run the whole matrix and print a line a victim, then one JSON line."""
+    parser = argparse.ArgumentParser(description="Every process dies at every stage.")
+    parser.add_argument("--victim", choices=VICTIMS, action="append", help="only this one")
+    parser.add_argument("--keep", type=Path, help="keep the folders here")
+    arguments = parser.parse_args()
+    folder = arguments.keep or Path(tempfile.mkdtemp(prefix="kill-matrix-"))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    expected = run_task(folder / "undisturbed", [])
+    failures = 0
+    for victim in arguments.victim or VICTIMS:
+        start = time.monotonic()
+        try:
+            told = difference(expected, run_task(folder / victim, [(stage, victim) for stage in STAGES]))
+        except AssertionError as error:
+            told = str(error)
+        failures += bool(told)
+        print(
+            f"{victim:<11} {len(STAGES)} kills {time.monotonic() - start:6.1f} s  {told or 'as undisturbed'}",
+            flush=True,
+        )
+    print(json.dumps({"victims": len(VICTIMS), "stages": len(STAGES), "failures": failures, "folder": str(folder)}))
+    raise SystemExit(failures)
+
+
+if __name__ == "__main__":
+    main()

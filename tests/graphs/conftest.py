@@ -1,0 +1,187 @@
+"""The graphs in one process: runs advance in threads, and a job layer of canned results stands in for processes."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graphs import checkpoint, conversation, jobs, lifecycle, worker
+from moatelier.contracts import EvalReport, Event, GateDecision, GateSpec, Interval, PairedComparison, TrainSpec
+from moatelier.errors import MoatelierError
+from modalities import bundle
+from store import datasets, events, tasks
+from tests import fakes
+
+SPEED = {
+    "train_tokens_per_s": 500.0,
+    "frozen_tokens_per_s": 2000.0,
+    "generate_tokens_per_s": 100.0,
+    "precision": "fp32",
+}
+
+
+def interval(point: float) -> Interval:
+    return Interval(point=point, low=point - 0.05, high=min(1, point + 0.05), claim_low=point - 0.06, method="wilson")
+
+
+def report(subject: str, split: str, point: float) -> EvalReport:
+    metrics = {name: interval(point) for name in ("accuracy", "macro_f1", "exact_match")}
+    return EvalReport(subject=subject, split=split, rows=40, kind="classification", metrics=metrics, loss=1 - point)
+
+
+class FakeJobs:
+    """Answers every job at once; `score` is what every trial reaches, `fail` maps a kind to its error."""
+
+    def __init__(self) -> None:
+        self.score = 0.96
+        self.fail: dict[str, MoatelierError] = {}
+        self.ran: list[tuple[str, dict[str, Any]]] = []
+
+    def run_job(self, kind: str, spec: dict[str, Any], **_: Any) -> tuple[str, dict[str, Any]]:
+        self.ran.append((kind, spec))
+        if kind in self.fail:
+            raise self.fail[kind]
+        return f"{kind}-{len(self.ran)}", getattr(self, f"_{kind}")(spec)
+
+    def _pull(self, spec: dict[str, Any]) -> dict[str, Any]:
+        return {"base": spec["base"], "digest": "0" * 64}
+
+    def _probe(self, _: dict[str, Any]) -> dict[str, Any]:
+        return SPEED
+
+    def _train(self, data: dict[str, Any]) -> dict[str, Any]:
+        spec = TrainSpec.model_validate(data)
+        card = datasets.get_card(spec.dataset)
+        digest = bundle.seal(
+            {"adapter_config.json": b"{}"},
+            base=spec.base,
+            base_digest="0" * 64,
+            modality="text",
+            kind=card.kind,
+            suffix=spec.suffix,
+            system="s",
+            template_digest="1" * 64,
+            stop_ids=(2,),
+            labels=card.labels,
+            first_layer=4,
+            dataset=spec.dataset,
+            licence="Apache-2.0",
+            spec=spec,
+            versions={},
+        )
+        curve = tuple((step, 2.0 / step) for step in range(1, 11))
+        return {
+            "bundle": digest,
+            "steps": 10,
+            "epochs": 3,
+            "seconds": 5,
+            "train_loss": 0.2,
+            "dev_loss": 0.2,
+            "curve": curve,
+        }
+
+    def _evaluate(self, spec: dict[str, Any]) -> dict[str, Any]:
+        return report(spec["bundle"] or "base", spec["split"], self.score).model_dump(mode="json")
+
+    def _gate(self, data: dict[str, Any]) -> dict[str, Any]:
+        gate = GateSpec.model_validate(data)
+        reached = interval(self.score).claim_low >= gate.goal.target
+        return GateDecision(
+            task=gate.task,
+            candidate=gate.candidate,
+            champion=gate.champion,
+            locked="2" * 64,
+            look=1,
+            looks_allowed=5,
+            alpha=0.01,
+            goal=gate.goal,
+            candidate_report=report(gate.candidate, "test", self.score),
+            base_report=report("base", "test", 0.0),
+            champion_report=None,
+            against_base=PairedComparison(other="base", difference=interval(0.9), p_value=0.0, wins=38, losses=0),
+            against_champion=None,
+            reached=reached,
+            promoted=reached,
+            reason="The lower bound meets the goal." if reached else "The lower bound misses the goal.",
+        ).model_dump(mode="json")
+
+
+class Player:
+    """Plays a person: sends messages and answers, and waits for what the conversation does."""
+
+    def __init__(self, home: Path, fake: FakeJobs) -> None:
+        self.home, self.jobs = home, fake
+        self.thread = tasks.create_thread("default", graph="conversation").id
+
+    def upload(self, path: Path) -> str:
+        with path.open("rb") as file:
+            return datasets.add_file("default", path.name, file).id
+
+    def say(self, text: str, **files: str) -> None:
+        run = tasks.create_run(
+            "default", thread=self.thread, input={"messages": [{"role": "user", "content": text}], "files": files}
+        )
+        jobs.submit_run(run.id)
+
+    def answer(self, value: Any) -> None:
+        jobs.answer(tasks.find_thread(self.thread), value)
+
+    def settled(self) -> tasks.Thread:
+        """Wait until the conversation waits for the person or has ended."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            thread = tasks.find_thread(self.thread)
+            if thread.status != "busy":
+                return thread
+            time.sleep(0.02)
+        raise AssertionError(f"still busy; task: {self.task()}")
+
+    def pending(self) -> dict[str, Any]:
+        """The value of the pending interrupt."""
+        thread = self.settled()
+        assert thread.status == "interrupted", (thread, self.task())
+        return dict(thread.interrupts[0]["value"])
+
+    def approve(self) -> None:
+        value = self.pending()
+        self.answer({"version": value["version"], "decisions": [{"type": "approve"}]})
+
+    def task(self) -> tasks.Task | None:
+        task = tasks.find_thread(self.thread).task
+        return tasks.find_task(task) if task else None
+
+    def ended(self) -> tasks.Task:
+        self.settled()
+        task = self.task()
+        assert task is not None and task.ended, task
+        return task
+
+    def events(self, kind: str) -> list[Event]:
+        return [event for event in events.read("default", stream=self.thread, limit=10_000) if event.kind == kind]
+
+
+@pytest.fixture
+def player(tiny: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Player]:
+    fake = FakeJobs()
+    threads: list[threading.Thread] = []
+
+    def submit(run: str) -> None:
+        threads.append(threading.Thread(target=worker.advance, args=(run,), daemon=True))
+        threads[-1].start()
+
+    monkeypatch.setattr(jobs, "run_job", fake.run_job)
+    monkeypatch.setattr(jobs, "submit_run", submit)
+    yield Player(home, fake)
+    for thread in threads:
+        thread.join(10)
+    checkpoint.saver().conn.close()
+    for cached in (checkpoint.saver, conversation.build, lifecycle.build):
+        cached.cache_clear()
+
+
+@pytest.fixture
+def support(tmp_path: Path) -> Callable[[], Path]:
+    return lambda: fakes.support_csv(tmp_path / "support.csv")

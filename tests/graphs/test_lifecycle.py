@@ -1,0 +1,157 @@
+"""A task's whole way through the graphs, with canned jobs: what is asked, decided, done, and told."""
+
+from pathlib import Path
+
+import pytest
+
+from graphs import jobs
+from moatelier.errors import DataError
+from store import adapters, tasks
+from tests import fakes
+from tests.graphs.conftest import Player
+
+REQUEST = "Train a classifier that predicts intent from message, at least 80% accuracy, at most 2 trials"
+
+
+@pytest.fixture
+def started(player: Player, tmp_path: Path) -> Player:
+    player.say(REQUEST, train=player.upload(fakes.support_csv(tmp_path / "support.csv")))
+    return player
+
+
+def test_a_sentence_becomes_a_registered_adapter(started: Player) -> None:
+    value = started.pending()
+    assert value["type"] == "approval" and value["plan"]["goal"]["source"] == "user"
+    assert value["forecast"]["seconds"] > 0
+    started.approve()
+    task = started.ended()
+    assert task.status == "reached" and task.result is not None and task.result["promoted"]
+    record = adapters.get("default", task.name)
+    assert record.model_id == task.result["model"] and record.aliases == (task.name,)
+    assert (started.home / "reports" / task.id / "index.html").exists()
+    assert [kind for kind, _ in started.jobs.ran] == ["pull", "probe", "train", "evaluate", "evaluate", "gate"]
+
+
+def test_every_agents_decision_is_in_the_event_log_with_its_reason(started: Player) -> None:
+    started.approve()
+    started.ended()
+    decisions = started.events("decision")
+    assert {"planner", "person", "curator", "trainer", "evaluator", "router"} <= {e.body["agent"] for e in decisions}
+    assert all(event.body["reason"] for event in decisions if event.body["agent"] != "person")
+
+
+def test_an_unclear_request_asks_and_the_answer_continues_the_same_thread(player: Player, tmp_path: Path) -> None:
+    player.say("make it better", train=player.upload(fakes.support_csv(tmp_path / "support.csv")))
+    value = player.pending()
+    assert value["type"] == "questions" and any(question["field"] == "goal" for question in value["questions"])
+    player.answer("at least 70% accuracy")
+    value = player.pending()
+    assert value["type"] == "approval" and value["plan"]["goal"]["value"]["target"] == 0.7
+
+
+def test_a_message_on_a_waiting_thread_is_the_answer(player: Player, tmp_path: Path) -> None:
+    player.say("make it better", train=player.upload(fakes.support_csv(tmp_path / "support.csv")))
+    player.pending()
+    player.say("80 percent accuracy")
+    assert player.pending()["type"] == "approval"
+
+
+def test_without_a_file_the_conversation_says_what_it_needs_and_takes_it_later(player: Player, tmp_path: Path) -> None:
+    player.say(REQUEST)
+    assert player.settled().status == "idle" and player.task() is None
+    player.say("here it is", train=player.upload(fakes.support_csv(tmp_path / "support.csv")))
+    assert player.pending()["plan"]["goal"]["value"]["target"] == 0.8
+
+
+def test_rejecting_ends_the_task_and_trains_nothing(started: Player) -> None:
+    started.pending()
+    started.answer("no")
+    assert started.ended().status == "rejected"
+    assert "train" not in [kind for kind, _ in started.jobs.ran]
+
+
+def test_an_edit_makes_a_new_version_that_has_to_be_approved(started: Player) -> None:
+    first = started.pending()
+    edit = {"type": "edit", "edited_action": {"name": "train", "args": {"goal": {"metric": "accuracy", "target": 0.7}}}}
+    started.answer({"version": first["version"], "decisions": [edit]})
+    second = started.pending()
+    assert second["version"] != first["version"] and second["plan"]["goal"]["value"]["target"] == 0.7
+    started.approve()
+    assert started.ended().status == "reached"
+
+
+def test_a_stale_approval_approves_nothing(started: Player) -> None:
+    started.pending()
+    started.answer({"version": "0" * 64, "decisions": [{"type": "approve"}]})
+    assert started.pending()["type"] == "approval"
+    assert "train" not in [kind for kind, _ in started.jobs.ran]
+
+
+def test_words_at_the_approval_change_the_plan(started: Player) -> None:
+    started.pending()
+    started.answer("make that at least 75% accuracy")
+    assert started.pending()["plan"]["goal"]["value"]["target"] == 0.75
+
+
+def test_a_goal_out_of_reach_ends_not_reached_with_the_best_so_far(started: Player) -> None:
+    started.jobs.score = 0.6
+    started.approve()
+    task = started.ended()
+    assert task.status == "not_reached" and task.result is not None
+    assert task.result["point"] == 0.6 and not task.result["promoted"]
+    assert adapters.get("default", task.result["model"]).aliases == ()
+    assert [kind for kind, _ in started.jobs.ran].count("gate") == 1
+
+
+def test_a_jobs_error_ends_the_task_with_code_place_and_remedy(started: Player) -> None:
+    started.jobs.fail["train"] = DataError("No trained token.", where="row 3", remedy="Add answers.")
+    started.approve()
+    task = started.ended()
+    assert task.status == "failed"
+    assert task.error == {"code": "data_error", "what": "No trained token.", "where": "row 3", "remedy": "Add answers."}
+
+
+@pytest.mark.parametrize("content", ["message,intent\n", "message\nhello\nthere\n"])
+def test_a_file_that_cannot_be_used_fails_before_anything_is_queued(
+    player: Player, tmp_path: Path, content: str
+) -> None:
+    bad = tmp_path / "bad.csv"
+    bad.write_text(content)
+    player.say(REQUEST, train=player.upload(bad))
+    thread = player.settled()
+    if thread.status == "interrupted":
+        assert thread.interrupts[0]["value"]["type"] == "questions"
+    else:
+        task = player.ended()
+        assert task.status == "failed" and task.error is not None and "bad.csv" in str(task.error)
+    assert player.jobs.ran == []
+
+
+def test_cancelling_a_task_that_waits_for_approval_ends_both_threads(started: Player) -> None:
+    started.pending()
+    task = started.task()
+    assert task is not None
+    jobs.cancel_task("default", task.id)
+    assert started.ended().status == "cancelled"
+    assert tasks.find_thread(started.thread).status == "idle"
+
+
+def test_a_second_task_on_the_same_data_has_the_first_as_champion(started: Player) -> None:
+    started.approve()
+    first = started.ended()
+    assert first.result is not None
+    started.say(REQUEST + ", seed 7", train=first.train_file)
+    started.approve()
+    second = started.ended()
+    gate = [spec for kind, spec in started.jobs.ran if kind == "gate"][-1]
+    assert second.id != first.id and gate["champion"] == first.result["adapter"]
+
+
+def test_a_run_that_is_advanced_again_changes_nothing(started: Player) -> None:
+    started.approve()
+    task = started.ended()
+    before = [event.id for event in started.events("decision")]
+    lifecycle_run = tasks.list_runs("default", task.thread)[-1]
+    jobs.submit_run(lifecycle_run.id)
+    assert [event.id for event in started.events("decision")] == before
+    assert len(adapters.list_adapters("default")) == 1

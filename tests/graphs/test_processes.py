@@ -1,0 +1,89 @@
+"""A job's process is started, followed, restarted, stopped; its events reach the log once."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from graphs import processes
+from store import events, tasks
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(home: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setitem(processes.MODULES, "train", "tests.graphs.fake_job")
+    tasks.create_task(
+        "default", id="task-1", thread="t", conversation="c", request="r", train_file="file-1", test_file=None
+    )
+    context = {"project": "default", "stream": "c", "task": "task-1"}
+
+    def carry(**spec: Any) -> dict[str, Any]:
+        return processes.run("train-1", "train", spec, context)
+
+    return carry
+
+
+def _seen() -> list[tuple[str, int]]:
+    return [(event.kind, event.step) for event in events.read("default", task="task-1")]
+
+
+def test_a_job_runs_and_its_events_are_logged_in_order(run: Run) -> None:
+    assert run(steps=3) == {"result": {"counted": 3}}
+    assert _seen() == [("job", 0), ("progress", 0), ("progress", 1), ("progress", 2), ("job", 1)]
+
+
+def test_a_finished_job_is_not_run_again(run: Run, home: Path) -> None:
+    run(steps=2)
+    (home / "jobs" / "train-1" / "log.txt").unlink()
+    assert run(steps=2) == {"result": {"counted": 2}}
+    assert not (home / "jobs" / "train-1" / "log.txt").exists()
+
+
+def test_a_killed_process_is_started_again_and_repeats_no_event(run: Run) -> None:
+    assert run(steps=4, die_at=2) == {"result": {"counted": 4}}
+    assert _seen() == [("job", 0), *(("progress", n) for n in range(4)), ("job", 1)]
+
+
+def test_a_process_that_cannot_start_fails_with_what_it_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "MODULES", {"train": "tests.graphs.no_such_job"})
+    outcome = run(steps=1)
+    assert outcome["error"]["code"] == "job_failed"
+    assert "no_such_job" in outcome["error"]["what"]
+
+
+def test_a_process_that_always_dies_at_the_same_place_fails(run: Run) -> None:
+    outcome = run(steps=2, die_at=0, always=True)
+    assert outcome["error"]["code"] == "job_failed" and "-9" in outcome["error"]["what"]
+
+
+def test_an_error_keeps_its_code_place_and_remedy(run: Run) -> None:
+    assert run(fail=True)["error"] == {
+        "code": "data_error",
+        "what": "The row is bad.",
+        "where": "row 7",
+        "remedy": "Mend it.",
+    }
+
+
+def test_cancelling_the_task_stops_the_process_and_leaves_nothing(run: Run) -> None:
+    def cancel() -> None:
+        time.sleep(1.5)
+        tasks.request_cancel("default", "task-1")
+
+    threading.Thread(target=cancel).start()
+    assert run(steps=1000, pause_s=0.1)["error"]["code"] == "cancelled"
+    assert not [p for p in psutil.Process().children(recursive=True) if "fake_job" in " ".join(p.cmdline())]
+
+
+def test_a_half_written_line_of_a_killed_process_is_not_glued_to_the_next(run: Run, home: Path) -> None:
+    folder = home / "jobs" / "train-1"
+    folder.mkdir(parents=True)
+    (folder / "events.jsonl").write_text('{"kind": "progress", "step": 0, "body": {}}\n{"kind": "prog')
+    run(steps=2)
+    assert _seen() == [("job", 0), ("progress", 0), ("progress", 1), ("job", 1)]
