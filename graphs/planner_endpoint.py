@@ -7,11 +7,12 @@ endpoint that is down, slow, lies or talks junk leaves the deterministic planner
 import json
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from openai import OpenAI, OpenAIError
 
-from agents import planner
+from agents.planner import accept, proposal_schema
 from moatelier.contracts import DataProfile
 from moatelier.settings import settings
 
@@ -19,32 +20,39 @@ log = logging.getLogger("moatelier.planner")
 
 
 def propose(messages: Sequence[str], profile: DataProfile) -> dict[str, Any] | None:
-    """The endpoint's valid proposal, or None when there is no endpoint or nothing valid came back."""
+    """The endpoint's valid proposal, or None when there is no endpoint or nothing valid came back in time."""
     if not settings().planner_url:
         return None
+    # The client's own timeout is per read, so a trickle would hold us for ever: the deadline is on the whole.
+    pool = ThreadPoolExecutor(1, thread_name_prefix="planner-endpoint")
+    try:
+        return pool.submit(_talk, messages, profile).result(settings().planner_timeout_s)
+    except (OpenAIError, TimeoutError, ValueError) as error:
+        log.warning("the planner endpoint failed (%s); the plan goes on without it", type(error).__name__)
+        return None
+    finally:
+        pool.shutdown(wait=False)
+
+
+def _talk(messages: Sequence[str], profile: DataProfile) -> dict[str, Any] | None:
     key = settings().planner_key
-    endpoint = OpenAI(
+    schema = json.dumps(proposal_schema())
+    talk: list[Any] = [
+        {"role": "system", "content": f"Answer with one JSON object of this schema: {schema}"},
+        {"role": "user", "content": _question(messages, profile)},
+    ]
+    with OpenAI(
         base_url=settings().planner_url,
         api_key=key.get_secret_value() if key else "none",
         timeout=settings().planner_timeout_s,
         max_retries=0,
-    )
-    talk: list[Any] = [
-        {
-            "role": "system",
-            "content": f"Answer with one JSON object of this schema: {json.dumps(planner.proposal_schema())}",
-        },
-        {"role": "user", "content": _question(messages, profile)},
-    ]
-    try:
-        with endpoint:
-            return _ask(endpoint, talk) or _ask(endpoint, talk)
-    except OpenAIError as error:
-        log.warning("the planner endpoint failed (%s); the plan goes on without it", type(error).__name__)
-        return None
+    ) as endpoint:
+        first = _ask(endpoint, talk)
+        return first if first is not None else _ask(endpoint, talk)
 
 
 def _question(messages: Sequence[str], profile: DataProfile) -> str:
+    # Names and counts only: a person's rows are not sent to an endpoint.
     columns = [{"name": column.name, "distinct": column.unique} for column in profile.columns]
     return json.dumps({"request": list(messages), "file": profile.name, "rows": profile.rows, "columns": columns})
 
@@ -54,9 +62,10 @@ def _ask(endpoint: OpenAI, talk: list[Any]) -> dict[str, Any] | None:
     answer = endpoint.chat.completions.create(
         model=settings().planner_model, messages=talk, temperature=0, response_format={"type": "json_object"}
     )
-    text = (answer.choices[0].message.content or "") if answer.choices else ""
+    choices = getattr(answer, "choices", None)  # an endpoint that lies may send anything
+    text = (choices[0].message.content or "") if choices else ""
     try:
-        accepted = planner.accept(json.loads(text))
+        accepted = accept(json.loads(text))
     except ValueError:
         accepted = "This is no JSON object."
     if isinstance(accepted, dict):
