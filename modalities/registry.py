@@ -1,0 +1,53 @@
+"""The modalities there are. A spec is registered once; its implementation is imported when it is asked for."""
+
+from importlib import import_module
+from typing import Any
+
+from moatelier.errors import Conflict, NotFound
+from modalities.base import Modality
+from modalities.text.config import TEXT
+
+_modalities: dict[str, Modality] = {}
+
+
+def register(modality: Modality) -> None:
+    """Make a modality known.
+
+    Raises:
+        Conflict: Another one has its name.
+    """
+    if (known := _modalities.get(modality.name)) is not None and known != modality:
+        raise Conflict(
+            f"A modality {modality.name!r} is registered already.",
+            where=f"{known.data} and {modality.data}",
+            remedy="Give the new one a name of its own.",
+        )
+    _modalities[modality.name] = modality
+
+
+def get(name: str) -> Modality:
+    """The modality of this name.
+
+    Raises:
+        NotFound: There is none.
+    """
+    if name not in _modalities:
+        raise NotFound(
+            f"There is no modality {name!r}.", where=name, remedy=f"Known are {', '.join(sorted(_modalities))}."
+        )
+    return _modalities[name]
+
+
+def names() -> tuple[str, ...]:
+    """All names, sorted."""
+    return tuple(sorted(_modalities))
+
+
+def load(path: str) -> Any:
+    """Import what a spec names: `package.module` gives the module, `package.module:name` the object in it."""
+    module, _, name = path.partition(":")
+    loaded = import_module(module)
+    return getattr(loaded, name) if name else loaded
+
+
+register(TEXT)

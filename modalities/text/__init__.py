@@ -1,0 +1,1 @@
+"""Text: causal language models that are tuned and served through their own chat template."""
