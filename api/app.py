@@ -1,0 +1,76 @@
+"""The api process: everything a client talks to. No torch, no graph runs here.
+
+python -m api.app
+"""
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import FastAPI
+
+from api import errors
+from api.backend import Backend
+from api.brief import Brief
+from api.decisions import DecisionLog
+from api.routes.admin import adapters, tasks
+from api.routes.monitoring import health, page
+from api.routes.openai import chat, files, models
+from api.routes.threads import runs, threads
+from api.services import Services
+from api.targets import resolve
+from api.trace import RequestIds
+from moatelier.errors import MoatelierError
+from moatelier.settings import settings
+from serving.process import serve
+from serving.upstream import Upstream
+from store import db, keys
+
+ROUTES = (chat, models, files, runs, threads, tasks, adapters, health, page)
+
+
+def create_app(engine_url: str | None = None) -> FastAPI:
+    """The app.
+
+    Args:
+        engine_url: Where the engine listens; default: on loopback, at the port of the settings.
+    """
+    url = engine_url or f"http://127.0.0.1:{settings().engine_port}"
+    app = FastAPI(title="Moatelier", lifespan=_lifespan, docs_url=None, redoc_url=None)
+    app.state.engine_url = url
+    app.add_middleware(RequestIds)
+    errors.install(app)
+    for module in ROUTES:
+        app.include_router(module.router)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    decisions = DecisionLog()
+    async with Upstream(app.state.engine_url) as upstream:
+        app.state.services = Services(Brief(keys.check), Brief(resolve), Backend(upstream), decisions)
+        writer = asyncio.create_task(decisions.run())
+        yield
+        writer.cancel()
+        with suppress(asyncio.CancelledError):
+            await writer
+        await decisions.flush()
+
+
+def main() -> None:
+    """Serve until told to stop: SIGTERM, or the end of the supervisor's pipe."""
+    logging.basicConfig(level=settings().log_level, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    try:
+        db.migrate()
+        keys.ensure_admin()
+        serve(create_app(), settings().host, settings().port)
+    except MoatelierError as error:
+        print(f"{error.code}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Request bodies that we pass on or look into ourselves."""
+
+import asyncio
+import json
+from collections.abc import Awaitable
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Request
+
+from moatelier.errors import Cancelled, InvalidRequest
+
+T = TypeVar("T")
+
+
+async def json_object(request: Request) -> dict[str, Any]:
+    """The body as a JSON object; an empty body is an empty object.
+
+    Raises:
+        InvalidRequest: It is something else.
+    """
+    raw = await request.body()
+    try:
+        body = json.loads(raw) if raw.strip() else {}
+    except ValueError as error:  # also bytes that are no UTF-8
+        raise InvalidRequest(f"The body is not JSON: {error}.", remedy="Send a JSON object.") from error
+    if not isinstance(body, dict):
+        raise InvalidRequest(f"The body is a JSON {type(body).__name__}, not an object.", remedy="Send a JSON object.")
+    return body
+
+
+Body = Annotated[dict[str, Any], Depends(json_object)]
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """Await `work`, but cancel it as soon as the client closes its connection. The body must have been read.
+
+    Raises:
+        Cancelled: The client is gone; nobody will see the response.
+    """
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Cancelled("The client closed the connection before the answer was there.")
+        return task.result()
+    finally:
+        task.cancel()
+        watch.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,1 @@
+"""The routes, one package for each kind of client."""

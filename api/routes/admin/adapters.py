@@ -1,0 +1,51 @@
+"""`/adapters`: what was tuned here, with its sealed manifest and signed records, and its bundle to take away."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse
+
+from api.archives import zipped
+from api.auth import Project
+from api.pages import listing
+from modalities.bundle import open_bundle
+from store import adapters, records
+
+router = APIRouter(prefix="/adapters")
+
+
+def _json(record: adapters.AdapterRecord) -> dict[str, Any]:
+    return {"id": record.model_id, "object": "adapter", **record.model_dump(mode="json", exclude={"project"})}
+
+
+def _records(project: str, digest: str) -> list[dict[str, Any]]:
+    return [record.model_dump(mode="json") for record in records.list_records(project, digest)]
+
+
+@router.get("")
+def list_adapters(project: Project) -> dict[str, Any]:
+    """The project's adapters, newest first, with the aliases that point at them."""
+    return listing([_json(record) for record in adapters.list_adapters(project)], has_more=False)
+
+
+@router.get("/{name:path}/export")
+def export(name: str, project: Project) -> FileResponse:
+    """The bundle as a zip archive, every byte checked against its seal, with the signed records about it.
+
+    Raises:
+        IntegrityError: A byte has changed.
+    """
+    record = adapters.get(project, name)
+    folder = adapters.bundle_path(record.digest)
+    manifest = record.manifest
+    open_bundle(folder, base_digest=manifest.base_digest, template_digest=manifest.template_digest)
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    named = f"{record.suffix}-{record.digest[:8]}"
+    return zipped(files, named, {"records.json": _records(project, record.digest)})
+
+
+@router.get("/{name:path}")
+def get_adapter(name: str, project: Project) -> dict[str, Any]:
+    """One adapter by digest, model id or alias, with its signed records."""
+    record = adapters.get(project, name)
+    return {**_json(record), "records": _records(project, record.digest)}

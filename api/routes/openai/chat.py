@@ -1,0 +1,99 @@
+"""`/v1/chat/completions`: find what answers under the model's name, forward to the engine, pass the answer on."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from sse_starlette import EventSourceResponse
+
+from api.auth import Project
+from api.bodies import Body, unless_gone
+from api.errors import envelope_of
+from api.services import Services, Shared
+from api.targets import Target
+from moatelier.errors import InvalidRequest, MoatelierError, UpstreamError
+
+router = APIRouter()
+
+
+@router.post("/v1/chat/completions")
+async def complete(request: Request, project: Project, shared: Shared, body: Body) -> Response:
+    """One chat completion, whole or as a stream."""
+    target = await shared.targets.get((project, _model(body)))
+    payload = {**body, "model": target.served}
+    if not body.get("stream"):
+        answer = await unless_gone(request, shared.backend.chat(target, payload))
+        _label(answer, target)
+        shared.decisions.note(project, target, str(answer.get("id", "")))
+        return JSONResponse(answer, headers=target.headers)
+    chunks = await unless_gone(request, shared.backend.stream(target, payload))
+    events = _relabelled(chunks, target, partial(_note_once, shared, project, target, set()))
+    return EventSourceResponse(events, sep="\n", headers=target.headers)
+
+
+def _model(body: dict[str, Any]) -> str:
+    model, messages = body.get("model"), body.get("messages")
+    if not isinstance(model, str) or not model:
+        raise InvalidRequest("The request names no model.", where="model", remedy="GET /v1/models lists them.")
+    if not isinstance(messages, list) or not messages:
+        raise InvalidRequest(
+            "The request has no messages.",
+            where="messages",
+            remedy='Send a list such as [{"role": "user", "content": "Hello"}].',
+        )
+    return model
+
+
+def _label(answer: dict[str, Any], target: Target) -> None:
+    """The engine's own name for the adapter becomes the public one."""
+    answer["model"], answer["system_fingerprint"] = target.model, target.fingerprint
+
+
+def _note_once(shared: Services, project: str, target: Target, noted: set[str], completion: str) -> None:
+    if not noted:
+        noted.add(completion)
+        shared.decisions.note(project, target, completion)
+
+
+async def _relabelled(
+    chunks: AsyncIterator[bytes], target: Target, note: Callable[[str], None]
+) -> AsyncIterator[bytes]:
+    """The engine's events under the public name; an answer that breaks off ends with an error event, never silently."""
+    done = False
+    try:
+        # The upstream is read to its very end, also after [DONE]: only then does its connection serve the next request.
+        async for data in _events(chunks):
+            if data == b"[DONE]":
+                done = True
+                continue
+            chunk = json.loads(data)
+            if "error" not in chunk:
+                _label(chunk, target)
+                note(str(chunk.get("id", "")))
+            yield _sse(chunk)
+            if "error" in chunk:
+                return
+        if not done:
+            raise UpstreamError("The engine's answer broke off.", remedy="Send the request again.")
+        yield b"data: [DONE]\n\n"
+    except MoatelierError as error:
+        yield _sse(envelope_of(error))
+
+
+def _sse(body: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The `data:` fields of a stream of bytes cut anywhere; the engine writes each event's data on one line."""
+    rest = b""
+    async for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield line[5:].strip()
+    if rest.startswith(b"data:"):
+        yield rest[5:].strip()

@@ -1,0 +1,1 @@
+"""The LangGraph dialect: threads and runs."""

@@ -1,0 +1,165 @@
+"""`/threads/{id}/runs`: say something or answer, then follow what happens. The graphs run in the worker.
+
+A run is written to the store first and queued under its id second; if the queue cannot be reached just now, the
+worker's sweeper finds the row.
+"""
+
+import logging
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from sse_starlette import EventSourceResponse
+
+from api.auth import Project
+from api.bodies import Body
+from api.follow import cursor
+from api.routes.threads import following
+from api.routes.threads.requests import check_assistant, read_input, read_resume
+from api.routes.threads.shapes import run_json
+from api.routes.threads.threads import conversation, create
+from graphs import jobs
+from moatelier.errors import Conflict, InvalidRequest, NotFound
+from moatelier.ids import digest_json
+from store import tasks
+
+router = APIRouter(prefix="/threads/{thread_id}/runs")
+log = logging.getLogger("moatelier.api")
+LastEventId = Annotated[str | None, Header(alias="last-event-id")]
+
+
+def start(project: str, thread_id: str, body: dict[str, Any]) -> tasks.Run:
+    """Write a run and queue it (blocking).
+
+    Raises:
+        InvalidRequest, NotFound: The input or the command cannot be understood.
+        Conflict: The thread is busy, or does not wait for this answer.
+    """
+    check_assistant(body)
+    thread = _thread(project, thread_id, body)
+    if (body.get("command") is None) == (body.get("input") is None):
+        raise InvalidRequest("Send either `input` or `command`.", where="input")
+    if thread.status == "busy":
+        raise Conflict("The thread is busy.", where=thread_id, remedy="Wait for its run, or cancel it.")
+    if body.get("command") is None:
+        run = tasks.create_run(project, thread=thread_id, input=read_input(project, body["input"]))
+    else:
+        run = _resume(thread, body["command"])
+    _submit(run)
+    return run
+
+
+def _thread(project: str, thread_id: str, body: dict[str, Any]) -> tasks.Thread:
+    try:
+        return conversation(project, thread_id)
+    except NotFound:
+        if body.get("if_not_exists") != "create":
+            raise
+        return create(project, thread_id)
+
+
+def _resume(thread: tasks.Thread, command: Any) -> tasks.Run:
+    interrupt, answer = read_resume(thread, command)
+    written = {"resume": {interrupt: answer}}
+    # The id is that of graphs.jobs.answer: whoever answers an interrupt first is the only one.
+    run_id = f"run-{digest_json([thread.id, interrupt])[:12]}"
+    run = tasks.create_run(thread.project, id=run_id, thread=thread.id, command=written)
+    if run.command != written:
+        raise Conflict(f"{interrupt} has been answered already.", where=f"command.resume.{interrupt}")
+    return run
+
+
+def _submit(run: tasks.Run) -> None:
+    try:
+        jobs.submit_run(run.id)
+    except Exception:
+        log.exception("run %s could not be queued; the sweeper will do it", run.id)
+
+
+def _place(run: tasks.Run, then: str) -> dict[str, str]:
+    here = f"/threads/{run.thread}/runs/{run.id}"
+    return {"content-location": here, "location": f"{here}/{then}"}
+
+
+def _answer(part: following.Span) -> StreamingResponse:
+    return StreamingResponse(following.result(part), media_type="application/json", headers=_place(part.run, "join"))
+
+
+def _stream(part: following.Span, after: int) -> EventSourceResponse:
+    return EventSourceResponse(following.stream(part, after), sep="\n", headers=_place(part.run, "stream"))
+
+
+def _run(project: str, thread_id: str, run_id: str) -> following.Span:
+    conversation(project, thread_id)
+    return following.span(tasks.get_run(project, thread_id, run_id))
+
+
+@router.post("")
+def create_run(thread_id: str, project: Project, body: Body) -> JSONResponse:
+    """Start a run and return at once."""
+    run = start(project, thread_id, body)
+    return JSONResponse(run_json(run), headers={"content-location": _place(run, "")["content-location"]})
+
+
+@router.post("/stream")
+def create_and_stream(thread_id: str, project: Project, body: Body) -> EventSourceResponse:
+    """Start a run and follow it."""
+    part = following.span(start(project, thread_id, body))
+    return _stream(part, part.start)
+
+
+@router.post("/wait")
+def create_and_wait(thread_id: str, project: Project, body: Body) -> StreamingResponse:
+    """Start a run and answer when it has ended."""
+    return _answer(following.span(start(project, thread_id, body)))
+
+
+@router.get("")
+def list_runs(
+    thread_id: str,
+    project: Project,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 10,
+    offset: Annotated[int, Query(ge=0)] = 0,
+    status: str | None = None,
+) -> list[dict[str, Any]]:
+    """The thread's runs, newest first."""
+    conversation(project, thread_id)
+    found = tasks.list_runs(project, thread_id, limit=1000 if status else limit, offset=0 if status else offset)
+    runs = [run_json(run) for run in found]
+    return [run for run in runs if run["status"] == status][offset : offset + limit] if status else runs
+
+
+@router.get("/{run_id}")
+def get_run(thread_id: str, run_id: str, project: Project) -> dict[str, Any]:
+    """One run."""
+    return run_json(_run(project, thread_id, run_id).run)
+
+
+@router.get("/{run_id}/join")
+def join(thread_id: str, run_id: str, project: Project) -> StreamingResponse:
+    """The thread's values when the run has ended."""
+    return _answer(_run(project, thread_id, run_id))
+
+
+@router.get("/{run_id}/stream")
+def join_stream(
+    thread_id: str, run_id: str, project: Project, last_event_id: LastEventId = None
+) -> EventSourceResponse:
+    """Follow a run from its beginning, or from where a client left off."""
+    part = _run(project, thread_id, run_id)
+    return _stream(part, cursor(last_event_id, part.start))
+
+
+@router.post("/{run_id}/cancel", response_model=None)
+def cancel(thread_id: str, run_id: str, project: Project, wait: bool = False) -> Response:
+    """Cancel what the run is doing, or the question it left; with `wait`, answer when the run has ended.
+
+    Raises:
+        Conflict: There is nothing left to cancel.
+    """
+    thread, part = conversation(project, thread_id), _run(project, thread_id, run_id)
+    waits = part.run.status == "interrupted" and thread.status == "interrupted"
+    if part.run.ended and not waits:
+        raise Conflict(f"The run has ended ({part.run.status}).", where=run_id, remedy="There is nothing to cancel.")
+    jobs.cancel_run(part.run)
+    return _answer(part) if wait else Response(status_code=202)

@@ -1,0 +1,39 @@
+"""What the routes share in one process, and how a route asks for it."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from api.backend import Backend
+from api.brief import Brief
+from api.decisions import DecisionLog
+from api.targets import Target
+from store.keys import Key
+
+
+@dataclass(frozen=True)
+class Services:
+    """Made once when the app starts.
+
+    Attributes:
+        keys: API key -> whose it is, or None.
+        targets: (project, model name) -> what answers under that name.
+        backend: The engine.
+        decisions: Writes route decisions to the event log, behind the requests.
+    """
+
+    keys: Brief[str, Key | None]
+    targets: Brief[tuple[str, str], Target]
+    backend: Backend
+    decisions: DecisionLog
+
+
+async def services(request: Request) -> Services:
+    """The process's services. Asynchronous only because FastAPI sends other functions through a thread."""
+    found = request.app.state.services
+    assert isinstance(found, Services)
+    return found
+
+
+Shared = Annotated[Services, Depends(services)]

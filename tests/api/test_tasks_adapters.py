@@ -1,0 +1,137 @@
+"""Our own resources: tasks with their events and reports, adapters with their bundles."""
+
+import io
+import zipfile
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from graphs import jobs
+from moatelier.contracts import Event
+from store import adapters, events, keys, tasks
+from tests.api.conftest import Service, make_adapter
+from tests.api.running import wait_until
+
+
+def make_task(number: int, project: str = "default") -> tasks.Task:
+    names = {"thread": f"inner-{number}", "conversation": f"thread-{number}", "request": f"Request {number}"}
+    return tasks.create_task(project, id=f"task-{number}", **names, train_file="file-1", test_file=None)
+
+
+def say(step: int, **body: object) -> None:
+    event = Event(project="default", stream="thread-1", task="task-1", job="job", kind="progress", step=step, body=body)
+    events.append([event])
+
+
+def sse(answer: httpx.Response) -> Iterator[dict[str, str]]:
+    for block in answer.read().decode().split("\n\n"):
+        fields = [line.split(": ", 1) for line in block.splitlines() if not line.startswith(":")]
+        if fields:
+            yield {name: value for name, value in fields}
+
+
+def test_tasks_come_in_pages_newest_first(http: httpx.Client) -> None:
+    for number in range(3):
+        make_task(number)
+    make_task(9, project="other")
+    first = http.get("/tasks", params={"limit": 2}).json()
+    assert [task["id"] for task in first["data"]] == ["task-2", "task-1"]
+    assert first["has_more"] and first["last_id"] == "task-1"
+    rest = http.get("/tasks", params={"after": first["last_id"]}).json()
+    assert [task["id"] for task in rest["data"]] == ["task-0"] and not rest["has_more"]
+    one = http.get("/tasks/task-1").json()
+    assert (one["status"], one["request"], one["report"], one["conversation"]) == (
+        "planning",
+        "Request 1",
+        False,
+        "thread-1",
+    )
+    assert http.get("/tasks/task-9").status_code == 404
+
+
+def test_cancelling_a_task(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "cancel_task", tasks.request_cancel)
+    make_task(1)
+    assert http.post("/tasks/task-1/cancel").json()["cancel_requested"] is True
+    tasks.update_task("task-1", status="cancelled")
+    again = http.post("/tasks/task-1/cancel")
+    assert again.status_code == 400 and again.json()["error"]["code"] == "conflict"
+    assert again.headers["x-should-retry"] == "false"
+
+
+def test_events_as_a_page_and_as_a_stream_that_ends_with_the_task(http: httpx.Client) -> None:
+    make_task(1)
+    for step in range(3):
+        say(step, loss=1.0 / (step + 1))
+    page = http.get("/tasks/task-1/events", params={"limit": 2}).json()
+    assert [event["step"] for event in page["data"]] == [0, 1] and page["has_more"]
+    assert page["data"][0]["body"] == {"loss": 1.0} and page["data"][0]["kind"] == "progress"
+    after = page["last_id"]
+    assert [event["step"] for event in http.get(f"/tasks/task-1/events?after={after}").json()["data"]] == [2]
+    with http.stream("GET", "/tasks/task-1/events", headers={"accept": "text/event-stream"}) as answer:
+        say(3)
+        tasks.update_task("task-1", status="failed", error={"code": "job_failed", "what": "x"})
+        parts = list(sse(answer))
+    assert [part["event"] for part in parts] == ["progress"] * 4 + ["end"]
+    headers = {"accept": "text/event-stream", "last-event-id": parts[2]["id"]}
+    rest = list(sse(http.get("/tasks/task-1/events", headers=headers)))
+    assert [part["event"] for part in rest] == ["progress", "end"]
+
+
+def test_a_report_is_served_whole_and_by_file(http: httpx.Client, service: Service) -> None:
+    make_task(1)
+    missing = http.get("/tasks/task-1/report")
+    assert missing.status_code == 404 and "when the task ends" in missing.json()["error"]["message"]
+    folder = service.home / "reports" / "task-1"
+    folder.mkdir(parents=True)
+    (folder / "index.html").write_text("<h1>Report</h1>")
+    (folder / "report.json").write_text("{}")
+    assert http.get("/tasks/task-1").json()["report"] is True
+    page = http.get("/tasks/task-1/report/index.html")
+    assert page.headers["content-type"].startswith("text/html") and "Report" in page.text
+    archive = zipfile.ZipFile(io.BytesIO(http.get("/tasks/task-1/report").content))
+    assert archive.namelist() == ["task-1-report/index.html", "task-1-report/report.json"]
+    (service.home / "secret").write_text("x")
+    for path in ("..%2F..%2Fsecret", "%2e%2e/secret", "none.html", "../../keys/admin.key"):
+        assert http.get(f"/tasks/task-1/report/{path}").status_code == 404
+    assert "index.html, report.json" in http.get("/tasks/task-1/report/none").json()["error"]["message"]
+
+
+def test_adapters_are_listed_and_found_by_every_name(http: httpx.Client) -> None:
+    record = make_adapter()
+    adapters.set_alias("default", "support", record.digest, fence=1, actor="test")
+    (listed,) = http.get("/adapters").json()["data"]
+    assert (listed["id"], listed["digest"], listed["aliases"]) == (record.model_id, record.digest, ["support"])
+    assert listed["manifest"]["base"] == record.base
+    for name in ("support", record.model_id, record.digest):
+        found = http.get(f"/adapters/{name}").json()
+        assert found["digest"] == record.digest and found["records"] == []
+    other = {"x-api-key": keys.create("other", "test"), "authorization": ""}
+    assert http.get("/adapters", headers=other).json()["data"] == []
+
+
+def test_an_export_holds_the_sealed_bundle_and_a_changed_byte_is_refused(http: httpx.Client, service: Service) -> None:
+    record = make_adapter()
+    answer = http.get(f"/adapters/{record.model_id}/export")
+    assert answer.headers["content-type"] == "application/zip"
+    archive = zipfile.ZipFile(io.BytesIO(answer.content))
+    name = f"support-{record.digest[:8]}"
+    assert sorted(archive.namelist()) == [
+        f"{name}/{file}"
+        for file in ("adapter_config.json", "adapter_model.safetensors", "manifest.json", "records.json")
+    ]
+    assert archive.read(f"{name}/adapter_model.safetensors") == b"weights 0"
+    weights = adapters.bundle_path(record.digest) / "adapter_model.safetensors"
+    weights.write_bytes(b"weights 9")
+    refused = http.get(f"/adapters/{record.model_id}/export")
+    assert refused.status_code == 409 and refused.json()["error"]["code"] == "integrity_error"
+    assert refused.headers["x-should-retry"] == "false"
+
+
+def test_archives_are_not_left_behind(http: httpx.Client, monkeypatch: pytest.MonkeyPatch, service: Service) -> None:
+    folder = service.home / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    http.get(f"/adapters/{make_adapter().digest}/export")
+    wait_until(lambda: list(folder.iterdir()) == [])
