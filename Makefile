@@ -37,4 +37,3 @@ kill-matrix: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.text
-	$(BIN)/python -m benchmarks.limits

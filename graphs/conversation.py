@@ -102,18 +102,6 @@ def start(state: ConversationState) -> dict[str, Any]:
     run = f"run-{digest_json([thread, 'start'])[:12]}"
     tasks.create_run(state["project"], id=run, thread=thread, input={"task": task})
     jobs.submit_run(run)
-    events.append(
-        [
-            Event(
-                project=state["project"],
-                stream=state["thread"],
-                task=task,
-                job=task,
-                kind="status",
-                body={"status": "planning"},
-            )
-        ]
-    )
     return {"task": task, "taken": len(state["messages"])}
 
 

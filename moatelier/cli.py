@@ -139,7 +139,7 @@ def task_watch(task: str, as_json: Json = False) -> None:
     """Follow a task from its first event to its end."""
     with _service() as client:
         thread = client.call("GET", f"/tasks/{task}")["conversation"]
-        stream = client.stream("GET", f"/tasks/{task}/events?stream=true")
+        stream = client.stream("GET", f"/tasks/{task}/events")
         _follow(client, thread, stream, yes=False, as_json=as_json)
 
 

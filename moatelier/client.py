@@ -53,7 +53,7 @@ class Client:
 
     def stream(self, method: str, path: str, body: Any = None, last: str = "") -> Iterator[tuple[str, str, Any]]:
         """Server-sent events as (event, id, data); data is parsed JSON where it is JSON."""
-        headers = {"Last-Event-ID": last} if last else {}
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
         timeout = httpx.Timeout(60, read=None)
         with self.http.stream(method, path, json=body, headers=headers, timeout=timeout) as response:
             if response.is_error:

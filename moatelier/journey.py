@@ -49,9 +49,9 @@ def _tell(stream: Stream, as_json: bool) -> dict[str, Any] | None:
     result = None
     with Teller(as_json) as teller:
         for event, _, data in stream:
-            if event == "error":
-                raise MoatelierError.from_dict({"code": data.get("code"), "what": data.get("message", str(data))})
-            if event != "custom":
+            if not isinstance(data, dict) or "kind" not in data:
+                if event == "error":
+                    raise MoatelierError.from_dict({"code": data.get("code"), "what": data.get("message", str(data))})
                 continue
             teller.tell(data["kind"], data["body"])
             if data["kind"] == "result":
@@ -72,7 +72,7 @@ def _answer(value: dict[str, Any], *, yes: bool, as_json: bool) -> Any:
         return _approval(value, yes=yes, as_json=as_json)
     lines = [question["text"] for question in value["questions"]]
     if as_json:
-        print(json.dumps(value, ensure_ascii=False), flush=True)
+        print(json.dumps({"kind": value["type"], **value}, ensure_ascii=False), flush=True)
     else:
         for question in value["questions"]:
             choices = f" ({', '.join(question['choices'])})" if question["choices"] else ""
@@ -82,7 +82,7 @@ def _answer(value: dict[str, Any], *, yes: bool, as_json: bool) -> Any:
 
 def _approval(value: dict[str, Any], *, yes: bool, as_json: bool) -> Any:
     if as_json:
-        print(json.dumps(value, ensure_ascii=False), flush=True)
+        print(json.dumps({"kind": value["type"], **value}, ensure_ascii=False), flush=True)
     else:
         plan_table(value["plan"], value["forecast"])
         console.print(f"  {value['action_requests'][0]['description']}", markup=False)

@@ -31,10 +31,16 @@ class Teller:
         if self.as_json:
             print(json.dumps({"kind": kind, **body}, ensure_ascii=False), flush=True)
             return
-        if kind == "progress" and "steps" in body:
+        if kind == "progress":
             self._progress(body)
             return
-        method = getattr(self, f"_{kind}", None)
+        method = {
+            "message": self._message,
+            "status": self._status,
+            "profile": self._profile,
+            "decision": self._decision,
+            "error": self._error,
+        }.get(kind)
         if method:
             self._stop_bar()
             method(body)
@@ -53,13 +59,17 @@ class Teller:
         console.print(escape(text))
 
     def _decision(self, body: dict[str, Any]) -> None:
-        console.print(f"  [dim]{escape(body['agent'])}:[/] {escape(body['reason'])}")
+        if body["reason"]:
+            console.print(f"  [dim]{escape(body['agent'])}:[/] {escape(body['reason'])}")
 
     def _error(self, body: dict[str, Any]) -> None:
         told = " ".join(str(body[key]) for key in ("what", "where", "remedy") if body.get(key))
         console.print(f"[bold red]{escape(str(body.get('code', 'error')))}[/] {escape(told)}")
 
     def _progress(self, body: dict[str, Any]) -> None:
+        step, total = body.get("step", body.get("done")), body.get("steps") or body.get("rows") or body.get("total")
+        if not total:
+            return
         if self._bar is None:
             shape = (
                 TextColumn("  {task.description}"),
@@ -68,11 +78,11 @@ class Teller:
             )
             self._bar = Progress(*shape, TextColumn("{task.fields[told]}"), TimeRemainingColumn(), console=console)
             self._bar.start()
-        phase = str(body.get("phase"))
+        phase = " ".join(str(body[key]) for key in ("phase", "part") if body.get(key))
         if phase not in self._phases:
-            self._phases[phase] = self._bar.add_task(phase, total=body["steps"], told="")
+            self._phases[phase] = self._bar.add_task(phase, total=total, told="")
         told = f"loss {body['loss']:.3f}  {body.get('tokens_per_s', 0):.0f} tokens/s" if "loss" in body else ""
-        self._bar.update(self._phases[phase], completed=body["step"], total=body["steps"], told=told)
+        self._bar.update(self._phases[phase], completed=step, total=total, told=told)
 
     def _stop_bar(self) -> None:
         if self._bar:

@@ -40,6 +40,10 @@ def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = 120.0) 
     raise AssertionError(f"waited {timeout_s:.0f} s for {what}")
 
 
+ABOUT_PROCESSES = {"resumed", "checkpoint"}
+"""Events that tell what a process did, not what the task did: a killed one has more of them."""
+
+
 class Service:
     """`moatelier serve` on a data directory of its own; it may be killed and started again on the same directory."""
 
@@ -195,10 +199,14 @@ class Service:
 
     def events(self, task: str) -> Counter[str]:
         """A task's events, counted by what they are; a repeated or missing one shows against an undisturbed run."""
-        found = self.call("GET", f"/tasks/{task}/events?limit=100000")["data"]
-        keys = []
-        for event in found:
-            body = event["body"]
-            about = body.get("phase") or body.get("agent") or body.get("status") or body.get("role") or ""
-            keys.append(json.dumps([event["kind"], body.get("kind", ""), about, event["step"]]))
+        keys, after = [], 0
+        while found := self.call("GET", f"/tasks/{task}/events?limit=500&after={after}")["data"]:
+            after = found[-1]["id"]
+            keys += [self._key(event) for event in found if event["kind"] not in ABOUT_PROCESSES]
         return Counter(keys)
+
+    @staticmethod
+    def _key(event: dict[str, Any]) -> str:
+        body = event["body"]
+        about = body.get("phase") or body.get("agent") or body.get("status") or body.get("role") or ""
+        return json.dumps([event["kind"], body.get("kind", ""), about, event["step"]])

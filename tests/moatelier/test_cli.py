@@ -1,0 +1,141 @@
+"""The command line as a person uses it: a task from its sentence to its report, questions, errors, JSON."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moatelier.errors import MoatelierError
+from tests import fakes
+from tests.graphs.conftest import FakeJobs
+from tests.moatelier.conftest import Command
+
+REQUEST = "Train a classifier that predicts intent from message, at least 80% accuracy, at most 1 trial"
+
+
+@pytest.fixture
+def csv(tmp_path: Path) -> str:
+    return str(fakes.support_csv(tmp_path / "support.csv"))
+
+
+def _results(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+
+
+def test_a_task_runs_to_its_end_and_can_be_looked_at(command: Command, csv: str, tmp_path: Path) -> None:
+    done = command("task", REQUEST, "--file", csv, "--yes")
+    assert done.exit_code == 0, done.output
+    assert "from" in done.output and "the goal of 80.0% is reached" in " ".join(done.output.split())
+    [task] = json.loads(command("task", "list", "--json").stdout)
+    assert task["status"] == "reached"
+    assert json.loads(command("task", "show", task["id"], "--json").stdout)["result"]["promoted"]
+    assert "reached" in command("task", "show", task["id"]).stdout
+    watched = _results(command("task", "watch", task["id"], "--json").stdout)
+    assert [line["status"] for line in watched if line["kind"] == "status"][:2] == ["planning", "awaiting_approval"]
+    assert command("report", task["id"], "--to", str(tmp_path / "report")).exit_code == 0
+    assert (tmp_path / "report" / "index.html").exists() and (tmp_path / "report" / "MODEL_CARD.md").exists()
+    [adapter] = json.loads(command("adapters", "list", "--json").stdout)
+    shown = json.loads(command("adapters", "show", adapter["model_id"]).stdout)
+    assert shown["digest"] == adapter["digest"]
+    exported = command("adapters", "export", adapter["model_id"], "--to", str(tmp_path / "adapter.zip"))
+    assert exported.exit_code == 0 and (tmp_path / "adapter.zip").stat().st_size > 0
+
+
+def test_a_person_is_asked_and_the_answer_goes_on(command: Command, csv: str) -> None:
+    done = command("task", "make it better", "--file", csv, said="at least 80% accuracy\nyes\n")
+    assert done.exit_code == 0, done.output
+    assert "goal" in done.output.lower()
+
+
+def test_without_a_person_the_question_stays_open_and_can_be_answered_later(command: Command, csv: str) -> None:
+    asked = command("task", "start", "make it better", "--file", csv)
+    assert asked.exit_code == 2 and "moatelier task answer" in asked.output
+    [task] = json.loads(command("task", "list", "--json").stdout)
+    assert task["status"] == "awaiting_input"
+    answered = command("task", "answer", task["id"], "80% accuracy", "--yes")
+    assert answered.exit_code == 0, answered.output
+    assert json.loads(command("task", "show", task["id"], "--json").stdout)["status"] == "reached"
+
+
+def test_a_goal_not_reached_has_an_exit_status_of_its_own(command: Command, csv: str, jobs: FakeJobs) -> None:
+    jobs.score = 0.5
+    done = command("task", REQUEST, "--file", csv, "--yes", "--json")
+    assert done.exit_code == 3
+    result = next(line for line in _results(done.stdout) if line["kind"] == "result")
+    assert result["status"] == "not_reached" and result["point"] == 0.5
+
+
+def test_saying_no_rejects(command: Command, csv: str) -> None:
+    command("task", REQUEST, "--file", csv, said="no\n")
+    [task] = json.loads(command("task", "list", "--json").stdout)
+    assert task["status"] == "rejected"
+
+
+def test_cancel_ends_a_waiting_task(command: Command, csv: str) -> None:
+    command("task", REQUEST, "--file", csv)
+    [task] = json.loads(command("task", "list", "--json").stdout)
+    assert command("task", "cancel", task["id"]).exit_code == 0
+    command("task", "watch", task["id"])
+    assert json.loads(command("task", "show", task["id"], "--json").stdout)["status"] == "cancelled"
+
+
+def test_predict_answers_a_text_and_every_row_of_a_file(command: Command, csv: str, tmp_path: Path) -> None:
+    command("task", REQUEST, "--file", csv, "--yes")
+    [adapter] = json.loads(command("adapters", "list", "--json").stdout)
+    one = command("predict", "-m", adapter["model_id"], "hello there")
+    assert one.exit_code == 0 and one.stdout.strip()
+    rows = tmp_path / "rows.csv"
+    rows.write_text("number,message\n1,hello\n2,there\n")
+    many = command(
+        "predict", "-m", adapter["model_id"], "-f", str(rows), "--column", "message", "-o", str(tmp_path / "out.csv")
+    )
+    assert many.exit_code == 0, many.output
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert lines[0] == "number,message,prediction" and len(lines) == 3
+    assert command("chat", "-m", adapter["model_id"], "hello").stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("task", REQUEST, "--file", "no-such.csv"), "no such file"),
+        (("task", "show", "task-000000000000"), "no such task"),
+        (("adapters", "show", "no-such-model"), "no-such-model"),
+        (("predict", "-m", "x"), "one text or one --file"),
+    ],
+)
+def test_an_error_says_what_and_where(command: Command, words: tuple[str, ...], told: str) -> None:
+    done = command(*words)
+    assert isinstance(done.exception, MoatelierError) and told in str(done.exception).lower()
+
+
+def test_a_wrong_key_says_where_the_right_one_is(command: Command, home: Path) -> None:
+    (home / "keys" / "admin.key").write_text("mo-wrong")
+    done = command("task", "list")
+    assert isinstance(done.exception, MoatelierError) and done.exception.code == "unauthorized"
+    assert "admin.key" in str(done.exception)
+
+
+def test_the_entry_point_prints_one_line_and_exits_with_1(home: Path, tmp_path: Path) -> None:
+    words = ["predict", "-m", "x"]
+    plain = subprocess.run([sys.executable, "-m", "moatelier.cli", *words], capture_output=True, text=True, check=False)
+    assert plain.returncode == 1 and plain.stderr.startswith("error [data_error]: ") and "Traceback" not in plain.stderr
+
+
+def test_help_needs_no_heavy_module() -> None:
+    check = (
+        "import moatelier.cli, sys; print([m for m in ('httpx', 'torch', 'psutil', 'sqlalchemy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_doctor_looks_at_the_machine(home: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "moatelier.cli", "doctor", "--json"], capture_output=True, text=True, check=False
+    )
+    names = [check["name"] for check in json.loads(done.stdout)]
+    assert names == ["python", "packages", "disk", "memory", "data directory", "base model", "service"]
