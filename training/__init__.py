@@ -1,0 +1,1 @@
+"""Tuning: one job trains one adapter and seals it into a bundle."""

@@ -1,0 +1,65 @@
+"""Which rows make up which step: a pure function of the rows' lengths, the seed and the epoch.
+
+So a resumed run needs no memory of the order. Rows of like length are put together, which keeps attention's padding
+small, but only within windows of shuffled rows, so that a batch is still a random sample.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_WINDOW = 8
+MICRO_TOKENS = 2048
+"""Most tokens, counted as if padded, that go through the layers at once: it bounds the memory of activations."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row as token ids.
+
+    Attributes:
+        name: Where it stands, for messages: split and row number.
+        ids: The whole conversation.
+        trained: Which of `ids` the loss counts.
+    """
+
+    name: str
+    ids: tuple[int, ...]
+    trained: tuple[bool, ...]
+
+    @property
+    def targets(self) -> list[int]:
+        """The positions whose token is trained."""
+        return [position for position, learn in enumerate(self.trained) if learn]
+
+
+def steps_per_epoch(rows: int, batch_rows: int) -> int:
+    """Batches in an epoch; the last one may be smaller."""
+    return math.ceil(rows / batch_rows)
+
+
+def epoch_batches(examples: Sequence[Example], batch_rows: int, seed: int, epoch: int) -> list[list[int]]:
+    """All batches of an epoch: every row once, as indices into `examples`."""
+    chance = random.Random(f"{seed}/{epoch}")
+    order = list(range(len(examples)))
+    chance.shuffle(order)
+    window = _WINDOW * batch_rows
+    batches = []
+    for start in range(0, len(order), window):
+        alike = sorted(order[start : start + window], key=lambda row: len(examples[row].ids))
+        batches += [alike[at : at + batch_rows] for at in range(0, len(alike), batch_rows)]
+    chance.shuffle(batches)
+    return batches
+
+
+def micro_batches(examples: Sequence[Example], rows: Sequence[int], tokens: int = MICRO_TOKENS) -> list[list[int]]:
+    """Cut rows into pieces of at most `tokens` tokens as if padded; a longer row stands alone."""
+    pieces: list[list[int]] = []
+    for row in sorted(rows, key=lambda row: (len(examples[row].ids), row)):
+        # Sorted by length, so this row is the longest of its piece.
+        if pieces and (len(pieces[-1]) + 1) * len(examples[row].ids) <= tokens:
+            pieces[-1].append(row)
+        else:
+            pieces.append([row])
+    return pieces

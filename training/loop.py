@@ -1,0 +1,259 @@
+"""The training loop: packed micro-batches through the tuned layers, a token-sum loss, checkpoints, a hard time limit.
+
+The loss of a step is the sum over its trained tokens divided by their number in the whole batch, so that cutting the
+batch into micro-batches changes nothing (transformers#34191). Every step is a function of the state before it, the
+seed and the step's number: a run that is killed and resumed ends with the same bits.
+"""
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.optim.lr_scheduler import LambdaLR
+
+from moatelier.contracts import TrainSpec
+from moatelier.errors import DataError, ResourceExhausted
+from moatelier.faults import fault_point
+from moatelier.job import Job
+from training.batches import Example, epoch_batches, micro_batches, steps_per_epoch
+from training.checkpoint import Checkpoints, State
+from training.inputs import Source
+from training.loss import frozen_head_loss
+
+_DEV_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A base with the adapter that is being trained.
+
+    Attributes:
+        model: The PEFT model.
+        method: The method's implementation, see `training/methods/__init__.py`.
+        head: The base's frozen output layer.
+    """
+
+    model: Any
+    method: ModuleType
+    head: torch.nn.Module
+
+
+class Loop:
+    """One training run, resumable.
+
+    Args:
+        spec: What to do.
+        adapted: The model with fresh adapters.
+        source: Gives the inputs of `examples`.
+        examples: Training rows, then dev rows.
+        train_rows: How many of `examples` are for training.
+        job: Told of progress; asked whether to stop.
+        state: Where to start: `seconds` spent so far, digests of spec and data.
+    """
+
+    def __init__(
+        self,
+        spec: TrainSpec,
+        adapted: Adapted,
+        source: Source,
+        examples: Sequence[Example],
+        train_rows: int,
+        job: Job,
+        state: State,
+    ) -> None:
+        self._spec, self._adapted, self._source, self._job = spec, adapted, source, job
+        self._examples, self._train = examples, examples[:train_rows]
+        self._dev = range(train_rows, len(examples))
+        self._accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        self._parameters = [parameter for parameter in adapted.model.parameters() if parameter.requires_grad]
+        self.epoch_steps = steps_per_epoch(train_rows, spec.batch_rows)
+        """Optimiser steps of an epoch."""
+        self.steps = max(1, math.ceil(spec.epochs * self.epoch_steps))
+        """Optimiser steps of the whole run."""
+        optimizer = torch.optim.AdamW(
+            self._parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
+        )
+        self._schedule = LambdaLR(optimizer, self._learning_rate)
+        self._optimizer = self._accelerator.prepare_optimizer(optimizer)
+        self._checkpoints = Checkpoints(job.folder)
+        self._began = time.monotonic() - state.seconds
+        self._resumed = state
+        self._tokens, self._step = state.tokens, 0
+        self._curve, self._dev_curve = list(state.curve), list(state.dev_curve)
+        self._dev_seconds = 0.0
+        self._step_seconds: list[float] = []
+
+    def run(self) -> tuple[State, bool]:
+        """Train to the end or the time limit; returns the final state and whether the end was reached.
+
+        Raises:
+            Cancelled: The job was asked to stop; a checkpoint was written.
+            ResourceExhausted: Not even one step fits into the time limit.
+            DataError: The loss is not finite.
+        """
+        self._resume()
+        finished = True
+        while self._step < self.steps:
+            if not self._has_time():
+                finished = False
+                break
+            self._one_step()
+        if not self._dev_curve or self._dev_curve[-1][0] != self._step:
+            self._evaluate()
+        self._save()
+        return self._state(), finished
+
+    def _resume(self) -> None:
+        found = self._checkpoints.latest(self._resumed.spec, self._resumed.data, str(self._accelerator.device))
+        if found is None:
+            return
+        state, weights, rest = found
+        self._adapted.method.restore(self._adapted.model, weights)
+        self._optimizer.load_state_dict(rest["optimizer"])
+        self._schedule.load_state_dict(rest["schedule"])
+        torch.set_rng_state(rest["random"].cpu())
+        if "random_cuda" in rest:
+            torch.cuda.set_rng_state(rest["random_cuda"].cpu())
+        self._step, self._tokens = state.step, state.tokens
+        self._curve, self._dev_curve = list(state.curve), list(state.dev_curve)
+        self._began = time.monotonic() - (state.seconds + self._resumed.seconds)
+        self._job.emit("resumed", state.step, seconds=round(state.seconds, 1))
+
+    def _one_step(self) -> None:
+        start = time.monotonic()
+        loss, tokens = self._train_on(self._batch())
+        self._step += 1
+        self._tokens += tokens
+        self._curve.append((self._step, loss))
+        self._step_seconds = [*self._step_seconds[-19:], time.monotonic() - start]
+        self._report(loss, tokens)
+        fault_point("train.between_checkpoints" if self._checkpoints.any else "train.before_first_checkpoint")
+        if self._step % self.epoch_steps == 0 and self._step < self.steps and self._has_time(evaluate=True):
+            self._evaluate()
+        if self._job.should_stop:
+            self._save()
+            self._job.check()
+        if self._step % self._spec.checkpoint_every == 0 and self._step < self.steps:
+            self._save()
+
+    def _batch(self) -> list[int]:
+        epoch, at = divmod(self._step, self.epoch_steps)
+        return epoch_batches(self._train, self._spec.batch_rows, self._spec.seed, epoch)[at]
+
+    def _train_on(self, rows: Sequence[int]) -> tuple[float, int]:
+        """Take one optimiser step; returns the mean loss per trained token and the number of tokens in the rows."""
+        self._adapted.model.train()
+        trained = max(1, sum(sum(self._examples[row].trained) for row in rows))
+        total = 0.0
+        for piece in micro_batches(self._examples, rows):
+            loss = self._loss(piece) / trained
+            self._accelerator.backward(loss)
+            total += float(loss.detach())
+        if not math.isfinite(total):
+            raise DataError(
+                f"The loss became {total} at step {self._step + 1}.",
+                where="training",
+                remedy="Lower the learning rate.",
+            )
+        self._accelerator.clip_grad_norm_(self._parameters, self._spec.max_grad_norm)
+        self._optimizer.step()
+        self._schedule.step()
+        self._optimizer.zero_grad()
+        return total, sum(len(self._examples[row].ids) for row in rows)
+
+    def _loss(self, rows: Sequence[int]) -> torch.Tensor:
+        inputs = self._source.inputs(rows)
+        return frozen_head_loss(self._source.tuned(inputs), inputs.targets, self._adapted.head)
+
+    def _evaluate(self) -> None:
+        """Mean loss per trained token of the dev rows."""
+        if not self._dev:
+            return
+        start = time.monotonic()
+        self._adapted.model.eval()
+        ordered = sorted(self._dev, key=lambda row: (len(self._examples[row].ids), row))
+        total, trained = 0.0, sum(sum(self._examples[row].trained) for row in ordered)
+        with torch.no_grad():
+            for at in range(0, len(ordered), _DEV_ROWS):
+                for piece in micro_batches(self._examples, ordered[at : at + _DEV_ROWS]):
+                    total += float(self._loss(piece))
+        loss = total / max(1, trained)
+        self._dev_curve.append((self._step, loss))
+        self._dev_seconds = time.monotonic() - start
+        self._job.emit("metrics", self._step, dev_loss=round(loss, 6))
+
+    def _learning_rate(self, step: int) -> float:
+        warmup = round(self._spec.warmup_ratio * self.steps)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        left = max(0.0, (self.steps - step) / max(1, self.steps - warmup))
+        if self._spec.schedule == "cosine":
+            return 0.5 * (1 - math.cos(math.pi * left))
+        return left if self._spec.schedule == "linear" else 1.0
+
+    def _has_time(self, *, evaluate: bool = False) -> bool:
+        """Whether another step (or an evaluation) and the evaluation at the end fit into the time limit."""
+        if self._spec.max_seconds is None:
+            return True
+        step_seconds = max(self._step_seconds, default=0.0)
+        # Before the first evaluation: forward alone takes about a third of a step, row by row.
+        dev = self._dev_seconds or step_seconds / 2 * len(self._dev) / self._spec.batch_rows
+        left = self._spec.max_seconds - (time.monotonic() - self._began) - dev - (dev if evaluate else step_seconds)
+        if left <= 0 and self._step == 0:
+            raise ResourceExhausted(
+                f"The time limit of {self._spec.max_seconds:.0f} s is used up before the first step.",
+                where="max_seconds",
+                remedy="Allow more time, or train on fewer rows.",
+            )
+        return left > 0
+
+    def _report(self, loss: float, tokens: int) -> None:
+        mean = sum(self._step_seconds) / len(self._step_seconds)
+        self._job.emit(
+            "progress",
+            self._step,
+            phase="train",
+            steps=self.steps,
+            epoch=round(self._step / self.epoch_steps, 3),
+            loss=round(loss, 6),
+            lr=self._schedule.get_last_lr()[0],
+            tokens_per_s=round(tokens / self._step_seconds[-1]),
+            seconds_left=round(mean * (self.steps - self._step), 1),
+        )
+
+    def _state(self) -> State:
+        return self._resumed.model_copy(
+            update={
+                "step": self._step,
+                "seconds": time.monotonic() - self._began,
+                "tokens": self._tokens,
+                "curve": tuple(self._curve),
+                "dev_curve": tuple(self._dev_curve),
+            }
+        )
+
+    def _save(self) -> None:
+        rest: dict[str, Any] = {
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+        if self._accelerator.device.type == "cuda":
+            rest["random_cuda"] = torch.cuda.get_rng_state()
+        self._checkpoints.save(self._state(), self._adapted.method.weights(self._adapted.model), rest)
+        self._job.emit("checkpoint", self._step)
+
+
+def peak_bytes() -> int:
+    """Most memory this process held so far: on the GPU if there is one, else resident."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,50 @@
+"""The loss through a frozen head, with the logits of a few tokens at a time.
+
+The head is frozen, so all that backward needs is the loss's gradient at the head's input. It is computed piece by
+piece on the way forward and the logits are dropped at once: `[tokens, vocabulary]` never exists as a whole.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+_PIECE = 256
+
+
+class _FrozenHeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
+        total = hidden.new_zeros((), dtype=torch.float32)
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(targets), _PIECE):
+            piece = slice(start, start + _PIECE)
+            with torch.set_grad_enabled(gradient is not None):
+                states = hidden[piece].detach().requires_grad_(gradient is not None)
+                loss = cross_entropy(head(states).float(), targets[piece], reduction="sum")
+            if gradient is not None:
+                (gradient[piece],) = torch.autograd.grad(loss, states)
+            total += loss.detach()
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return (gradient * grads[0] if gradient is not None else None), None, None
+
+
+def frozen_head_loss(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
+    """Cross-entropy summed over tokens, in nats.
+
+    Args:
+        hidden: `[tokens, width]`, the states that predict the targets.
+        targets: `[tokens]`, the ids to predict.
+        head: From `[n, width]` to logits `[n, vocabulary]`; nothing in it is trained.
+
+    Returns:
+        A scalar in float32; its gradient reaches `hidden` only.
+    """
+    return _FrozenHeadLoss.apply(hidden, targets, head)  # type: ignore[no-any-return]  # torch's own

@@ -1,0 +1,82 @@
+"""The registry of tuning methods: what each is called, its limits and its defaults. Imports no torch.
+
+A method's implementation is a module loaded by its dotted path when a training uses it. It offers
+
+    attach(model, spec, first_layer) -> model   put fresh adapters, seeded by `spec.seed`, into layers >= first_layer
+    weights(model) -> dict[str, Tensor]         the adapter's tensors, named as PEFT saves them
+    restore(model, weights) -> None             put them back, bit by bit
+    config(model, base) -> bytes                `adapter_config.json`, the same bytes for the same training
+"""
+
+import importlib
+from types import ModuleType
+
+from moatelier.contracts import Contract, TrainSpec
+from moatelier.errors import InvalidRequest, NotFound
+
+
+class MethodSpec(Contract):
+    """What is known of a method without loading it."""
+
+    name: str
+    summary: str
+    path: str
+    """Dotted path of the implementation."""
+    max_rank: int
+    defaults: dict[str, float]
+    """Fields of `TrainSpec` that suit the method."""
+
+
+_registered: dict[str, MethodSpec] = {}
+
+
+def register(method: MethodSpec) -> None:
+    """Add a method; a second one of the same name is a programming error."""
+    if method.name in _registered:
+        raise ValueError(f"method {method.name!r} is registered twice: {_registered[method.name].path}, {method.path}")
+    _registered[method.name] = method
+
+
+def names() -> tuple[str, ...]:
+    """All registered methods."""
+    return tuple(sorted(_registered))
+
+
+def get(name: str) -> MethodSpec:
+    """A method by its name.
+
+    Raises:
+        NotFound: It is not registered.
+    """
+    if name not in _registered:
+        known = ", ".join(names())
+        raise NotFound(f"There is no tuning method {name!r}.", where="method", remedy=f"Use one of {known}.")
+    return _registered[name]
+
+
+def load(spec: TrainSpec) -> ModuleType:
+    """The implementation of the spec's method, after checking the spec against the method's limits.
+
+    Raises:
+        NotFound: The method is not registered.
+        InvalidRequest: The spec lies outside its limits.
+    """
+    method = get(spec.method)
+    if spec.rank > method.max_rank:
+        raise InvalidRequest(
+            f"Rank {spec.rank} is above the limit of {method.name}.",
+            where="rank",
+            remedy=f"Use a rank of at most {method.max_rank}.",
+        )
+    return importlib.import_module(method.path)
+
+
+register(
+    MethodSpec(
+        name="lora",
+        summary="Low-rank adapters on the linear layers: W x + (alpha / rank) B A x.",
+        path="training.methods.lora",
+        max_rank=256,
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 1e-3, "epochs": 3.0, "batch_rows": 16},
+    )
+)
