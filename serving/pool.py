@@ -1,0 +1,246 @@
+"""The engine's process: one base with its adapters behind the OpenAI dialect, on loopback.
+
+    python -m serving.pool
+
+The base is loaded at its first use and never downloaded. Adapters are loaded and unloaded as vLLM does it, and named
+by a request's `model`.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Coroutine, Generator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from moatelier.errors import Cancelled, InvalidRequest, MoatelierError, NotFound
+from moatelier.faults import fault_point
+from moatelier.settings import settings
+from serving.engine import Delta, TextEngine
+from serving.process import serve
+from serving.protocol import DONE, ChatRequest, Wire, envelope, sse
+from serving.scheduler import Scheduler, Ticket
+
+T = TypeVar("T")
+STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+class LoadRequest(BaseModel):
+    """Body of `/v1/load_lora_adapter`."""
+
+    lora_name: str
+    lora_path: str
+
+
+class UnloadRequest(BaseModel):
+    """Body of `/v1/unload_lora_adapter`."""
+
+    lora_name: str
+
+
+class Pool:
+    """The engine and the thread it runs on. Everything that touches the model goes through the scheduler.
+
+    Args:
+        base: The catalogue id of the base.
+        precision: As for `TextEngine`.
+    """
+
+    def __init__(self, base: str, precision: Literal["auto", "bf16", "fp32"] = "auto") -> None:
+        self.base, self.precision = base, precision
+        self.scheduler = Scheduler()
+        self.started = int(time.time())
+        self._engine: TextEngine | None = None
+
+    @property
+    def loaded(self) -> bool:
+        """The base is in memory."""
+        return self._engine is not None
+
+    def engine(self) -> TextEngine:
+        """The engine, loaded at its first use; call this on the scheduler's thread only."""
+        if self._engine is None:
+            self._engine = TextEngine(self.base, self.precision)
+        return self._engine
+
+    def models(self) -> list[dict[str, Any]]:
+        """The base and its adapters as the dialect lists them, `root` and `parent` as vLLM does."""
+        names: dict[str, tuple[str, str | None]] = {self.base: (self.base, None)}
+        if self._engine:
+            names |= {name: (manifest.digest, self.base) for name, manifest in self._engine.adapters.items()}
+        frame = {"object": "model", "created": self.started, "owned_by": "moatelier"}
+        return [{"id": name, **frame, "root": root, "parent": parent} for name, (root, parent) in names.items()]
+
+    def answer(self, request: ChatRequest) -> Ticket[Delta]:
+        """Queue a chat request.
+
+        Raises:
+            InvalidRequest: The request asks for what this engine cannot do.
+            NotFound: No model of this name is loaded.
+        """
+        request.check()
+        turns, sampling = request.turns(), request.sampling()
+        adapter = None if request.model == self.base else request.model
+        self.fingerprint(request.model)
+
+        def start() -> Generator[Delta, None, None]:
+            engine = self.engine()
+            fault_point("engine.answering")
+            return engine.stream(turns, adapter=adapter, sampling=sampling, choices=request.n or 1)
+
+        return self.scheduler.submit(start)
+
+    def fingerprint(self, model: str) -> str:
+        """What answers under this name: the start of an adapter's digest, or the base's id.
+
+        Raises:
+            NotFound: No model of this name is loaded.
+        """
+        for entry in self.models():
+            if entry["id"] == model:
+                return f"fp_{entry['root'][:12]}" if entry["parent"] else f"fp_{model}"
+        raise NotFound(f"No model `{model}` is loaded.", where="model", remedy=f"Load it, or ask for {self.base}.")
+
+
+async def stream(ticket: Ticket[Delta], first: Delta, wire: Wire) -> AsyncIterator[bytes]:
+    """An answer as server-sent events; an error that comes in the middle is the last of them."""
+    completed: dict[int, int] = {}
+    try:
+        delta: Delta | None = first
+        while delta is not None:
+            if delta.index not in completed:
+                yield wire.chunk({"role": "assistant", "content": ""}, delta.index)
+            completed[delta.index] = delta.completion_tokens
+            if delta.text:
+                yield wire.chunk({"content": delta.text}, delta.index)
+            if delta.finish_reason:
+                yield wire.chunk({}, delta.index, delta.finish_reason)
+            delta = await anext(ticket, None)
+        if wire.include_usage:
+            yield wire.usage_chunk(first.prompt_tokens, sum(completed.values()))
+        yield DONE
+    except Exception as error:
+        yield sse(envelope(_known(error)))
+    finally:
+        ticket.cancel()
+
+
+async def whole(ticket: Ticket[Delta], wire: Wire) -> dict[str, Any]:
+    """An answer as one body."""
+    texts: dict[int, str] = {}
+    last: dict[int, Delta] = {}
+    async for delta in ticket:
+        texts[delta.index] = texts.get(delta.index, "") + delta.text
+        last[delta.index] = delta
+    choices = [(texts[index], last[index].finish_reason) for index in sorted(texts)]
+    return wire.body(choices, last[0].prompt_tokens, sum(delta.completion_tokens for delta in last.values()))
+
+
+async def unless_gone(request: Request, ticket: Ticket[Delta], work: Coroutine[Any, Any, T]) -> T:
+    """Wait for a part of an answer; when the client hangs up meanwhile, cancel the answer.
+
+    Raises:
+        Cancelled: The client is gone.
+    """
+    waiting = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            return waiting.result()
+        raise Cancelled("The client is gone.")
+    except BaseException:
+        ticket.cancel()
+        raise
+    finally:
+        gone.cancel()
+        waiting.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def create_app(pool: Pool) -> FastAPI:
+    """The engine's server."""
+    app = FastAPI(title="Moatelier engine", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_exception_handler(Exception, _fail)
+    for kind in (MoatelierError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, _fail)
+
+    @app.post("/v1/chat/completions")
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        ticket = pool.answer(body)
+        include_usage = bool(body.stream_options and body.stream_options.include_usage)
+        wire = Wire(body.model, pool.fingerprint(body.model), include_usage)
+        if not body.stream:
+            return JSONResponse(await unless_gone(request, ticket, whole(ticket, wire)))
+        # The first token decides about the status: what goes wrong before it is an error, not a broken stream.
+        first = await unless_gone(request, ticket, ticket.__anext__())
+        return StreamingResponse(stream(ticket, first, wire), media_type="text/event-stream", headers=STREAM_HEADERS)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": pool.models(), "has_more": False}
+
+    @app.get("/v1/models/{model:path}")
+    async def model(model: str) -> dict[str, Any]:
+        pool.fingerprint(model)
+        return next(entry for entry in pool.models() if entry["id"] == model)
+
+    @app.post("/v1/load_lora_adapter")
+    async def load(body: LoadRequest) -> Response:
+        if body.lora_name == pool.base:
+            raise InvalidRequest("An adapter cannot have the base's name.", where="lora_name", remedy="Use another.")
+        path = Path(body.lora_path)
+        await pool.scheduler.call(lambda: pool.engine().load_adapter(body.lora_name, path))
+        return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
+
+    @app.post("/v1/unload_lora_adapter")
+    async def unload(body: UnloadRequest) -> Response:
+        await pool.scheduler.call(lambda: pool.engine().unload_adapter(body.lora_name))
+        return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
+
+    @app.get("/healthz")
+    async def health() -> dict[str, Any]:
+        return {"status": "ok", "base": pool.base, "loaded": pool.loaded, "busy": pool.scheduler.busy}
+
+    return app
+
+
+def _known(error: Exception) -> MoatelierError:
+    """Any error as one of ours."""
+    if isinstance(error, MoatelierError):
+        return error
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        return InvalidRequest(f"{first['msg']}.", where=".".join(str(part) for part in first["loc"][1:]))
+    if isinstance(error, HTTPException):
+        return NotFound(f"{error.detail}.") if error.status_code == 404 else InvalidRequest(f"{error.detail}.")
+    return MoatelierError(f"{type(error).__name__}: {error}")
+
+
+async def _fail(request: Request, error: Exception) -> Response:
+    known = _known(error)
+    status = error.status_code if isinstance(error, HTTPException) else known.status
+    return JSONResponse(envelope(known), status_code=status)
+
+
+def main() -> None:
+    """Run the engine until it is told to stop."""
+    try:
+        serve(create_app(Pool(settings().base)), "127.0.0.1", settings().engine_port)
+    except MoatelierError as error:
+        print(f"{error.code}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Runs an ASGI application as a supervised process: loopback port, prompt end, no life after the supervisor's."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from moatelier.errors import ServiceRunning
+from moatelier.settings import settings
+
+SUPERVISOR_PIPE = "MOATELIER_SUPERVISOR_PIPE"
+"""Environment variable with the file descriptor whose end means that the supervisor is gone."""
+GRACE_S = 1
+"""After SIGTERM open connections have this long to end by themselves."""
+LAST_S = 2.5
+"""After SIGTERM the process is gone by then, whatever it was in the middle of."""
+
+
+def serve(app: Any, host: str, port: int) -> None:
+    """Serve until SIGTERM, SIGINT or the end of the supervisor's pipe; then leave the process with status 0.
+
+    Raises:
+        ServiceRunning: The port is in use.
+    """
+    listener = _bind(host, port)
+    config = uvicorn.Config(
+        app,
+        log_level=settings().log_level.lower(),
+        access_log=False,
+        timeout_graceful_shutdown=GRACE_S,
+        lifespan="on",
+    )
+    server = _Server(config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # uvicorn raises the signal once more when it is done
+    if pipe := os.environ.pop(SUPERVISOR_PIPE, ""):
+        threading.Thread(target=_follow, args=(int(pipe), server), daemon=True).start()
+    server.run(sockets=[listener])
+    _leave()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, with an end that does not depend on anyone's good will."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.end()
+        super().handle_exit(sig, frame)
+
+    def end(self) -> None:
+        """Stop accepting, let go of what is open, and be gone in time."""
+        self.should_exit = True
+        last = threading.Timer(LAST_S, _leave)
+        last.daemon = True
+        last.start()
+
+
+def _follow(pipe: int, server: _Server) -> None:
+    while os.read(pipe, 1):
+        pass
+    server.end()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Named TCP outright: asyncio sets TCP_NODELAY only then, and without it every answer waits 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ServiceRunning(
+            f"The port cannot be used: {error.strerror}.",
+            where=f"{host}:{port}",
+            remedy="Stop what uses it, or set another one (MOATELIER_PORT, MOATELIER_ENGINE_PORT).",
+        ) from error
+    return listener
+
+
+def _leave() -> None:
+    # Not sys.exit: the generation thread may be inside a step, and the interpreter would wait for it or crash on it.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

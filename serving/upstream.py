@@ -1,0 +1,143 @@
+"""Anything that speaks the OpenAI dialect: the embedded engine, a vLLM server, a hosted endpoint."""
+
+import ipaddress
+import json
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import httpx
+from pydantic import SecretStr
+
+from moatelier.errors import MoatelierError, UpstreamError
+
+CONNECT_S = 5.0
+_OURS = ("model_unavailable", "not_found", "invalid_request", "data_error", "conflict", "integrity_error")
+
+
+class Upstream:
+    """A client for one endpoint. Use it on one event loop, and close it.
+
+    Args:
+        base_url: With or without the final `/v1`.
+        key: Sent as a bearer token; never logged, never part of an error.
+        timeout_s: Longest silence within an answer, also before its first byte.
+    """
+
+    def __init__(self, base_url: str, key: SecretStr | str | None = None, timeout_s: float = 600.0) -> None:
+        self.url = base_url.rstrip("/").removesuffix("/v1")
+        secret = key.get_secret_value() if isinstance(key, SecretStr) else key
+        self._client = httpx.AsyncClient(
+            base_url=self.url,
+            headers={"authorization": f"Bearer {secret}"} if secret else {},
+            timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s)),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
+            trust_env=not _is_loopback(self.url),  # a proxy for the outside must not see, or break, our own engine
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def chat(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """A whole chat completion.
+
+        Raises:
+            UpstreamError: Unreachable, too slow, or an answer that is none. Also the upstream's own error, as the
+                class its code names where it is one of ours.
+        """
+        return await self._json("POST", "/v1/chat/completions", {**payload, "stream": False})
+
+    async def stream(self, payload: Mapping[str, Any]) -> AsyncIterator[bytes]:
+        """The bytes of a chat completion's server-sent events, as they come. Closing the iterator hangs up.
+
+        Raises:
+            UpstreamError: As for `chat`; in the middle when the connection breaks.
+        """
+        try:
+            async with self._client.stream("POST", "/v1/chat/completions", json={**payload, "stream": True}) as answer:
+                if answer.status_code >= 400:
+                    await answer.aread()
+                    raise self._error(answer)
+                async for part in answer.aiter_bytes():
+                    yield part
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+
+    async def models(self) -> list[dict[str, Any]]:
+        """What the upstream serves now."""
+        answer = await self._json("GET", "/v1/models")
+        if not isinstance(answer.get("data"), list):
+            raise UpstreamError("The upstream's list of models is none.", where=self.url)
+        return list(answer["data"])
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        """Load a sealed bundle under a name; the same one again changes nothing."""
+        await self._send("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(path)})
+
+    async def unload_adapter(self, name: str) -> None:
+        """Forget a loaded adapter."""
+        await self._send("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+
+    async def health(self) -> dict[str, Any]:
+        """What the upstream says of itself; {} when it only says that it is well."""
+        answer = await self._send("GET", "/healthz")
+        try:
+            body = answer.json()
+        except ValueError:
+            return {}
+        return body if isinstance(body, dict) else {}
+
+    async def _json(self, method: str, path: str, payload: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        answer = await self._send(method, path, payload)
+        try:
+            body = answer.json()
+        except ValueError as error:
+            raise UpstreamError("The upstream's answer is not JSON.", where=self.url + path) from error
+        if not isinstance(body, dict):
+            raise UpstreamError("The upstream's answer is not a JSON object.", where=self.url + path)
+        return body
+
+    async def _send(self, method: str, path: str, payload: Mapping[str, Any] | None = None) -> httpx.Response:
+        try:
+            answer = await self._client.request(method, path, json=payload)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        if answer.status_code >= 400:
+            raise self._error(answer)
+        return answer
+
+    def _unreachable(self, error: httpx.HTTPError) -> UpstreamError:
+        slow = isinstance(error, httpx.TimeoutException)
+        what = "The upstream was too slow" if slow else "The upstream cannot be reached"
+        reason = str(error) or type(error).__name__
+        return UpstreamError(f"{what}: {reason}.", where=self.url, remedy="Check that it runs.")
+
+    def _error(self, answer: httpx.Response) -> MoatelierError:
+        """The upstream's own words, in our class when its code is one of ours."""
+        try:
+            told = json.loads(answer.content)["error"]
+            message, code, param = str(told["message"]), told.get("code"), told.get("param")
+        except (ValueError, TypeError, KeyError, AttributeError):
+            message, code, param = answer.text[:500] or answer.reason_phrase, None, None
+        if code in _OURS:
+            return MoatelierError.from_dict({"code": code, "what": message, "where": param or ""})
+        return UpstreamError(f"The upstream answered {answer.status_code}: {message}", where=self.url)
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
