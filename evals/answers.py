@@ -1,0 +1,132 @@
+"""Rows to answers, of one subject and at temperature 0. A killed job goes on: whole chunks of answers are kept.
+
+Chunks are cut by content, so a restarted job computes the very batches an undisturbed one does. Only answers and ids
+are kept in the folder, never the rows.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evals.scorers import Answered
+from moatelier.contracts import Kind
+from moatelier.ids import canonical_json, digest_json
+from moatelier.job import Job, write_atomically
+from modalities.bundle import bundle_folder
+from serving.engine import Sampling, TextEngine
+
+CHUNK_ROWS = 64
+SPARE_TOKENS = 8
+"""An answer may be this much longer than the longest expected one before it is cut."""
+LONGEST_ANSWER = 512
+"""Upper bound for the tokens of a chat answer."""
+
+Progress = Callable[[int, float], None]
+"""Called with (rows done, expected seconds left) after each chunk; may raise to stop."""
+
+
+@dataclass(frozen=True)
+class EvalRow:
+    """A row as it is evaluated: the messages a model sees, and what it should answer."""
+
+    id: str
+    prompt: tuple[dict[str, str], ...]
+    truth: str
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The whole row as training renders it."""
+        return [*self.prompt, {"role": "assistant", "content": self.truth}]
+
+
+def read_rows(data: bytes) -> list[EvalRow]:
+    """Parse a split's JSON lines, in the order of their ids: batches must not depend on the order in a file."""
+    rows = []
+    for line in data.split(b"\n"):  # bytes: a row's text may hold characters at which text would be split
+        if line:
+            row = json.loads(line)
+            *prompt, answer = row["messages"]
+            rows.append(EvalRow(row["id"], tuple(prompt), answer["content"]))
+    return sorted(rows, key=lambda row: (row.id, canonical_json(row.messages)))
+
+
+def load_subject(engine: TextEngine, bundle: str | None) -> str | None:
+    """Load a sealed bundle and return the name the engine knows it by; None is the base.
+
+    Raises:
+        NotFound: There is no such bundle.
+        IntegrityError: It was changed, or belongs to another base or template.
+    """
+    if bundle is not None:
+        engine.load_adapter(bundle, bundle_folder(bundle))
+    return bundle
+
+
+def answer_limit(engine: TextEngine, kind: Kind, labels: Sequence[str], rows: Sequence[EvalRow]) -> int:
+    """Tokens an answer may have: what the longest expected answer needs, its stop token, and some to spare."""
+    expected = [*labels, *{row.truth for row in rows}]
+    tokens = engine.base.tokenizer(expected, add_special_tokens=False).input_ids
+    longest = max(len(ids) for ids in tokens)
+    return longest + SPARE_TOKENS if kind == "classification" else min(LONGEST_ANSWER, 2 * longest + SPARE_TOKENS)
+
+
+def answer_all(
+    engine: TextEngine,
+    rows: Sequence[EvalRow],
+    *,
+    adapter: str | None,
+    max_tokens: int,
+    folder: Path,
+    progress: Progress,
+) -> list[Answered]:
+    """Answer every row at temperature 0.
+
+    Args:
+        engine: With the adapter loaded.
+        rows: As `read_rows` gives them.
+        adapter: The name it is loaded under; None is the base.
+        max_tokens: Limit of an answer.
+        folder: Where chunks of answers are kept; a rerun reads them instead of generating.
+        progress: Told after each chunk.
+
+    Returns:
+        The answers in the order of the rows.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    sampling = Sampling(max_tokens=max_tokens)
+    answers: list[tuple[str, bool]] = []
+    started, generated = time.monotonic(), 0
+    for start in range(0, len(rows), CHUNK_ROWS):
+        chunk = rows[start : start + CHUNK_ROWS]
+        key = digest_json([adapter, max_tokens, [row.messages for row in chunk]])
+        path = folder / f"{key[:32]}.json"
+        if not path.exists():
+            completions = engine.generate([row.prompt for row in chunk], adapter=adapter, sampling=sampling)
+            fresh = [[completion.text, completion.finish_reason == "stop"] for completion in completions]
+            write_atomically(path, canonical_json(fresh))
+            generated += len(chunk)
+        answers += [(text, stopped) for text, stopped in json.loads(path.read_bytes())]
+        pace = (time.monotonic() - started) / max(generated, 1)
+        progress(len(answers), pace * (len(rows) - len(answers)))
+    return [Answered(row.truth, text, stopped) for row, (text, stopped) in zip(rows, answers, strict=True)]
+
+
+def tell(job: Job, phase: str, subject: str, rows: int, before: int = 0) -> Progress:
+    """Progress of one subject as events of a job, which also ends the job when it was asked to stop.
+
+    Args:
+        job: The job.
+        phase: `evaluate` or `gate`.
+        subject: Bundle digest, or `base`.
+        rows: How many rows there are.
+        before: Rows answered before by other subjects of this job; makes the events' steps unique.
+    """
+
+    def report(done: int, seconds_left: float) -> None:
+        body = {"phase": phase, "subject": subject, "done": done, "rows": rows, "seconds_left": round(seconds_left, 1)}
+        job.emit("progress", before + done, **body)
+        job.check()
+
+    return report

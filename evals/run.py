@@ -1,0 +1,119 @@
+"""Evaluate the base or one sealed adapter on dev or select rows of a dataset.
+
+    python -m evals.run --spec spec.json
+
+`spec.json` is an `EvalSpec`; the result is an `EvalReport`. On dev rows diagnosis may read along, so the answers are
+kept as an artifact and the loss is measured. On select rows there are scores and nothing else.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from evals import answers, loss
+from evals.answers import EvalRow
+from evals.scorers import NO_LABEL, Answered, Scores, plain, score
+from moatelier.contracts import DatasetCard, EvalReport, EvalSpec, SplitName
+from moatelier.errors import DataError
+from moatelier.ids import canonical_json
+from moatelier.job import Job, main
+from modalities.bundle import bundle_folder, read_manifest
+from serving.engine import TextEngine
+from store import artifacts, datasets
+
+BASE = "base"
+"""The subject of reports on the base itself."""
+
+
+def work(spec: dict[str, Any], job: Job) -> dict[str, Any]:
+    """Evaluate as an `EvalSpec` says and return the `EvalReport`.
+
+    Raises:
+        NotFound: No such dataset, bundle or base.
+        DataError: The split has no rows.
+        IntegrityError: Rows or bundle were changed.
+        ModelUnavailable: The base is not pulled.
+        Cancelled: The job was asked to stop; answers so far stay in its folder.
+    """
+    return evaluate(EvalSpec.model_validate(spec), job).model_dump(mode="json")
+
+
+def evaluate(spec: EvalSpec, job: Job) -> EvalReport:
+    """Answer and score one split; raises as `work` does."""
+    card = datasets.get_card(spec.dataset)
+    rows = split_rows(card, spec.split)
+    if spec.bundle is not None:
+        read_manifest(bundle_folder(spec.bundle))  # a missing one shows before the base is loaded
+    started = time.monotonic()
+    engine = TextEngine(spec.base)
+    adapter = answers.load_subject(engine, spec.bundle)
+    subject = adapter or BASE
+    answered = answers.answer_all(
+        engine,
+        rows,
+        adapter=adapter,
+        max_tokens=answers.answer_limit(engine, card.kind, card.labels, rows),
+        folder=job.folder / "answers",
+        progress=answers.tell(job, "evaluate", subject, len(rows)),
+    )
+    on_dev = spec.split == "dev"
+    return report(
+        card,
+        subject,
+        spec.split,
+        score(card.kind, card.labels, answered, seed=spec.seed),
+        rows=len(rows),
+        loss=loss.mean_loss(engine, rows, adapter=adapter) if on_dev else None,
+        predictions=_keep(card, rows, answered) if on_dev else None,
+        seconds=time.monotonic() - started,
+    )
+
+
+def split_rows(card: DatasetCard, split: SplitName) -> list[EvalRow]:
+    """The rows of a split that has an artifact: any but the locked one.
+
+    Raises:
+        DataError: There are none.
+    """
+    info = card.splits.get(split)
+    if info is None or info.artifact is None or info.rows == 0:
+        raise DataError(
+            f"The dataset has no {split} rows.", where=card.name, remedy="Give more rows, so that each split gets some."
+        )
+    return answers.read_rows(artifacts.get_bytes(info.artifact))
+
+
+def report(
+    card: DatasetCard, subject: str, split: SplitName, scores: Scores, *, rows: int, seconds: float, **more: Any
+) -> EvalReport:
+    """Scores as an `EvalReport`; `more` holds its fields `loss` and `predictions`."""
+    return EvalReport(
+        subject=subject,
+        split=split,
+        rows=rows,
+        kind=card.kind,
+        metrics=scores.metrics,
+        per_class=scores.per_class,
+        confusion=scores.confusion,
+        natural_stop_rate=scores.natural_stop_rate,
+        format_error_rate=scores.format_error_rate,
+        seconds=round(seconds, 3),
+        **more,
+    )
+
+
+def _keep(card: DatasetCard, rows: Sequence[EvalRow], answered: Sequence[Answered]) -> str:
+    """Keep the answers as an artifact of JSON lines; `label` is what the answer was taken for."""
+    labels = set(map(plain, card.labels))
+    lines = []
+    for row, given in zip(rows, answered, strict=True):
+        label = None
+        if card.kind == "classification":
+            label = text if (text := plain(given.answer)) in labels else NO_LABEL
+        line = {"id": row.id, "truth": row.truth, "answer": given.answer, "label": label, "stopped": given.stopped}
+        lines.append(canonical_json(line) + b"\n")
+    return artifacts.put_bytes(b"".join(lines))
+
+
+if __name__ == "__main__":
+    main("evals.run", work)

@@ -1,0 +1,206 @@
+"""From answers to scores: what counts as right, and every metric with its interval.
+
+An answer counts when it equals the expected one but for white space, which is what a client that compares strings would
+find. For a classification an answer that is no label at all is predicted as `(no label)`: it costs its row like any
+other mistake, has a column of its own in the confusion, and makes the format error rate.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evals.statistics import (
+    CLAIM_ALPHA,
+    Floats,
+    Statistic,
+    bca_interval,
+    clopper_pearson,
+    paired_difference,
+)
+from moatelier.contracts import Interval, Kind, MetricName, PairedComparison
+from moatelier.errors import DataError, InvalidRequest
+
+NO_LABEL = "(no label)"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One row with the answer to it."""
+
+    truth: str
+    answer: str
+    stopped: bool = True
+    """The model ended the answer itself; it was not cut at the token limit."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All scores of one subject on one set of rows; the fields are those of an `EvalReport`."""
+
+    metrics: dict[str, Interval]
+    natural_stop_rate: float
+    format_error_rate: float = 0.0
+    per_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    confusion: tuple[tuple[str, str, int], ...] = ()
+
+
+def plain(text: str) -> str:
+    """The text as it is compared: without outer white space, and runs of inner white space as one space."""
+    return " ".join(text.split())
+
+
+def metrics_of(kind: Kind) -> tuple[MetricName, ...]:
+    """The metrics that rows of this kind have."""
+    return ("accuracy", "macro_f1", "exact_match") if kind == "classification" else ("accuracy", "exact_match")
+
+
+def need_metric(kind: Kind, metric: MetricName) -> None:
+    """Refuse a goal that cannot be measured.
+
+    Raises:
+        InvalidRequest: Rows of this kind have no such metric.
+    """
+    if metric not in metrics_of(kind):
+        raise InvalidRequest(
+            f"Rows of kind '{kind}' have no {metric}.",
+            where="goal.metric",
+            remedy=f"Choose one of: {', '.join(metrics_of(kind))}.",
+        )
+
+
+def score(
+    kind: Kind, labels: Sequence[str], rows: Sequence[Answered], *, alpha: float = CLAIM_ALPHA, seed: int = 0
+) -> Scores:
+    """Score answers.
+
+    Args:
+        kind: `chat` rows have no classes, so only the share of right answers.
+        labels: The labels that an answer may be. A true label beyond them counts as one too.
+        rows: At least one.
+        alpha: One-sided level of every `claim_low`.
+        seed: Fixes the bootstrap's resamples.
+
+    Raises:
+        DataError: There are no rows.
+    """
+    right = rights(rows)
+    exact = clopper_pearson(int(right.sum()), len(rows), alpha=alpha)
+    stops = sum(row.stopped for row in rows) / len(rows)
+    metrics = {"accuracy": exact, "exact_match": exact}
+    if kind == "chat":
+        return Scores(metrics, stops)
+    known = _known(labels, rows)
+    truth, predicted = _truths(rows), _predictions(known, rows)
+    statistic = macro_f1(known, truth, predicted)
+    metrics["macro_f1"] = bca_interval(statistic, len(rows), exact, alpha=alpha, seed=seed)
+    return Scores(
+        metrics=metrics,
+        natural_stop_rate=stops,
+        format_error_rate=predicted.count(NO_LABEL) / len(rows),
+        per_class=per_class(known, truth, predicted),
+        confusion=confusion(truth, predicted),
+    )
+
+
+def compare(
+    metric: MetricName,
+    kind: Kind,
+    labels: Sequence[str],
+    other: str,
+    ours: Sequence[Answered],
+    theirs: Sequence[Answered],
+    *,
+    alpha: float = CLAIM_ALPHA,
+    seed: int = 0,
+) -> PairedComparison:
+    """Compare two subjects' answers to the same rows in the same order, by the metric of the goal.
+
+    Raises:
+        DataError: The rows are not the same, or there are none.
+    """
+    if _truths(ours) != _truths(theirs):
+        raise DataError("Two subjects can only be compared on the same rows.", where=other)
+    difference = None
+    if metric == "macro_f1":
+        need_metric(kind, metric)
+        known, truth = _known(labels, ours), _truths(ours)
+        mine = macro_f1(known, truth, _predictions(known, ours))
+        other_f1 = macro_f1(known, truth, _predictions(known, theirs))
+
+        def difference(weights: Floats) -> Floats:
+            return mine(weights) - other_f1(weights)
+
+    return paired_difference(other, rights(ours), rights(theirs), difference=difference, alpha=alpha, seed=seed)
+
+
+def rights(rows: Sequence[Answered]) -> NDArray[np.bool_]:
+    """Which rows were answered right [rows]."""
+    return np.array([plain(row.answer) == plain(row.truth) for row in rows], dtype=bool)
+
+
+def macro_f1(labels: Sequence[str], truth: Sequence[str], predicted: Sequence[str]) -> Statistic:
+    """Macro-F1 as a function of row weights [draws, rows] -> [draws].
+
+    F1 of a label is 2 TP / (rows of it + predictions of it). The mean runs over the labels that have rows in the
+    (weighted) sample: a label without any has no F1, and predicting it already costs the rows it was wrong for.
+    """
+    codes = {label: code for code, label in enumerate(labels)}
+    is_label = _one_hot(codes, truth)
+    is_predicted = _one_hot(codes, predicted)
+    both = is_label * is_predicted
+
+    def statistic(weights: Floats) -> Floats:
+        rows, claimed, hits = weights @ is_label, weights @ is_predicted, weights @ both
+        f1 = 2 * hits / np.maximum(rows + claimed, 1e-12)
+        present = rows > 0
+        mean: Floats = (f1 * present).sum(axis=1) / np.maximum(present.sum(axis=1), 1)
+        return mean
+
+    return statistic
+
+
+def per_class(labels: Sequence[str], truth: Sequence[str], predicted: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Label -> precision, recall, f1, support; of labels with rows or predictions, in the labels' order."""
+    support, claimed = Counter(truth), Counter(predicted)
+    hits = Counter(label for label, guess in zip(truth, predicted, strict=True) if label == guess)
+    return {
+        label: {
+            "precision": hits[label] / claimed[label] if claimed[label] else 0.0,
+            "recall": hits[label] / support[label] if support[label] else 0.0,
+            "f1": 2 * hits[label] / (support[label] + claimed[label]),
+            "support": float(support[label]),
+        }
+        for label in labels
+        if support[label] or claimed[label]
+    }
+
+
+def confusion(truth: Sequence[str], predicted: Sequence[str]) -> tuple[tuple[str, str, int], ...]:
+    """(true, predicted, count) of all cells that are not zero, sorted."""
+    return tuple(
+        (label, guess, count) for (label, guess), count in sorted(Counter(zip(truth, predicted, strict=True)).items())
+    )
+
+
+def _known(labels: Sequence[str], rows: Sequence[Answered]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*map(plain, labels), *sorted(set(_truths(rows)))]))
+
+
+def _truths(rows: Sequence[Answered]) -> list[str]:
+    return [plain(row.truth) for row in rows]
+
+
+def _predictions(labels: Sequence[str], rows: Sequence[Answered]) -> list[str]:
+    known = set(labels)
+    return [answer if (answer := plain(row.answer)) in known else NO_LABEL for row in rows]
+
+
+def _one_hot(codes: dict[str, int], values: Sequence[str]) -> Floats:
+    matrix = np.zeros((len(values), len(codes)))
+    for row, value in enumerate(values):
+        if value in codes:
+            matrix[row, codes[value]] = 1
+    return matrix

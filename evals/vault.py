@@ -1,0 +1,76 @@
+"""The vault: locked test rows in `<home>/vault`, closed to other accounts (folder 0700, files 0600).
+
+Anybody may lock rows; only `evals.gate` opens them, after it has written the look down. The hash of the rows' content
+names them and counts their looks, and it is checked at both doors.
+"""
+
+from pathlib import Path
+
+from moatelier.errors import IntegrityError, NotFound
+from moatelier.job import write_atomically
+from moatelier.settings import settings
+from modalities.text import data
+
+
+def lock(rows: bytes, locked: str) -> None:
+    """Put rows into the vault. Locking the same content again changes nothing: the first copy stands.
+
+    Args:
+        rows: JSON lines, one row a line, as `modalities.text.data.write_rows` writes them.
+        locked: The rows' content hash, as the dataset card states it.
+
+    Raises:
+        IntegrityError: The hash is not that of the rows.
+        ResourceExhausted: The disk is full.
+    """
+    if data.locked_digest(data.parse_rows(rows)) != locked:
+        raise IntegrityError("The hash is not that of the rows to lock.", where=locked)
+    path = _place(locked)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
+    if not path.exists():
+        write_atomically(path, rows)
+    path.chmod(0o600)
+
+
+def need(locked: str) -> None:
+    """Make sure that the rows are in the vault, without reading them.
+
+    Raises:
+        NotFound: They are not.
+    """
+    if not _place(locked).is_file():
+        raise NotFound(
+            "The locked rows are not in the vault.", where=locked, remedy="Curate the data again: start a new task."
+        )
+
+
+def open_locked(locked: str) -> bytes:
+    """The locked rows. For the gate alone, which takes a look first.
+
+    Raises:
+        NotFound: They are not in the vault.
+        IntegrityError: They are not what was locked.
+    """
+    need(locked)
+    rows = _place(locked).read_bytes()
+    if not _is_content(rows, locked):
+        raise IntegrityError(
+            "The locked rows were changed in the vault.",
+            where=str(_place(locked)),
+            remedy="Restore the file from a backup, or start a new task with new test rows.",
+        )
+    return rows
+
+
+def _is_content(rows: bytes, locked: str) -> bool:
+    try:
+        return data.locked_digest(data.parse_rows(rows)) == locked
+    except (ValueError, KeyError, TypeError):  # damaged lines are no rows
+        return False
+
+
+def _place(locked: str) -> Path:
+    if len(locked) != 64 or set(locked) - set("0123456789abcdef"):  # it becomes a file name
+        raise NotFound("This is not the content hash of locked rows.", where=locked)
+    return settings().home / "vault" / f"{locked}.jsonl"

@@ -1,0 +1,71 @@
+"""The rule of the gate, and the words of its claim. Imports no torch: reports and simulations use it too."""
+
+from dataclasses import dataclass
+from math import floor
+
+from evals.statistics import CLAIM_ALPHA, required_correct
+from moatelier.contracts import EvalReport, Goal, PairedComparison
+
+MARGIN = 0.02
+"""A candidate may be this much worse than the champion, at the lower bound of the difference."""
+
+METRIC_NAMES = {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "exact_match": "Exact match"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the numbers amount to."""
+
+    reached: bool
+    promoted: bool
+    reason: str
+
+
+def judge(goal: Goal, candidate: EvalReport, against_champion: PairedComparison | None) -> Verdict:
+    """The rule: reached by the lower bound, and not worse than the champion by more than the margin."""
+    reached = candidate.metrics[goal.metric].claim_low >= goal.target
+    claim = claim_text(goal, candidate)
+    if not reached:
+        return Verdict(False, False, f"{claim} The goal is not reached.{_needed(goal, candidate)}")
+    if against_champion is None:
+        return Verdict(True, True, f"{claim} The goal is reached; there is no champion to compare with.")
+    if against_champion.other == candidate.subject:  # few rows cannot show even a thing to be no worse than itself
+        return Verdict(True, True, f"{claim} The goal is reached by the champion itself.")
+    gap = against_champion.difference
+    compared = f"{points(gap.point)} against the champion, at least {points(floor(1000 * gap.claim_low) / 1000)}"
+    if gap.claim_low >= -MARGIN:
+        return Verdict(True, True, f"{claim} The goal is reached, and it is not worse: {compared}.")
+    return Verdict(
+        True,
+        False,
+        f"{claim} The goal is reached, but it may be worse: {compared}, where {points(-MARGIN)} are allowed.",
+    )
+
+
+def claim_text(goal: Goal, report_: EvalReport) -> str:
+    """The claim in a sentence: point and lower bound, the confidence of the bound, the rows it rests on, the goal."""
+    metric = report_.metrics[goal.metric]
+    return (
+        f"{METRIC_NAMES[goal.metric]} is {metric.point:.1%} on {report_.rows} locked rows and at least "
+        f"{percent_down(metric.claim_low)} with {1 - CLAIM_ALPHA:.0%} confidence; the goal is {goal.target:.1%}."
+    )
+
+
+def _needed(goal: Goal, candidate: EvalReport) -> str:
+    if goal.metric == "macro_f1":
+        return ""
+    needed = required_correct(candidate.rows, goal.target)
+    if needed is None:
+        return f" {candidate.rows} rows are too few to show it even if all were right."
+    right = round(candidate.metrics[goal.metric].point * candidate.rows)
+    return f" {right} rows were right; {needed} have to be."
+
+
+def points(difference: float) -> str:
+    """A difference of two shares in percentage points, with its sign."""
+    return f"{100 * difference:+.1f} points"
+
+
+def percent_down(share: float) -> str:
+    """A lower bound in per cent, rounded down: 94.96 % must not read as 95.0 %."""
+    return f"{floor(1000 * share) / 1000:.1%}"

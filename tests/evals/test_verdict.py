@@ -1,0 +1,60 @@
+"""The rule of the gate in words and numbers."""
+
+import pytest
+
+from evals.scorers import compare
+from evals.statistics import clopper_pearson, paired_rates
+from evals.verdict import judge, percent_down
+from moatelier.contracts import EvalReport, Goal, PairedComparison
+from tests.evals import samples
+
+
+def report(right: int, rows: int) -> EvalReport:
+    metrics = {"accuracy": clopper_pearson(right, rows)}
+    return EvalReport(subject="ours", split="test", rows=rows, kind="chat", metrics=metrics)
+
+
+def against(wins: int, losses: int, rows: int, other: str = "champion") -> PairedComparison:
+    return PairedComparison(
+        other=other, difference=paired_rates(wins, losses, rows), p_value=1, wins=wins, losses=losses
+    )
+
+
+def test_a_point_above_the_goal_is_not_enough() -> None:
+    verdict = judge(Goal(metric="accuracy", target=0.95), report(173, 180), None)
+    assert not verdict.reached and not verdict.promoted
+    assert "Accuracy is 96.1% on 180 locked rows and at least 91.2%" not in verdict.reason  # that would be at 95 %
+    assert "with 99% confidence; the goal is 95.0%. The goal is not reached. 173 rows were right" in verdict.reason
+
+
+def test_too_few_rows_are_named() -> None:
+    verdict = judge(Goal(metric="accuracy", target=0.95), report(50, 50), None)
+    assert "50 rows are too few to show it even if all were right." in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "rows", "promoted"),
+    [(0, 0, 440, True), (30, 5, 440, True), (5, 30, 440, False), (20, 20, 440, False), (0, 0, 100, False)],
+)
+def test_the_champion_is_replaced_only_by_what_is_not_worse(wins: int, losses: int, rows: int, promoted: bool) -> None:
+    verdict = judge(Goal(metric="accuracy", target=0.5), report(rows - losses, rows), against(wins, losses, rows))
+    assert verdict.reached and verdict.promoted is promoted
+    assert ("it is not worse" if promoted else "it may be worse") in verdict.reason
+
+
+def test_the_champion_is_not_worse_than_itself_on_few_rows() -> None:
+    verdict = judge(Goal(metric="accuracy", target=0.5), report(100, 100), against(0, 0, 100, other="ours"))
+    assert verdict.promoted
+
+
+def test_bounds_are_rounded_down() -> None:
+    assert percent_down(0.94996) == "94.9%"
+    assert percent_down(0.95) == "95.0%"
+
+
+def test_a_macro_f1_goal_is_judged_by_macro_f1() -> None:
+    ours = samples.answers(right=0.97, seed=1)
+    scored = samples.eval_report(samples.CANDIDATE, "test", ours)
+    compared = compare("macro_f1", "classification", samples.LABELS, "base", ours, samples.answers(right=0.1, seed=2))
+    verdict = judge(Goal(metric="macro_f1", target=0.85), scored, compared)
+    assert verdict.promoted and verdict.reason.startswith("Macro-F1 is ")
