@@ -49,7 +49,7 @@ def follow(client: Client, thread: str, stream: Iterator[Any], teller: Teller, p
         for event, _, data in stream:
             if event != "custom":
                 continue
-            teller.tell(data["kind"], data["body"])
+            teller.tell(data["kind"], data["step"], data["body"])
             if data["kind"] == "status":
                 phases.begin(data["body"]["status"].replace("_", " "))
             if data["kind"] in ("result", "error"):

@@ -94,7 +94,7 @@ class JobProcess:
 
     def say(self, status: str, step: int) -> None:
         """Log that the job started, ended or died."""
-        body = {"kind": self.kind, "key": self.key, "status": status}
+        body = {"job": self.kind, "key": self.key, "status": status}
         events.append([Event(**self.context, job=self.key, kind="job", step=step, body=body)])
 
     def stop(self, grace_s: float = TERM_GRACE_S) -> None:

@@ -53,7 +53,7 @@ def _tell(stream: Stream, as_json: bool) -> dict[str, Any] | None:
                 if event == "error":
                     raise MoatelierError.from_dict({"code": data.get("code"), "what": data.get("message", str(data))})
                 continue
-            teller.tell(data["kind"], data["body"])
+            teller.tell(data["kind"], data["step"], data["body"])
             if data["kind"] == "result":
                 result = data["body"]
     return result

@@ -26,13 +26,13 @@ class Teller:
     def __exit__(self, *_: object) -> None:
         self._stop_bar()
 
-    def tell(self, kind: str, body: dict[str, Any]) -> None:
+    def tell(self, kind: str, step: int, body: dict[str, Any]) -> None:
         """One event."""
         if self.as_json:
-            print(json.dumps({"kind": kind, **body}, ensure_ascii=False), flush=True)
+            print(json.dumps({"kind": kind, "step": step, **body}, ensure_ascii=False), flush=True)
             return
         if kind == "progress":
-            self._progress(body)
+            self._progress(body.get("done", step), body)
             return
         method = {
             "message": self._message,
@@ -66,8 +66,8 @@ class Teller:
         told = " ".join(str(body[key]) for key in ("what", "where", "remedy") if body.get(key))
         console.print(f"[bold red]{escape(str(body.get('code', 'error')))}[/] {escape(told)}")
 
-    def _progress(self, body: dict[str, Any]) -> None:
-        step, total = body.get("step", body.get("done")), body.get("steps") or body.get("rows") or body.get("total")
+    def _progress(self, step: int, body: dict[str, Any]) -> None:
+        total = body.get("steps") or body.get("rows") or body.get("total")
         if not total:
             return
         if self._bar is None:

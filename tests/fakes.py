@@ -12,9 +12,7 @@ TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-WORDS = (
-    "where is my order card refund please cancel the parcel has not come broken system user assistant name category"
-)
+WORDS = "where is my order card refund please cancel the parcel has not come broken system user name category"
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

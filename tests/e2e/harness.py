@@ -209,4 +209,4 @@ class Service:
     def _key(event: dict[str, Any]) -> str:
         body = event["body"]
         about = body.get("phase") or body.get("agent") or body.get("status") or body.get("role") or ""
-        return json.dumps([event["kind"], body.get("kind", ""), about, event["step"]])
+        return json.dumps([event["kind"], body.get("job", ""), about, event["step"]])
