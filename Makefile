@@ -24,7 +24,7 @@ check: setup
 	$(BIN)/lint-imports
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 slow: setup
 	$(BIN)/pytest -m slow

@@ -18,8 +18,8 @@ from modalities.bundle import bundle_folder
 from serving.engine import Sampling, TextEngine
 
 CHUNK_ROWS = 64
-SPARE_TOKENS = 8
-"""An answer may be this much longer than the longest expected one before it is cut."""
+SPARE_TOKENS = {"classification": 2, "chat": 8}
+"""An answer may be this much longer than the longest expected one before it is cut: a label and its stop token."""
 LONGEST_ANSWER = 512
 """Upper bound for the tokens of a chat answer."""
 
@@ -69,7 +69,9 @@ def answer_limit(engine: TextEngine, kind: Kind, labels: Sequence[str], rows: Se
     expected = [*labels, *{row.truth for row in rows}]
     tokens = engine.base.tokenizer(expected, add_special_tokens=False).input_ids
     longest = max(len(ids) for ids in tokens)
-    return longest + SPARE_TOKENS if kind == "classification" else min(LONGEST_ANSWER, 2 * longest + SPARE_TOKENS)
+    if kind == "classification":
+        return longest + SPARE_TOKENS[kind]
+    return min(LONGEST_ANSWER, 2 * longest + SPARE_TOKENS[kind])
 
 
 def answer_all(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from evals.answers import EvalRow
 from modalities.text.template import Encoded, encode_row
-from serving.engine import Sampling, TextEngine
+from serving.engine import TextEngine
 from training.loss import frozen_head_loss
 
 LOSS_ROWS = 64
@@ -23,15 +23,15 @@ def mean_loss(engine: TextEngine, rows: Sequence[EvalRow], *, adapter: str | Non
 
     Raises:
         DataError: A row's answer does not end in a stop token.
+        NotFound: No adapter of this name is loaded.
     """
     base = engine.base
     encoded = [encode_row(base.tokenizer, row.messages, base.stop_ids) for row in rows[:LOSS_ROWS]]
     fitting = [row for row in encoded if len(row.ids) <= engine.context and any(row.trained)]
     if not fitting:
         return None
-    # The engine keeps the adapter of its last step active, so one generated token selects the subject.
-    engine.generate([[{"role": "user", "content": "."}]], adapter=adapter, sampling=Sampling(max_tokens=1))
-    total = sum(_row_loss(engine, row) for row in fitting)
+    with engine.using(adapter):
+        total = sum(_row_loss(engine, row) for row in fitting)
     return total / sum(sum(row.trained) for row in fitting)
 
 

@@ -8,18 +8,14 @@ other mistake, has a column of its own in the confusion, and makes the format er
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
-from evals.statistics import (
-    CLAIM_ALPHA,
-    Floats,
-    Statistic,
-    bca_interval,
-    clopper_pearson,
-    paired_difference,
-)
+from evals.bootstrap import Floats, Statistic
+from evals.statistics import CLAIM_ALPHA, DRAWS, bca_interval, clopper_pearson, paired_difference
 from moatelier.contracts import Interval, Kind, MetricName, PairedComparison
 from moatelier.errors import DataError, InvalidRequest
 
@@ -94,8 +90,7 @@ def score(
         return Scores(metrics, stops)
     known = _known(labels, rows)
     truth, predicted = _truths(rows), _predictions(known, rows)
-    statistic = macro_f1(known, truth, predicted)
-    metrics["macro_f1"] = bca_interval(statistic, len(rows), exact, alpha=alpha, seed=seed)
+    metrics["macro_f1"] = macro_f1_interval(known, truth, predicted, exact, alpha=alpha, seed=seed)
     return Scores(
         metrics=metrics,
         natural_stop_rate=stops,
@@ -160,6 +155,54 @@ def macro_f1(labels: Sequence[str], truth: Sequence[str], predicted: Sequence[st
         return mean
 
     return statistic
+
+
+def macro_f1_interval(
+    labels: Sequence[str],
+    truth: Sequence[str],
+    predicted: Sequence[str],
+    exact: Interval,
+    *,
+    alpha: float = CLAIM_ALPHA,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Interval:
+    """The bootstrap interval of macro-F1 with a bound to claim by that luck seldom lifts, see `bca_interval`.
+
+    The bound is never closer to the point than the exact one of the accuracy, nor than `unseen_margin` allows: each of
+    the four holds where another fails, and together they missed in at most 1 % of simulations.
+
+    Args:
+        labels: The labels that count.
+        truth: True label of each row.
+        predicted: What each answer was taken for.
+        exact: The interval of the accuracy.
+        alpha: One-sided level of `claim_low`.
+        draws: Number of resamples.
+        seed: Fixes the resamples.
+    """
+    margin = max(exact.point - exact.claim_low, unseen_margin(labels, truth, predicted, alpha))
+    statistic = macro_f1(labels, truth, predicted)
+    return bca_interval(statistic, len(truth), exact, least_margin=margin, alpha=alpha, draws=draws, seed=seed)
+
+
+def unseen_margin(labels: Sequence[str], truth: Sequence[str], predicted: Sequence[str], alpha: float) -> float:
+    """How far macro-F1 may lie below its point by the counts of each label alone, mistakes not seen yet included.
+
+    A label with one locked row, answered right, has F1 = 1 in every resample, so that the bootstrap takes it for
+    certain. Here its hits and false claims vary as if half a row more of each kind had been seen (Jeffreys), and their
+    variances go through F1's derivatives (delta method).
+    """
+    support, claimed = Counter(truth), Counter(predicted)
+    hits = Counter(label for label, guess in zip(truth, predicted, strict=True) if label == guess)
+    present = [label for label in labels if support[label]]
+    variance = 0.0
+    for label in present:
+        rows, hit, wrong = support[label], hits[label], claimed[label] - hits[label]
+        rate, whole = (hit + 0.5) / (rows + 1), (rows + hit + wrong) ** 2
+        variance += (2 * (rows + wrong) / whole) ** 2 * rows * rate * (1 - rate)
+        variance += (2 * hit / whole) ** 2 * (wrong + 0.5)
+    return float(-special.ndtri(alpha)) * sqrt(variance) / len(present)
 
 
 def per_class(labels: Sequence[str], truth: Sequence[str], predicted: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -6,19 +6,17 @@ would need all p-values at once, and looks arrive one by one). Two-sided bounds 
 
     Clopper & Pearson 1934, Biometrika 26:404    exact interval of a rate
     Wilson 1927, JASA 22:209                     approximate interval of a rate
-    Efron 1987, JASA 82:171                      bias-corrected and accelerated bootstrap (BCa)
     McNemar 1947, Psychometrika 12:153           paired test, exact by the binomial
     Tango 1998, Statistics in Medicine 17:891    score interval of a paired difference of rates
 """
 
-from collections.abc import Callable
-from math import isnan, sqrt
-from typing import Any
+from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
+from evals.bootstrap import Statistic, bootstrap
 from moatelier.contracts import Interval, PairedComparison
 from moatelier.errors import DataError
 
@@ -27,10 +25,6 @@ LOOKS = 5
 CLAIM_ALPHA = ALPHA / LOOKS
 DRAWS = 4000
 """Bootstrap resamples: 40 of them lie below a bound at 1 %."""
-
-Floats = NDArray[np.floating[Any]]
-Statistic = Callable[[Floats], Floats]
-"""Weights of the rows [draws, rows] -> the statistic of each weighted sample [draws]."""
 
 
 def clopper_pearson(right: int, rows: int, *, alpha: float = CLAIM_ALPHA) -> Interval:
@@ -95,17 +89,23 @@ def bca_interval(
     rows: int,
     fallback: Interval,
     *,
+    least_margin: float = 0.0,
     alpha: float = CLAIM_ALPHA,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Interval:
-    """The bias-corrected and accelerated bootstrap interval of a statistic of independent rows.
+    """The bootstrap interval (BCa) of a statistic of independent rows, with a careful bound to claim by.
+
+    `low` and `high` are plain BCa. `claim_low` is the lowest of BCa, the percentile bootstrap and the point less
+    `least_margin`: with many labels BCa's bias correction lifts the lower bound of macro-F1 too far (it missed in 3 to
+    4 % of simulations where 1 % was stated), and no resampling shows mistakes that these rows do not hold.
 
     Args:
         statistic: The statistic as a function of row weights [draws, rows].
         rows: The number of rows, at least 1.
         fallback: The interval to give, with its own method's name, when no row's absence changes the statistic (all
             answers right, say): resampling such rows can only repeat them and would claim certainty.
+        least_margin: How far below the point `claim_low` lies at least.
         alpha: One-sided level of `claim_low`.
         draws: Number of resamples.
         seed: Fixes the resamples.
@@ -114,52 +114,17 @@ def bca_interval(
         DataError: There are no rows.
     """
     _need_rows(rows)
-    point = float(statistic(np.ones((1, rows)))[0])
-    skew = _acceleration(_jackknife(statistic, rows))
-    if isnan(skew):
-        return fallback.model_copy(update={"point": point})
-    sample = _resamples(statistic, rows, draws, seed)
-    below = float(np.mean(sample < point) + np.mean(sample == point) / 2)  # ties count half: rates are coarse
-    bias = float(special.ndtri(min(max(below, 1 / draws), 1 - 1 / draws)))
-    levels = [_bca_level(level, bias, skew) for level in (ALPHA / 2, 1 - ALPHA / 2, alpha)]
-    low, high, claim_low = (float(bound) for bound in np.quantile(sample, levels))
-    return Interval(point=point, low=low, high=high, claim_low=claim_low, method="bca")
-
-
-def _jackknife(statistic: Statistic, rows: int, block: int = 256) -> Floats:
-    """The statistic without each row in turn [rows]; in blocks, since all weights at once are rows squared."""
-    values = []
-    for start in range(0, rows, block):
-        out = np.arange(start, min(start + block, rows))
-        weights = np.ones((len(out), rows))
-        weights[np.arange(len(out)), out] = 0
-        values.append(statistic(weights))
-    return np.concatenate(values)
-
-
-def _acceleration(without: Floats) -> float:
-    """Efron's acceleration from jackknife values; nan when they do not vary."""
-    influence = without.mean() - without
-    spread = float((influence**2).sum())
-    if len(without) < 2 or spread < 1e-24:
-        return float("nan")
-    return float((influence**3).sum() / (6 * spread**1.5))
-
-
-def _resamples(statistic: Statistic, rows: int, draws: int, seed: int, block: int = 250) -> Floats:
-    random = np.random.default_rng(seed)
-    values = []
-    for start in range(0, draws, block):
-        picks = random.integers(0, rows, size=(min(block, draws - start), rows))
-        offsets = np.arange(len(picks))[:, None] * rows
-        counts = np.bincount((picks + offsets).ravel(), minlength=len(picks) * rows)
-        values.append(statistic(counts.reshape(len(picks), rows).astype(float)))
-    return np.concatenate(values)
-
-
-def _bca_level(level: float, bias: float, skew: float) -> float:
-    shifted = bias + float(special.ndtri(level))
-    return float(special.ndtr(bias + shifted / (1 - skew * shifted)))
+    drawn = bootstrap(statistic, rows, draws=draws, seed=seed)
+    floor = drawn.point - least_margin
+    if not drawn.varies:
+        return fallback.model_copy(update={"point": drawn.point, "claim_low": min(fallback.claim_low, floor)})
+    return Interval(
+        point=drawn.point,
+        low=drawn.bca(ALPHA / 2),
+        high=drawn.bca(1 - ALPHA / 2),
+        claim_low=min(drawn.bca(alpha), drawn.percentile(alpha), floor),
+        method="bca",
+    )
 
 
 def mcnemar_exact(wins: int, losses: int) -> float:
@@ -229,7 +194,8 @@ def paired_difference(
     wins, losses = int(np.sum(ours & ~theirs)), int(np.sum(theirs & ~ours))
     interval = paired_rates(wins, losses, len(ours), alpha=alpha)
     if difference is not None:
-        interval = bca_interval(difference, len(ours), interval, alpha=alpha, seed=seed)
+        margin = interval.point - interval.claim_low
+        interval = bca_interval(difference, len(ours), interval, least_margin=margin, alpha=alpha, seed=seed)
     return PairedComparison(
         other=other, difference=interval, p_value=mcnemar_exact(wins, losses), wins=wins, losses=losses
     )

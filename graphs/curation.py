@@ -61,8 +61,9 @@ def preflight(state: LifecycleState, plan: TaskPlan) -> float:
     if long and plan.too_long.value == "refuse":
         length, row = long[0]
         raise DataError(
-            f"{len(long)} rows are longer than the {context} tokens {plan.base.value} reads; the first has {length}.",
-            where=f"row {row.number}",
+            f"{len(long)} of {len(lengths)} rows do not fit into the {context} tokens that {plan.base.value} reads; "
+            f"the first has {length}.",
+            where=row.place,
             remedy="Shorten them, or say 'drop rows that are too long' or 'truncate rows that are too long'.",
         )
     return mean(length for length, _ in lengths)

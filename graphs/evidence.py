@@ -9,6 +9,7 @@ from evals.statistics import CLAIM_ALPHA, required_correct
 from graphs.nodes import load
 from graphs.state import LifecycleState
 from moatelier.contracts import DataProfile, DatasetCard, Question, TaskPlan
+from moatelier.errors import DataError
 from moatelier.settings import settings
 from modalities import catalogue
 from modalities.text import data
@@ -56,9 +57,15 @@ def defaults() -> Defaults:
 
 
 def with_locked_note(state: LifecycleState, plan: TaskPlan) -> TaskPlan:
-    """The plan with a note on what its goal takes on the rows that will be locked."""
+    """The plan with a note on what its goal takes on the rows that will be locked.
+
+    Raises:
+        DataError: The file has too few different rows to lock any of them.
+    """
     known = plan_inputs(state)
     locked = _locked_rows(known["profile"], known["test_profile"])
+    if not locked:
+        raise _too_few(known["profile"])
     return planner.with_required(plan, locked, required_correct(locked, plan.goal.value.target, CLAIM_ALPHA))
 
 
@@ -67,6 +74,16 @@ def _locked_rows(profile: DataProfile, test_profile: DataProfile | None) -> int:
     if test_profile:
         return test_profile.rows
     return int((profile.rows - profile.exact_duplicates) * TEST_SHARE)
+
+
+def _too_few(profile: DataProfile) -> DataError:
+    distinct = profile.rows - profile.exact_duplicates
+    copies = f"; {profile.exact_duplicates} of {profile.rows} are copies of others" if profile.exact_duplicates else ""
+    return DataError(
+        f"The file has {distinct} different rows, too few to keep some for the test{copies}.",
+        where=profile.name,
+        remedy="Add rows that differ from each other: at least 5 of each class.",
+    )
 
 
 def train_share(plan: TaskPlan) -> float:

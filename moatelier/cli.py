@@ -222,8 +222,13 @@ def adapters_export(
     name: str, to: Annotated[Path, typer.Option("--to", help="The zip to write.")] = Path("adapter.zip")
 ) -> None:
     """Write an adapter's sealed bundle (PEFT format) as a zip."""
-    with _service() as client, to.open("wb") as file:
-        size = client.download(f"/adapters/{name}/export", file)
+    draft = to.with_name(f".{to.name}.part")
+    try:
+        with _service() as client, draft.open("wb") as file:
+            size = client.download(f"/adapters/{name}/export", file)
+        draft.replace(to)
+    finally:
+        draft.unlink(missing_ok=True)
     typer.echo(f"{to}: {size} bytes")
 
 

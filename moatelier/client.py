@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -67,8 +68,7 @@ def _events(lines: Iterator[str]) -> Iterator[tuple[str, str, Any]]:
     data: list[str] = []
     for line in lines:
         if not line and data:
-            text = "\n".join(data)
-            yield event, identity, json.loads(text) if text[:1] in '{["' else text
+            yield event, identity, _parsed("\n".join(data))
             event, data = "message", []
         elif line.startswith("event:"):
             event = line[6:].strip()
@@ -76,6 +76,13 @@ def _events(lines: Iterator[str]) -> Iterator[tuple[str, str, Any]]:
             identity = line[3:].strip()
         elif line.startswith("data:"):
             data.append(line[5:].strip())
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:  # such as OpenAI's [DONE]
+        return text
 
 
 def _checked(response: httpx.Response) -> httpx.Response:
@@ -135,5 +142,13 @@ def _start() -> subprocess.Popen[bytes]:
             return process
         time.sleep(0.2)
     process.terminate()
-    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    raise ModelUnavailable(f"The service did not start: {said[-1] if said else 'it said nothing'}", where=str(log))
+    raise _not_started(log)
+
+
+def _not_started(log: Path) -> MoatelierError:
+    """Why a service ended at its start: its own error, if it told one."""
+    said = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+    known = re.match(r"error \[(\w+)\]: (.*)", said)
+    code, told = known.groups() if known else (ModelUnavailable.code, said)
+    remedy = f"Its log is {log}; start it by hand to see more: moatelier serve"
+    return MoatelierError.from_dict({"code": code, "what": f"The service did not start: {told}", "remedy": remedy})

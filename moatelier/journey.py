@@ -139,5 +139,7 @@ def fetch_report(client: Client, task: str, to: Path) -> Path:
     packed = io.BytesIO()
     client.download(f"/tasks/{task}/report", packed)
     with zipfile.ZipFile(packed) as archive:
-        archive.extractall(to)
+        for member in archive.infolist():
+            member.filename = member.filename.partition("/")[2]  # in the archive all lies in a folder of its own
+            archive.extract(member, to)
     return to / "index.html"

@@ -117,7 +117,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         {"list": _list, "show": _show, "pull": _pull}[asked.verb](asked.id, asked.json)
     except MoatelierError as error:
-        print(json.dumps({"error": error.to_dict()}) if asked.json else f"error: {error}", file=sys.stderr)
+        told = json.dumps({"error": error.to_dict()}) if asked.json else f"error [{error.code}]: {error}"
+        print(told, file=sys.stderr)
         return 1
     return 0
 

@@ -22,6 +22,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A fresh data directory with a migrated store, and settings that point at it."""
     monkeypatch.setenv("MOATELIER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MOATELIER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MOATELIER_THREADS", "1")  # two test workers share two cores
     settings.cache_clear()
     (tmp_path / "home").mkdir()
     db.migrate()

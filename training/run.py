@@ -82,8 +82,8 @@ def read_rows(card: DatasetCard, split: SplitName) -> list[dict[str, Any]]:
         if split == "dev" and (info is None or not info.rows):
             return []
         raise DataError(f"The dataset has no readable {split} rows.", where=card.name, remedy="Curate it again.")
-    lines = artifacts.get_bytes(info.artifact).decode("utf-8").splitlines()
-    return [json.loads(line) for line in lines if line]
+    # Bytes: a row's text may hold characters at which text would be split.
+    return [json.loads(line) for line in artifacts.get_bytes(info.artifact).split(b"\n") if line]
 
 
 def encode(base: TextBase, split: SplitName, rows: list[dict[str, Any]]) -> list[Example]:

@@ -75,10 +75,14 @@ class Service:
 
     def start(self) -> None:
         """Start and wait until everything is ready."""
+        self.launch()
+        wait_for(f"the service to be ready, see {self.log}", self.ready)
+
+    def launch(self) -> None:
+        """Start and do not wait."""
         with self.log.open("ab") as log:
             command = [sys.executable, "-m", "moatelier.cli", "serve"]
             self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
-        wait_for(f"the service to be ready, see {self.log}", self.ready)
 
     def ready(self) -> bool:
         """Everything answers; an AssertionError when the supervisor has gone."""

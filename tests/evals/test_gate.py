@@ -17,7 +17,7 @@ from moatelier.errors import Cancelled, IntegrityError, InvalidRequest, LooksExh
 from moatelier.job import Job, write_atomically
 from modalities.bundle import WEIGHTS, bundle_folder
 from serving.engine import TextEngine
-from store import audit, looks, records
+from store import artifacts, audit, looks, records
 from tests.evals.conftest import Curated, Train
 
 
@@ -139,6 +139,13 @@ def test_no_look_is_spent_on_what_cannot_be_decided(curated: Curated, train: Tra
         decide(tmp_path / "a", spec(curated, "0" * 64))
     with pytest.raises(InvalidRequest, match="tuned on tiny"):
         decide(tmp_path / "b", spec(curated, candidate, base="other"))
+    chat = artifacts.put_json(curated.card.model_copy(update={"kind": "chat"}))
+    with pytest.raises(InvalidRequest, match="macro_f1"):
+        decide(tmp_path / "d", spec(curated, candidate, dataset=chat, goal=Goal(metric="macro_f1", target=0.5)))
+    elsewhere = artifacts.put_json(curated.card.model_copy(update={"locked": "1" * 64}))
+    with pytest.raises(NotFound, match="not in the vault"):
+        decide(tmp_path / "e", spec(curated, candidate, dataset=elsewhere))
+    assert looks.looks_taken("default", "1" * 64) == 0
     weights = bundle_folder(candidate) / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     with pytest.raises(IntegrityError, match="adapter_model.safetensors"):

@@ -64,14 +64,14 @@ def test_loss_equals_a_hand_calculation(curated: Curated, train: Train) -> None:
     total, tokens = 0.0, 0
     for row in rows:
         encoded = encode_row(engine.base.tokenizer, row.messages, engine.base.stop_ids)
-        with torch.no_grad():
+        with torch.no_grad(), engine.using(None):
             logits = engine.base.model(torch.tensor([encoded.ids])).logits[0]
         for place, trained in enumerate(encoded.trained):
             if trained:
                 shares = torch.exp(logits[place - 1] - logits[place - 1].max())
                 total -= float(torch.log(shares[encoded.ids[place]] / shares.sum()))
                 tokens += 1
-    assert base == pytest.approx(total / tokens, abs=1e-5)  # the base was asked last and is still the active one
+    assert base == pytest.approx(total / tokens, abs=1e-5)
 
 
 def test_a_killed_evaluation_goes_on_with_whole_chunks(
@@ -90,7 +90,7 @@ def test_a_killed_evaluation_goes_on_with_whole_chunks(
 
     def counted(self: TextEngine, prompts: Any, **options: Any) -> Any:
         nonlocal generated
-        generated += len(prompts) if options["sampling"].max_tokens > 1 else 0
+        generated += len(prompts)
         return generate(self, prompts, **options)
 
     monkeypatch.setattr(TextEngine, "generate", counted)
@@ -122,8 +122,11 @@ def test_a_line_separator_in_a_text_does_not_cut_its_row() -> None:
 def test_the_answer_limit_leaves_room_for_every_label(curated: Curated) -> None:
     engine, rows = TextEngine("tiny", "fp32"), read_rows(data.write_rows(made_rows(3)))
     longest = max(len(engine.base.tokenizer(label).input_ids) for label in curated.card.labels)
-    assert answers.answer_limit(engine, "classification", curated.card.labels, rows) == longest + answers.SPARE_TOKENS
-    assert answers.answer_limit(engine, "chat", (), rows) > longest
+    limit = answers.answer_limit(engine, "classification", curated.card.labels, rows)
+    assert limit == longest + answers.SPARE_TOKENS["classification"]
+    assert longest < answers.answer_limit(engine, "chat", (), rows) <= answers.LONGEST_ANSWER
+    essay = answers.EvalRow("0" * 16, rows[0].prompt, "word " * 500)
+    assert answers.answer_limit(engine, "chat", (), [essay]) == answers.LONGEST_ANSWER
 
 
 def test_what_is_missing_is_named_before_anything_is_loaded(curated: Curated, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
-from evals.scorers import NO_LABEL, Answered, compare, macro_f1, need_metric, score
+from evals.scorers import NO_LABEL, Answered, compare, macro_f1, need_metric, score, unseen_margin
 from moatelier.contracts import Kind
 from moatelier.errors import DataError, InvalidRequest
 
@@ -62,6 +62,27 @@ def test_a_label_without_rows_is_not_averaged() -> None:
     assert scores.metrics["macro_f1"].point == 1
     assert scores.metrics["macro_f1"].method == "clopper-pearson"
     assert scores.metrics["macro_f1"].low == scores.metrics["accuracy"].low < 1
+    assert scores.metrics["macro_f1"].claim_low <= scores.metrics["accuracy"].claim_low
+
+
+def test_unseen_mistakes_by_hand() -> None:
+    # Two labels with n rows each, all right: F1's derivatives are 1 / (2 n) both ways.
+    n, z = 8, 2.3263479
+    rate = (n + 0.5) / (n + 1)
+    variance = (n * rate * (1 - rate) + 0.5) / (2 * n) ** 2
+    truth = ["a"] * n + ["b"] * n
+    assert unseen_margin(["a", "b", "c"], truth, truth, 0.01) == pytest.approx(z * (2 * variance) ** 0.5 / 2)
+
+
+def test_a_rare_label_that_happens_to_be_right_is_no_certainty() -> None:
+    often = [Answered("a", "a" if n % 20 else "b") for n in range(100)]
+    common = often + [Answered("b", "b")] * 100
+    rare = often + [Answered("b", "b")]
+    margins = [
+        found.point - found.claim_low
+        for found in (score("classification", ("a", "b"), rows).metrics["macro_f1"] for rows in (common, rare))
+    ]
+    assert margins[1] > 2 * margins[0]
 
 
 def test_a_true_label_that_training_never_saw_is_still_a_label() -> None:

@@ -8,9 +8,9 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
+from evals.bootstrap import Floats, bootstrap
 from evals.statistics import (
     CLAIM_ALPHA,
-    Floats,
     bca_interval,
     clopper_pearson,
     mcnemar_exact,
@@ -95,13 +95,21 @@ def variance(weights: Floats) -> Floats:
 
 
 def test_bca_gives_the_published_interval() -> None:
-    # Table 14.2: theta = 171.5; BCa 90 %: (115.8, 259.6). `claim_low` at 5 % is the lower end of a 90 % interval.
-    interval = bca_interval(variance, len(SPATIAL), clopper_pearson(1, 26), alpha=0.05, draws=40_000)
-    assert interval.point == pytest.approx(171.5, abs=0.05)
-    assert interval.claim_low == pytest.approx(115.8, abs=2)
-    upper = bca_interval(variance, len(SPATIAL), clopper_pearson(1, 26), alpha=0.95, draws=40_000)
-    assert upper.claim_low == pytest.approx(259.6, abs=4)
-    assert interval.method == "bca"
+    # Table 14.2: theta = 171.5; BCa 90 %: (115.8, 259.6); percentile 90 %: (100.8, 233.9).
+    drawn = bootstrap(variance, len(SPATIAL), draws=40_000, seed=0)
+    assert drawn.point == pytest.approx(171.5, abs=0.05)
+    assert (drawn.bca(0.05), drawn.bca(0.95)) == pytest.approx((115.8, 259.6), abs=4)
+    assert (drawn.percentile(0.05), drawn.percentile(0.95)) == pytest.approx((100.8, 233.9), abs=3)
+
+
+def test_the_bound_to_claim_by_is_the_most_careful_one() -> None:
+    drawn = bootstrap(variance, len(SPATIAL), draws=4000, seed=0)
+    interval = bca_interval(variance, len(SPATIAL), clopper_pearson(1, 26))
+    assert drawn.percentile(CLAIM_ALPHA) < drawn.bca(CLAIM_ALPHA)
+    assert interval.claim_low == drawn.percentile(CLAIM_ALPHA)
+    assert (interval.low, interval.high) == (drawn.bca(0.025), drawn.bca(0.975))
+    wide = bca_interval(variance, len(SPATIAL), clopper_pearson(1, 26), least_margin=150.0)
+    assert wide.claim_low == pytest.approx(interval.point - 150) and wide.low == interval.low
 
 
 def test_bca_agrees_with_scipy() -> None:

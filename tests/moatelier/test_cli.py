@@ -95,7 +95,8 @@ def test_predict_answers_a_text_and_every_row_of_a_file(command: Command, csv: s
     assert many.exit_code == 0, many.output
     lines = (tmp_path / "out.csv").read_text().splitlines()
     assert lines[0] == "number,message,prediction" and len(lines) == 3
-    assert command("chat", "-m", adapter["model_id"], "hello").stdout.strip()
+    said = command("chat", "-m", adapter["model_id"], "hello")
+    assert said.exit_code == 0 and said.stdout.strip()
 
 
 @pytest.mark.parametrize(
