@@ -47,16 +47,17 @@ def first_spec(plan: TaskPlan, card: DatasetCard, *, seconds_left: float, tokens
     wanted = min(max(math.ceil(STEPS_WANTED * batch / rows), MIN_EPOCHS), MAX_EPOCHS)
     share = FIRST_SHARE if plan.budget.value.trials > 1 else 0.9
     affordable = share * seconds_left / _epoch_seconds(card, tokens_per_s)
+    epochs = _epochs(min(wanted, affordable))
     return TrainSpec(
         method=plan.method.value,
         base=plan.base.value,
         dataset=card.digest,
         suffix=plan.name,
         learning_rate=1e-3 if plan.kind.value == "classification" else 5e-4,
-        epochs=_epochs(min(wanted, affordable)),
+        epochs=epochs,
         batch_rows=batch,
         max_tokens=_max_tokens(plan, card),
-        checkpoint_every=_checkpoint_every(card, batch, tokens_per_s),
+        checkpoint_every=_checkpoint_every(card, batch, tokens_per_s, epochs * rows / batch),
         max_seconds=round(max(seconds_left, 1.0), 1),
         seed=plan.seed,
     )
@@ -234,6 +235,7 @@ def _max_tokens(plan: TaskPlan, card: DatasetCard) -> int:
     return 64 * math.ceil(longest / 64) + 64
 
 
-def _checkpoint_every(card: DatasetCard, batch: int, tokens_per_s: float) -> int:
+def _checkpoint_every(card: DatasetCard, batch: int, tokens_per_s: float, steps: float) -> int:
+    """About every `CHECKPOINT_S`, and at least every quarter of the run."""
     step_s = batch * card.report.token_lengths.get("mean", 64.0) / max(tokens_per_s, 1.0)
-    return min(max(round(CHECKPOINT_S / max(step_s, 1e-3)), 5), 200)
+    return min(max(round(CHECKPOINT_S / max(step_s, 1e-3)), 5), max(round(steps / 4), 5), 200)

@@ -94,7 +94,7 @@ def long_run_f1(truth: NDArray[np.int_], labels: int, rate: float) -> float:
     [
         (150, evenly(11, 180), 0.95),
         pytest.param(1000, evenly(11, 180), 0.95, marks=pytest.mark.slow),
-        # Here BCa alone promoted 9 to 20 % of the runs.
+        # Here BCa alone promoted 16 % and 21 % of the runs.
         pytest.param(200, evenly(77, 400), 0.85, marks=pytest.mark.slow),
         pytest.param(300, unevenly(40, 200), 0.9, marks=pytest.mark.slow),
     ],
