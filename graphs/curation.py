@@ -48,6 +48,11 @@ def read(state: LifecycleState, plan: TaskPlan) -> tuple[Rows, Rows | None]:
     return of(plan.train_file), of(plan.test_file) if plan.test_file else None
 
 
+def check(state: LifecycleState, plan: TaskPlan) -> None:
+    """Refuse rows that cannot make a dataset before a base is fetched for them. Raises DataError."""
+    data.check(read(state, plan)[0])
+
+
 def preflight(state: LifecycleState, plan: TaskPlan) -> float:
     """Mean tokens a row; refuses rows that do not fit before anybody is asked to approve.
 

@@ -81,6 +81,7 @@ def forecast(state: State) -> State:
     """Fetch the base model and measure this machine, so that the plan can say how long it takes."""
     current = load(state, "plan", TaskPlan)
     tasks.update_task(state["task"], plan=current, name=current.name)
+    curation.check(state, current)
     _, pulled = run_job(state, "pull", {"base": current.base.value})
     _, speed = run_job(state, "probe", pulled)
     tokens = curation.preflight(state, current)

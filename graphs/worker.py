@@ -99,7 +99,8 @@ def _end(
     """The run's last event, then its end and the thread's standing in one transaction."""
     if thread.graph == "conversation":
         body = {"run": run.id, "status": status} | ({"error": error} if error else {})
-        last = Event(project=run.project, stream=thread.id, task=thread.task, job=run.id, kind="run", step=1, body=body)
+        task = tasks.find_thread(thread.id).task  # the run may have started it
+        last = Event(project=run.project, stream=thread.id, task=task, job=run.id, kind="run", step=1, body=body)
         events.append([last])
     newest = events.last_id(run.project, stream=thread.id)
     tasks.end_run(run.id, status=status, error=error, last_event=newest, thread=stands)

@@ -67,6 +67,17 @@ def read_rows(path: Path, name: str, kind: Kind, columns: Columns) -> list[Row]:
     return build_rows(read_table(path, name), kind, columns)
 
 
+def check(rows: Sequence[Row]) -> None:
+    """The cheap part of `find`: refuse rows that cannot make a dataset, before anything is fetched or approved.
+
+    Raises:
+        DataError: Nothing usable, one label only, a class with one row, a label in two spellings.
+    """
+    usable = [row for row in rows if row.problem is None]
+    copies = _copies(usable)
+    check_rows(rows, usable, [row for row in usable if row.number not in copies], clusters=())
+
+
 def find(
     rows: Sequence[Row],
     *,

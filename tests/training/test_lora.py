@@ -64,7 +64,7 @@ def test_the_published_number_of_parameters_on_the_real_pack() -> None:
     base = "smollm2-135m-instruct"
     if not catalogue.is_pulled(base):
         pytest.skip(f"not pulled: `moatelier models pull {base}`")
-    adapted = lora.attach(load_base(base, "fp32").model, spec(base=base, rank=8), 0)
+    adapted = lora.attach(load_base(base, "fp32").model, spec(rank=8), 0)
     assert _trained(adapted) == 2_442_240  # 8 * (2 * 1152 + 2 * 768 + 3 * 2112) in each of 30 blocks
 
 
