@@ -3,7 +3,6 @@
 Exit status: 0 done; 1 an error, told on standard error; 2 a question or an approval is open; 3 not reached.
 """
 
-import csv
 import json
 import subprocess
 import sys
@@ -170,35 +169,12 @@ def predict(
     """Answer one text, or every row of a CSV."""
     if (words is None) == (file is None):
         raise DataError("Give one text or one --file.", where="predict", remedy='moatelier predict -m NAME "some text"')
+    from moatelier.predict import predict as answer
+    from moatelier.predict import read_rows
+
+    rows, source = read_rows(file, column) if file else ([{"text": str(words)}], "text")
     with _service() as client:
-        table = _read_csv(file) if file else [{"text": str(words)}]
-        source = column or next(iter(table[0]))
-        if source not in table[0]:
-            raise DataError(f"There is no column {source!r}.", where=str(file), remedy=f"It has {', '.join(table[0])}.")
-        for row in table:
-            row["prediction"] = client.answer(model, row[source])
-    _write_predictions(table, output, as_json)
-
-
-def _read_csv(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        raise DataError("There is no such file.", where=str(path), remedy="Check the path.")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        table = [dict(row) for row in csv.DictReader(file)]
-    if not table:
-        raise DataError("The file has no rows.", where=str(path), remedy="Give a CSV with a header and rows.")
-    return table
-
-
-def _write_predictions(table: list[dict[str, str]], output: Path | None, as_json: bool) -> None:
-    if output:
-        with output.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(table[0]))
-            writer.writeheader()
-            writer.writerows(table)
-        return
-    for row in table:
-        typer.echo(json.dumps(row, ensure_ascii=False) if as_json else row["prediction"])
+        answer(client, model, rows, source, output, as_json)
 
 
 @adapters_app.command("list")
@@ -267,6 +243,9 @@ def main() -> None:
             print(json.dumps({"error": error.to_dict()}), file=sys.stderr)
         else:
             print(f"error [{error.code}]: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        print(f"error [{error.strerror or 'os_error'}]: {error.filename or error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("left; a task that runs in a service goes on: moatelier task list", file=sys.stderr)

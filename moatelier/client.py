@@ -106,8 +106,14 @@ def _key() -> str:
 
 
 def _running() -> str | None:
+    """The service of this data directory, or, for who brings a key of their own, the one on the set host and port."""
     path = settings().home / "service.json"
-    url = json.loads(path.read_text(encoding="utf-8"))["url"] if path.exists() else base_url(settings())
+    if path.exists():
+        url = str(json.loads(path.read_text(encoding="utf-8"))["url"])
+    elif settings().key:
+        url = base_url(settings())
+    else:
+        return None  # whoever listens on our port serves another data directory, and our key would be wrong there
     return url if is_ready(url) else None
 
 
