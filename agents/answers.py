@@ -199,7 +199,7 @@ def _goal_answer(text: str, question: Question, reading: Reading) -> Reading | N
                 not metric
                 or ("metric" in said and said["metric"].value == metric.value and said["metric"].value in words)
             )
-            and (not target or said["target"].value == target.value)
+            and (not target or ("target" in said and said["target"].value == target.value))
         ]
         # "95 %" alone must not turn an offered example into a choice of measure.
         same_metric = len({said["metric"].value for _, said in offered if "metric" in said}) == 1

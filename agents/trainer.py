@@ -15,7 +15,7 @@ from moatelier.contracts import Contract, DatasetCard, Diagnosis, MetricName, Ta
 
 __all__ = ["ACTIONS", "Stop", "Trial", "best", "explain", "first_spec", "next_spec"]
 
-STEPS_WANTED = 80
+STEPS_WANTED = 100
 """A small set is repeated until it gives about this many optimiser steps."""
 MIN_EPOCHS, MAX_EPOCHS = 3, 12
 FIRST_SHARE = 0.6

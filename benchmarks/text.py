@@ -34,7 +34,7 @@ ELEVEN = (
     "verify_my_identity cash_withdrawal_charge change_pin country_support"
 ).split()
 ROWS_AN_INTENT = 40
-SAY_11 = "Train a classifier that predicts category from text, at least 90% accuracy, at most 3 minutes of training"
+SAY_11 = "Train a classifier that predicts category from text, at least 95% accuracy, at most 3 minutes of training"
 SAY_77 = (
     "Train a classifier that predicts category from text, macro F1 of at least 0.85, at most 30 minutes of training"
 )

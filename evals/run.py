@@ -6,6 +6,7 @@
 kept as an artifact and the loss is measured. On select rows there are scores and nothing else.
 """
 
+import shutil
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -57,6 +58,8 @@ def evaluate(spec: EvalSpec, job: Job) -> EvalReport:
         progress=answers.tell(job, "evaluate", subject, len(rows)),
     )
     on_dev = spec.split == "dev"
+    if not on_dev:
+        shutil.rmtree(job.folder / "answers")  # of select rows nothing but scores is kept
     return report(
         card,
         subject,

@@ -9,7 +9,6 @@ from moatelier.contracts import Budget, DataProfile, Goal, TaskPlan
 YES = frozenset({"yes", "y", "ok", "okay", "approve", "approved", "go", "go ahead", "do it", "start"})
 NO = frozenset({"no", "n", "reject", "stop", "cancel", "abort"})
 ASSUMED_EPOCHS = 3.0
-EDITABLE = ("goal", "budget", "base", "private", "too_long", "seed", "name")
 
 
 def payload(state: LifecycleState, plan: TaskPlan) -> dict[str, Any]:

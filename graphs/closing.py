@@ -6,6 +6,7 @@ from typing import Any
 
 from agents.router import Registration
 from evals import report
+from evals.verdict import percent_down
 from graphs.evidence import card, trials
 from graphs.nodes import load, say
 from graphs.state import LifecycleState
@@ -104,7 +105,8 @@ def closing_words(task: tasks.Task) -> str:
         return {"rejected": "The plan was rejected; nothing was trained.", "cancelled": "The task was cancelled."}.get(
             task.status, f"The task failed: {told}"
         )
-    point, bound, goal = (f"{result[key]:.1%}" for key in ("point", "lower_bound", "target"))
+    point, goal = (f"{result[key]:.1%}" for key in ("point", "target"))
+    bound = percent_down(result["lower_bound"])
     shown = f"{result['metric']} {point}, lower bound {bound} on {result['rows']} locked rows"
     if result["promoted"]:
         names = f"The model is `{result['model']}`, also known as `{result['alias']}`."

@@ -15,7 +15,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
 from graphs import closing, jobs, nodes
-from graphs.checkpoint import saver
+from graphs.checkpoint import prune, saver
 from graphs.state import ConversationState
 from moatelier.contracts import Event
 from moatelier.ids import digest_json
@@ -52,7 +52,8 @@ def _say(state: ConversationState, node: str, text: str) -> dict[str, Any]:
 
 
 def listen(state: ConversationState) -> dict[str, Any]:
-    """Log what the person said."""
+    """Log what the person said; how the thread came here need not be kept any more."""
+    prune(state["thread"])
     text = state["messages"][-1]["content"] if state.get("messages") else ""
     body = {"role": "user", "content": text}
     events.append(
@@ -69,8 +70,11 @@ def _unanswered(state: ConversationState) -> list[str]:
 
 def _after_listen(state: ConversationState) -> str:
     # The files of an earlier task stay attached, but a bare "thanks" must not start it again.
-    new = state["fresh_files"] or not state.get("task")
-    return "start" if new and _unanswered(state) and state.get("files", {}).get("train") else "reply"
+    task = state.get("task")
+    if (state["fresh_files"] or not task) and _unanswered(state) and state.get("files", {}).get("train"):
+        return "start"
+    # A run that failed while its task went on left the task without anybody to put its questions to.
+    return "follow" if task and not tasks.find_task(task).ended else "reply"
 
 
 def reply(state: ConversationState) -> dict[str, Any]:
@@ -114,7 +118,9 @@ def follow(state: ConversationState) -> dict[str, Any]:
             return {"asked": None}
         thread = tasks.find_thread(task.thread)
         if thread.status == "interrupted" and thread.interrupts:
-            return {"asked": thread.interrupts[0]}
+            if not tasks.find_task(state["task"]).cancel_requested:
+                return {"asked": thread.interrupts[0]}
+            jobs.answer(thread, {"cancel": True})  # it was cancelled just before it asked
         time.sleep(POLL_S)
 
 
@@ -147,7 +153,7 @@ def build() -> Any:
     for node in (listen, reply, start, follow, ask, forward, conclude):
         graph.add_node(node.__name__, node)
     graph.add_edge(START, "listen")
-    graph.add_conditional_edges("listen", _after_listen, ["start", "reply"])
+    graph.add_conditional_edges("listen", _after_listen, ["start", "follow", "reply"])
     graph.add_edge("start", "follow")
     graph.add_conditional_edges("follow", lambda s: "ask" if s.get("asked") else "conclude", ["ask", "conclude"])
     graph.add_edge("ask", "forward")

@@ -6,6 +6,7 @@ from statistics import mean
 from tokenizers import Tokenizer
 
 from evals import vault
+from evals.statistics import LOOKS
 from graphs.state import LifecycleState
 from moatelier.contracts import (
     CurationDecision,
@@ -18,7 +19,7 @@ from moatelier.contracts import (
 from moatelier.errors import DataError
 from modalities import catalogue
 from modalities.text import data
-from store import artifacts, datasets
+from store import artifacts, datasets, looks
 
 Rows = list[data.Row]
 MESSAGE_TOKENS = 5
@@ -89,9 +90,14 @@ def carry_out(
     findings: DataFindings,
     decision: CurationDecision,
 ) -> DatasetCard:
-    """Split as decided, store the splits, lock the test rows, and write the card."""
+    """Split as decided, store the splits, lock the test rows, and write the card.
+
+    Raises:
+        LooksExhausted: These very rows have been locked before and had all their looks.
+    """
     splits = data.split(rows, findings, decision, plan.seed, test_rows=test_rows)
     locked = data.locked_digest(splits["test"])
+    looks.need_look(state["project"], locked, LOOKS)
     vault.lock(data.write_rows(splits["test"]), locked)
     infos: dict[SplitName, SplitInfo] = {}
     for name, split in splits.items():

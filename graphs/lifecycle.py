@@ -30,6 +30,7 @@ from moatelier.contracts import (
     TrainResult,
     TrainSpec,
 )
+from moatelier.errors import Cancelled, InvalidRequest, MoatelierError
 from moatelier.faults import fault_point
 from store import adapters, artifacts, tasks
 
@@ -97,11 +98,18 @@ def approve(state: State) -> State:
     verdict, detail = approval.read_verdict(interrupt(approval.payload(state, current)), current)
     decided(state, "person", {"verdict": verdict, "version": current.digest}, str(detail or ""))
     if verdict == "edit":
-        revised = planner.revise(current, detail, load(state, "profile", DataProfile), evidence.defaults())
+        state = state | {"round": state["round"] + 1}
+        try:
+            revised = planner.revise(current, detail, load(state, "profile", DataProfile), evidence.defaults())
+        except InvalidRequest as error:  # asked again, and told why
+            decided(state, "planner", {"refused": error.to_dict()}, str(error))
+            return {"verdict": "stale", "round": state["round"]}
         revised = evidence.with_locked_note(state, revised)
-        return {"plan": artifacts.put_json(revised), "verdict": verdict, "round": state["round"] + 1}
+        return {"plan": artifacts.put_json(revised), "verdict": verdict, "round": state["round"]}
     if verdict == "again":
         return {"messages": [str(detail)], "asked": [[]], "verdict": verdict}
+    if verdict == "stale":
+        return {"verdict": verdict, "round": state["round"] + 1}
     return {"verdict": verdict, "outcome": "rejected"} if verdict == "reject" else {"verdict": verdict}
 
 
@@ -125,11 +133,16 @@ def curate(state: State) -> State:
 
 @guarded
 def train(state: State) -> State:
-    """One trial: a job that ends in a sealed bundle."""
+    """One trial: a job that ends in a sealed bundle. When a later one fails, the task goes on with those before it."""
     set_status(state, "training")
     fault_point("node.queued")
-    spec = load(state, "spec", TrainSpec)
-    _, result = run_job(state, "train", spec.model_dump(mode="json"), attempt=len(state.get("trials", [])))
+    spec, before = load(state, "spec", TrainSpec), len(state.get("trials", []))
+    try:
+        _, result = run_job(state, "train", spec.model_dump(mode="json"), attempt=before)
+    except MoatelierError as error:
+        if not before or isinstance(error, Cancelled):
+            raise
+        return {"stop": f"Trial {before + 1} failed ({error.code}): {error.what}"}
     return {"pending": result}
 
 
@@ -222,6 +235,10 @@ def _after_approve(state: State) -> str:
     return "close" if state.get("error") else following[state["verdict"]]
 
 
+def _after_train(state: State) -> str:
+    return "close" if state.get("error") else "gate" if state.get("stop") else "evaluate"
+
+
 def _after_adjust(state: State) -> str:
     return "close" if state.get("error") else "gate" if state["stop"] else "train"
 
@@ -235,8 +252,9 @@ def build() -> Any:
     graph.add_edge(START, "profile")
     graph.add_conditional_edges("plan", _after_plan, ["clarify", "forecast", "close"])
     graph.add_conditional_edges("approve", _after_approve, ["curate", "forecast", "plan", "approve", "close"])
+    graph.add_conditional_edges("train", _after_train, ["evaluate", "gate", "close"])
     graph.add_conditional_edges("adjust", _after_adjust, ["train", "gate", "close"])
-    straight = ["profile>plan", "clarify>plan", "forecast>approve", "curate>train", "train>evaluate", "evaluate>adjust"]
+    straight = ["profile>plan", "clarify>plan", "forecast>approve", "curate>train", "evaluate>adjust"]
     for edge in [*straight, "gate>register", "register>close"]:
         source, target = edge.split(">")
         graph.add_conditional_edges(source, _or_close(target), [target, "close"])

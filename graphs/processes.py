@@ -6,9 +6,11 @@ what it had saved; one that dies `MAX_DEATHS` times without a new event in betwe
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +38,8 @@ SILENCE_S = 300.0
 """A heartbeat older than this means that the process hangs."""
 
 _running: dict[str, "JobProcess"] = {}
+_starting = threading.Lock()
+"""Held while a process is started, and for good by a worker that leaves: what it has stopped must not start again."""
 
 
 @dataclass
@@ -58,6 +62,7 @@ class JobProcess:
 
     def start(self) -> None:
         """Start the process in a group of its own; it leaves when the pipe's other end, which we hold, closes."""
+        (self.folder / "heartbeat").touch()  # a predecessor's last one may be days old
         read_end, self.pipe = os.pipe()
         with (self.folder / "log.txt").open("ab") as log:
             self.process = subprocess.Popen(
@@ -147,6 +152,8 @@ def run(key: str, kind: str, spec: dict[str, Any], context: dict[str, str]) -> d
             outcome = _error("job_failed", what, job.folder)
             break
     job.copy_events()
+    if "result" in outcome:
+        shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)  # a finished training never goes on from one
     job.say("done" if "result" in outcome else outcome["error"]["code"], 1)
     return outcome
 
@@ -154,9 +161,10 @@ def run(key: str, kind: str, spec: dict[str, Any], context: dict[str, str]) -> d
 def _live(job: JobProcess) -> int:
     """One life of the process; its exit status."""
     (job.folder / "error.json").unlink(missing_ok=True)
-    job.start()
+    with _starting:
+        job.start()
+        _running[job.key] = job
     assert job.process is not None
-    _running[job.key] = job
     try:
         while job.process.poll() is None:
             time.sleep(POLL_S)
@@ -173,7 +181,8 @@ def _live(job: JobProcess) -> int:
 
 
 def stop_all(grace_s: float) -> None:
-    """End every running job's process group, for shutdown; the jobs stay unfinished and go on after a restart."""
+    """End every running job's process group and start no other one, for shutdown; they go on after a restart."""
+    _starting.acquire()
     jobs = list(_running.values())
     for job in jobs:
         job._signal(signal.SIGTERM)

@@ -14,6 +14,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 from dbos import DBOS, DBOSConfig
@@ -25,7 +26,7 @@ from graphs import conversation, jobs, lifecycle, processes
 from moatelier.contracts import Event
 from moatelier.errors import MoatelierError
 from moatelier.settings import settings
-from store import events, tasks
+from store import artifacts, events, tasks
 
 GRAPHS: dict[str, Any] = {"conversation": conversation.build, "lifecycle": lifecycle.build}
 SWEEP_S = 3.0
@@ -55,13 +56,16 @@ def _next_input(graph: Any, config: Any, run: tasks.Run, thread: tasks.Thread) -
     """What to feed the graph: fresh input, the answer to a pending interrupt, "go on", or None when nothing is left."""
     state = graph.get_state(config)
     pending = {interrupt.id for interrupt in state.interrupts}
+    fresh = run.input is not None and run.command is None and state.values.get("run") != run.id
+    if fresh and pending:
+        # A message to a thread that waits is the answer. To which question is written down before it is given: after
+        # a crash it must neither answer the next one nor start the thread anew.
+        run = tasks.update_run(run.id, command={"resume": {next(iter(pending)): _last_text(run.input or {})}})
     resume = dict((run.command or {}).get("resume") or {})
-    if run.input is not None and pending and state.values.get("run") != run.id:
-        resume = {next(iter(pending)): _last_text(run.input)}  # a message to a thread that waits is the answer
     answers = {key: value for key, value in resume.items() if key in pending}
     if answers:
         return Command(resume=answers)
-    if run.input is not None and state.values.get("run") != run.id:
+    if fresh and not resume:
         return GRAPHS_INPUT[thread.graph](run, thread)
     return "go on" if state.next and not pending else None
 
@@ -88,9 +92,21 @@ def _fail(run: tasks.Run, thread: tasks.Thread, error: Exception) -> str:
     log.exception("run %s of thread %s failed", run.id, thread.id)
     known = error if isinstance(error, MoatelierError) else MoatelierError(f"{type(error).__name__}: {error}")
     if thread.graph == "lifecycle" and thread.task:
-        tasks.update_task(thread.task, status="failed", error=known.to_dict())
+        _fail_task(tasks.find_task(thread.task), known)
     _end(run, thread, "error", {"status": "error"}, known.to_dict())
     return "error"
+
+
+def _fail_task(task: tasks.Task, error: MoatelierError) -> None:
+    """End a task that could not end itself; its readers are told first, as when it closes."""
+    if task.ended:
+        return
+    for kind, body in (("error", error.to_dict()), ("result", {"task": task.id, "status": "failed"})):
+        told = Event(
+            project=task.project, stream=task.conversation, task=task.id, job=f"{task.id}/failed", kind=kind, body=body
+        )
+        events.append([told])
+    tasks.update_task(task.id, status="failed", error=error.to_dict())
 
 
 def _end(
@@ -106,7 +122,8 @@ def _end(
     tasks.end_run(run.id, status=status, error=error, last_event=newest, thread=stands)
 
 
-@DBOS.step(name="advance_step")
+# What `advance` lets out is the store's failing (a full disk, say): to give up would leave the thread busy for ever.
+@DBOS.step(name="advance_step", retries_allowed=True, max_attempts=10_000, interval_seconds=SWEEP_S, backoff_rate=1.0)
 def _advance_step(run_id: str) -> str:
     return advance(run_id)
 
@@ -151,6 +168,8 @@ def sweep() -> None:
 
 def _sweep_forever() -> None:
     beat = settings().home / "worker.heartbeat"
+    with suppress(OSError):  # another one may be gone by itself meanwhile
+        artifacts.remove_leftovers()
     while True:
         beat.touch()
         try:

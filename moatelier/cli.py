@@ -169,6 +169,8 @@ def predict(
     """Answer one text, or every row of a CSV."""
     if (words is None) == (file is None):
         raise DataError("Give one text or one --file.", where="predict", remedy='moatelier predict -m NAME "some text"')
+    if file and output and file.resolve() == output.resolve():
+        raise DataError("The output is the file that is read.", where=str(output), remedy="Name another file.")
     from moatelier.predict import predict as answer
     from moatelier.predict import read_rows
 
@@ -187,15 +189,19 @@ def adapters_list(as_json: Json = False) -> None:
 
 
 @adapters_app.command("show")
-def adapters_show(name: Annotated[str, typer.Argument(help="Model id, alias or digest.")]) -> None:
-    """Show one adapter with its manifest, as JSON."""
+def adapters_show(
+    name: Annotated[str, typer.Argument(help="Model id, alias or digest.")], as_json: Json = False
+) -> None:
+    """Show one adapter with its manifest: as JSON with and without `--json`."""
     with _service() as client:
         typer.echo(json.dumps(client.call("GET", f"/adapters/{name}"), indent=2, ensure_ascii=False))
 
 
 @adapters_app.command("export")
 def adapters_export(
-    name: str, to: Annotated[Path, typer.Option("--to", help="The zip to write.")] = Path("adapter.zip")
+    name: str,
+    to: Annotated[Path, typer.Option("--to", help="The zip to write.")] = Path("adapter.zip"),
+    as_json: Json = False,
 ) -> None:
     """Write an adapter's sealed bundle (PEFT format) as a zip."""
     draft = to.with_name(f".{to.name}.part")
@@ -205,16 +211,21 @@ def adapters_export(
         draft.replace(to)
     finally:
         draft.unlink(missing_ok=True)
-    typer.echo(f"{to}: {size} bytes")
+    typer.echo(json.dumps({"file": str(to), "bytes": size}) if as_json else f"{to}: {size} bytes")
 
 
 @app.command()
-def report(task: str, to: Annotated[Path | None, typer.Option("--to", help="Where to put the folder.")] = None) -> None:
+def report(
+    task: str,
+    to: Annotated[Path | None, typer.Option("--to", help="Where to put the folder.")] = None,
+    as_json: Json = False,
+) -> None:
     """Fetch a task's report: index.html, report.json and MODEL_CARD.md."""
     from moatelier.journey import fetch_report
 
     with _service() as client:
-        typer.echo(fetch_report(client, task, to or Path(f"{task}-report")))
+        page = str(fetch_report(client, task, to or Path(f"{task}-report")))
+        typer.echo(json.dumps({"file": page}) if as_json else page)
 
 
 @app.command()

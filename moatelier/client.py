@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import httpx
 
-from moatelier.errors import DataError, MoatelierError, ModelUnavailable, Unauthorized
+from moatelier.errors import DataError, MoatelierError, ModelUnavailable, Unauthorized, UpstreamError
 from moatelier.settings import settings
 from moatelier.supervisor import base_url, is_ready
 
@@ -29,11 +29,12 @@ class Client:
 
     def call(self, method: str, path: str, **arguments: Any) -> Any:
         """One request; its JSON."""
-        return _checked(self.http.request(method, path, **arguments)).json()
+        with _reached(self.url):
+            return _checked(self.http.request(method, path, **arguments)).json()
 
     def download(self, path: str, to: BinaryIO) -> int:
         """Stream a body into a file; its size in bytes."""
-        with self.http.stream("GET", path) as response:
+        with _reached(self.url), self.http.stream("GET", path) as response:
             if response.is_error:
                 response.read()
             _checked(response)
@@ -56,11 +57,24 @@ class Client:
         """Server-sent events as (event, id, data); data is parsed JSON where it is JSON."""
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
         timeout = httpx.Timeout(60, read=None)
-        with self.http.stream(method, path, json=body, headers=headers, timeout=timeout) as response:
-            if response.is_error:
-                response.read()
-            _checked(response)
-            yield from _events(response.iter_lines())
+        with _reached(self.url):
+            with self.http.stream(method, path, json=body, headers=headers, timeout=timeout) as response:
+                if response.is_error:
+                    response.read()
+                _checked(response)
+                yield from _events(response.iter_lines())
+
+
+@contextmanager
+def _reached(url: str) -> Iterator[None]:
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise UpstreamError(
+            f"The service does not answer: {str(error) or type(error).__name__}.",
+            where=url,
+            remedy="It may be starting again; what it works on goes on. See: moatelier task list",
+        ) from error
 
 
 def _events(lines: Iterator[str]) -> Iterator[tuple[str, str, Any]]:
@@ -109,12 +123,24 @@ def _running() -> str | None:
     """The service of this data directory, or, for who brings a key of their own, the one on the set host and port."""
     path = settings().home / "service.json"
     if path.exists():
-        url = str(json.loads(path.read_text(encoding="utf-8"))["url"])
-    elif settings().key:
-        url = base_url(settings())
-    else:
-        return None  # whoever listens on our port serves another data directory, and our key would be wrong there
-    return url if is_ready(url) else None
+        place = json.loads(path.read_text(encoding="utf-8"))
+        url = str(place["url"])
+        # It may be about to be ready, or be starting one of its processes again: two cannot share a directory.
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not (ready := is_ready(url)) and _lives(int(place["pid"])) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return url if ready else None
+    if settings().key:
+        return url if is_ready(url := base_url(settings())) else None
+    return None  # whoever listens on our port serves another data directory, and our key would be wrong there
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -136,7 +162,7 @@ def connect() -> Iterator[Client]:
 
 def _start() -> subprocess.Popen[bytes]:
     print("no service is running; starting one for this call", file=sys.stderr)
-    settings().home.mkdir(parents=True, exist_ok=True)
+    settings().home.mkdir(parents=True, exist_ok=True, mode=0o700)
     log = settings().home / "service.log"
     with log.open("ab") as file:
         # In a session of its own, so that Ctrl-C ends the call first and the service after it.

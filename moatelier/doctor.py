@@ -69,7 +69,8 @@ def _home() -> Check:
 
 
 def _base() -> Check:
-    pulled = (settings().cache / "models" / settings().base / "pack.json").exists()
+    # The folder's name is the catalogue's business, one layer up; that it begins with the id is what we rely on.
+    pulled = any((settings().cache / "packs").glob(f"{settings().base}-*/pack.json"))
     remedy = f"It is fetched by the first task, or now: moatelier models pull {settings().base}"
     return Check("base model", pulled, f"{settings().base} {'is here' if pulled else 'is not pulled'}", remedy)
 

@@ -127,10 +127,11 @@ def main(module: str, work: Callable[[dict[str, Any], Job], dict[str, Any]]) -> 
     parser.add_argument("--quiet", action="store_true", help="print no events")
     arguments = parser.parse_args()
     folder: Path = arguments.folder or arguments.spec.resolve().parent / arguments.spec.stem
-    job = Job(folder, quiet=arguments.quiet)
+    folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         if (folder / "result.json").exists():
             return
+        job = Job(folder, quiet=arguments.quiet)  # mends the events, so not while a predecessor may be writing one
         (folder / "error.json").unlink(missing_ok=True)
         job.watch()
         sys.exit(_run(job, work, arguments.spec))

@@ -51,7 +51,7 @@ def _tell(stream: Stream, as_json: bool) -> dict[str, Any] | None:
         for event, _, data in stream:
             if not isinstance(data, dict) or "kind" not in data:
                 if event == "error":
-                    raise MoatelierError.from_dict({"code": data.get("code"), "what": data.get("message", str(data))})
+                    raise MoatelierError.from_dict({"code": data.get("error"), "what": data.get("message", str(data))})
                 continue
             teller.tell(data["kind"], data["step"], data["body"])
             if data["kind"] == "result":

@@ -24,6 +24,7 @@ def predict(client: Client, model: str, rows: list[Row], column: str, output: Pa
         InvalidRequest: The output cannot be written.
         MoatelierError: What the service answered.
     """
+    client.call("GET", f"/v1/models/{model}")  # an unknown model must not cost the person an output file
     with _writer(list(rows[0]), output, as_json) as write:
         for row in track(rows, "predict", console=Console(stderr=True), disable=output is None):
             write({**row, ADDED: client.answer(model, row[column])})
@@ -41,7 +42,7 @@ def _writer(columns: list[str], output: Path | None, as_json: bool) -> Iterator[
             f"The output cannot be written: {error.strerror}.", where=str(output), remedy="Name another file."
         ) from error
     with file:
-        table = csv.DictWriter(file, fieldnames=[*columns, ADDED])
+        table = csv.DictWriter(file, fieldnames=list(dict.fromkeys([*columns, ADDED])))
         table.writeheader()
         yield table.writerow
     print(output, file=sys.stderr)
@@ -55,8 +56,17 @@ def read_rows(path: Path, column: str | None) -> tuple[list[Row], str]:
     """
     if not path.is_file():
         raise DataError("There is no such file.", where=str(path), remedy="Check the path.")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = [dict(row) for row in csv.DictReader(file)]
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [dict(row) for row in csv.DictReader(file, restval="")]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"The file cannot be read: {error}.", where=str(path), remedy="Save it as UTF-8 CSV."
+        ) from error
+    for number, row in enumerate(rows, start=1):
+        if None in row:
+            what, remedy = "The row has more cells than the header.", "Quote cells that hold commas."
+            raise DataError(what, where=f"{path}, row {number}", remedy=remedy)
     if not rows:
         raise DataError("The file has no rows.", where=str(path), remedy="Give a CSV with a header and rows.")
     source = column or next(iter(rows[0]))

@@ -24,6 +24,7 @@ from moatelier.settings import Settings, settings
 
 PIPE = "MOATELIER_SUPERVISOR_PIPE"
 ROLES = {"engine": "serving.pool", "worker": "graphs.worker", "api": "api.app"}
+ENGINE_HOST = "127.0.0.1"
 GRACE_S = 8.0
 """From SIGTERM to SIGKILL; with it everything ends within 10 s."""
 RESTART_AFTER_S = (0.2, 0.5, 1, 2, 5, 10)
@@ -130,21 +131,22 @@ def is_ready(url: str | None = None) -> bool:
 
 def _require_free(role: str, port: int, variable: str, patience_s: float) -> None:
     deadline = time.monotonic() + patience_s
-    while (reason := _in_use(port)) and time.monotonic() < deadline:
+    host = settings().host if role == "api" else ENGINE_HOST
+    while (reason := _in_use(host, port)) and time.monotonic() < deadline:
         time.sleep(0.2)
     if reason:
         raise ServiceRunning(
             f"The {role} cannot listen on port {port}: {reason}.",
-            where=f"{settings().host}:{port}",
+            where=f"{host}:{port}",
             remedy=f"Stop what listens there, or set {variable} to another port.",
         )
 
 
-def _in_use(port: int) -> str:
-    with socket.socket() as probe:
+def _in_use(host: str, port: int) -> str:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((settings().host, port))
+            probe.bind((host, port))
         except OSError as error:
             return str(error.strerror)
     return ""

@@ -32,15 +32,29 @@ def take_look(project: str, locked: str, task: str, candidate: str, allowed: int
             return taken
         number = _count(opened, project, locked) + 1
         if number > allowed:
-            raise LooksExhausted(
-                f"These locked rows have had all {allowed} looks that the claims allow.",
-                where=locked,
-                remedy="Bring new test rows, which no model was chosen by: `--test FILE`.",
-            )
+            raise _exhausted(locked, allowed)
         opened.add(LookRow(project=project, locked=locked, number=number, task=task, candidate=candidate))
         body = {"locked": locked, "number": number, "allowed": allowed, "task": task}
         audit.write(project, task, "test.look", candidate, body, within=opened)
     return number
+
+
+def need_look(project: str, locked: str, allowed: int = 5) -> None:
+    """Make sure that a look is left, before anything is trained for it.
+
+    Raises:
+        LooksExhausted: All allowed looks were taken.
+    """
+    if looks_taken(project, locked) >= allowed:
+        raise _exhausted(locked, allowed)
+
+
+def _exhausted(locked: str, allowed: int) -> LooksExhausted:
+    return LooksExhausted(
+        f"These locked rows have had all {allowed} looks that the claims allow.",
+        where=locked,
+        remedy="Bring new test rows, which no model was chosen by: `--test FILE`.",
+    )
 
 
 def looks_taken(project: str, locked: str) -> int:

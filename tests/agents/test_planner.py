@@ -293,3 +293,8 @@ def test_an_impossible_edit_names_its_field(edits: dict[str, Any], where: str) -
         revise(PLAN, edits, SUPPORT, DEFAULTS)
     assert caught.value.where == where
     assert caught.value.remedy
+
+
+def test_an_answer_without_a_usable_figure_is_asked_again() -> None:
+    """Found by the property test: `0.9 %` offers choices of which not all have a target."""
+    assert outcome("0.9 %", "% 0.9")

@@ -43,6 +43,7 @@ def test_dev_tells_answers_and_loss_and_select_scores_only(curated: Curated, tra
 
     select = evaluate(curated, "select", tmp_path / "select", bundle)
     assert select.rows == 9 and select.predictions is None and select.loss is None
+    assert not (tmp_path / "select" / "answers").exists()
 
 
 def test_the_adapter_is_told_from_the_base(curated: Curated, train: Train, tmp_path: Path) -> None:

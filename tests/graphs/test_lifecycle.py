@@ -1,10 +1,12 @@
 """A task's whole way through the graphs, with canned jobs: what is asked, decided, done, and told."""
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from graphs import jobs
+from graphs import closing, jobs, worker
 from moatelier.errors import DataError
 from store import adapters, tasks
 from tests import fakes
@@ -56,6 +58,59 @@ def test_a_message_on_a_waiting_thread_is_the_answer(player: Player, tmp_path: P
     assert player.pending()["type"] == "approval"
 
 
+def test_an_answer_that_is_carried_on_after_a_crash_answers_no_other_question(
+    player: Player, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle, died = worker._settle, threading.Event()
+
+    def die_once(graph: Any, config: Any, run: tasks.Run, thread: tasks.Thread) -> str:
+        if (
+            thread.graph == "lifecycle"
+            or died.is_set()
+            or not (run.input or {})["messages"][0]["content"].startswith("80")
+        ):
+            return settle(graph, config, run, thread)
+        died.set()
+        return "killed"  # as by SIGKILL when the approval is already open, but nobody has written that down
+
+    monkeypatch.setattr(worker, "_settle", die_once)
+    player.say("make it better", train=player.upload(fakes.support_csv(tmp_path / "support.csv")))
+    player.pending()
+    player.say("80 percent accuracy")
+    assert died.wait(30)
+    jobs.submit_run(tasks.list_runs("default", player.thread)[0].id)
+    assert player.pending()["type"] == "approval"
+    assert [event for event in player.events("decision") if event.body["agent"] == "person"] == []
+
+
+def test_a_task_that_is_cancelled_while_it_is_about_to_ask_does_not_wait(
+    started: Player, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = tasks.find_thread
+
+    def cancelled_before_the_question_shows(id: str) -> tasks.Thread:
+        thread = read(id)
+        if thread.graph == "lifecycle" and thread.status == "interrupted" and thread.task:
+            tasks.update_task(thread.task, cancel_requested=True)
+        return thread
+
+    monkeypatch.setattr(tasks, "find_thread", cancelled_before_the_question_shows)
+    task = started.ended()
+    assert task.status == "cancelled"
+
+
+def test_a_task_whose_graph_breaks_tells_its_readers(started: Player, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise ValueError("a bug")
+
+    started.pending()
+    monkeypatch.setattr(closing, "close", broken)
+    started.answer("no")
+    task = started.ended()
+    assert task.status == "failed" and task.error is not None and "a bug" in task.error["what"]
+    assert [event.body["status"] for event in started.events("result")] == ["failed"]
+
+
 def test_without_a_file_the_conversation_says_what_it_needs_and_takes_it_later(player: Player, tmp_path: Path) -> None:
     player.say(REQUEST)
     assert player.settled().status == "idle" and player.task() is None
@@ -80,11 +135,27 @@ def test_an_edit_makes_a_new_version_that_has_to_be_approved(started: Player) ->
     assert started.ended().status == "reached"
 
 
+def test_an_edit_that_is_not_valid_is_told_and_the_plan_still_waits(started: Player) -> None:
+    first = started.pending()
+    edit = {"type": "edit", "edited_action": {"name": "train", "args": {"goal": {"metric": "accuracy", "target": "x"}}}}
+    started.answer({"version": first["version"], "decisions": [edit]})
+    assert started.pending()["version"] == first["version"]
+    assert "goal.target" in started.events("decision")[-1].body["reason"]
+    started.approve()
+    assert started.ended().status == "reached"
+
+
 def test_a_stale_approval_approves_nothing(started: Player) -> None:
     started.pending()
     started.answer({"version": "0" * 64, "decisions": [{"type": "approve"}]})
     assert started.pending()["type"] == "approval"
     assert "train" not in [kind for kind, _ in started.jobs.ran]
+    started.approve()
+    started.ended()
+    said = [
+        event.body["decision"]["verdict"] for event in started.events("decision") if event.body["agent"] == "person"
+    ]
+    assert said == ["stale", "approve"]
 
 
 def test_words_at_the_approval_change_the_plan(started: Player) -> None:
@@ -101,6 +172,22 @@ def test_a_goal_out_of_reach_ends_not_reached_with_the_best_so_far(started: Play
     assert task.result["point"] == 0.6 and not task.result["promoted"]
     assert adapters.get("default", task.result["model"]).aliases == ()
     assert [kind for kind, _ in started.jobs.ran].count("gate") == 1
+
+
+def test_a_later_trial_that_fails_leaves_the_best_so_far(started: Player, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = started.jobs._train
+
+    def train_once(spec: dict[str, Any]) -> dict[str, Any]:
+        started.jobs.fail["train"] = DataError("The loss became nan at step 7.", where="training")
+        return train(spec)
+
+    monkeypatch.setattr(started.jobs, "_train", train_once)
+    started.jobs.score = 0.6
+    started.approve()
+    task = started.ended()
+    assert task.status == "not_reached" and task.result is not None, task
+    assert [kind for kind, _ in started.jobs.ran].count("train") == 2
+    assert task.result["trials"] == 1 and "nan at step 7" in task.result["stopped_because"]
 
 
 def test_a_jobs_error_ends_the_task_with_code_place_and_remedy(started: Player) -> None:

@@ -1,5 +1,6 @@
 """A job's process is started, followed, restarted, stopped; its events reach the log once."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -60,6 +61,15 @@ def test_a_process_that_cannot_start_fails_with_what_it_said(run: Run, monkeypat
 def test_a_process_that_always_dies_at_the_same_place_fails(run: Run) -> None:
     outcome = run(steps=2, die_at=0, always=True)
     assert outcome["error"]["code"] == "job_failed" and "-9" in outcome["error"]["what"]
+
+
+def test_a_job_goes_on_long_after_its_last_heartbeat(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "POLL_S", 0.01)  # a look comes before the new process can beat
+    beat = home / "jobs" / "train-1" / "heartbeat"
+    beat.parent.mkdir(parents=True)
+    beat.touch()
+    os.utime(beat, (time.time() - 86_400, time.time() - 86_400))  # the service was off for a day
+    assert run(steps=3, pause_s=0.3) == {"result": {"counted": 3}}
 
 
 def test_an_error_keeps_its_code_place_and_remedy(run: Run) -> None:

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from moatelier.errors import MoatelierError
+from moatelier import cli
+from moatelier.client import Client
+from moatelier.errors import MoatelierError, UpstreamError
 from tests import fakes
 from tests.graphs.conftest import FakeJobs
 from tests.moatelier.conftest import Command
@@ -111,6 +114,32 @@ def test_predict_answers_a_text_and_every_row_of_a_file(command: Command, csv: s
 def test_an_error_says_what_and_where(command: Command, words: tuple[str, ...], told: str) -> None:
     done = command(*words)
     assert isinstance(done.exception, MoatelierError) and told in str(done.exception).lower()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"message\nhello, there\n", "row 1"), (b"message\n\xff\xfe\xff\n", "cannot be read"), (b"message\n", "no rows")],
+)
+def test_a_file_that_cannot_be_predicted_is_refused(home: Path, tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "rows.csv").write_bytes(content)
+    done = CliRunner().invoke(cli.app, ["predict", "-m", "x", "-f", str(tmp_path / "rows.csv")])
+    assert isinstance(done.exception, MoatelierError) and told in str(done.exception)
+
+
+def test_predictions_do_not_go_into_the_file_that_is_read(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("message\nhello\n")
+    done = CliRunner().invoke(cli.app, ["predict", "-m", "x", "-f", str(rows), "-o", str(rows)])
+    assert isinstance(done.exception, MoatelierError) and rows.read_text() == "message\nhello\n"
+
+
+def test_a_service_that_hangs_up_is_an_error_of_ours() -> None:
+    client = Client("http://127.0.0.1:9", "mo-key")  # nobody listens on the discard port
+    with client.http:
+        with pytest.raises(UpstreamError, match="does not answer"):
+            client.call("GET", "/tasks")
+        with pytest.raises(UpstreamError, match="does not answer"):
+            next(client.stream("GET", "/tasks/x/events"))
 
 
 def test_a_wrong_key_says_where_the_right_one_is(command: Command, home: Path) -> None:

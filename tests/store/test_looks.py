@@ -28,7 +28,10 @@ def test_a_gate_that_runs_again_uses_up_nothing(store: Path) -> None:
 
 def test_the_budget_ends(store: Path) -> None:
     for number in range(2):
+        looks.need_look("p", LOCKED, allowed=2)
         looks.take_look("p", LOCKED, f"task-{number}", "c" * 64, allowed=2)
+    with pytest.raises(LooksExhausted):
+        looks.need_look("p", LOCKED, allowed=2)
     with pytest.raises(LooksExhausted, match="all 2 looks.*--test FILE"):
         looks.take_look("p", LOCKED, "task-2", "c" * 64, allowed=2)
     assert looks.take_look("p", LOCKED, "task-1", "c" * 64, allowed=2) == 2

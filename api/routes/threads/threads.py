@@ -99,9 +99,12 @@ def patch_thread(
 
 @router.delete("/threads/{thread_id}", status_code=204)
 def delete_thread(thread_id: str, project: Project) -> Response:
-    """Delete a thread at rest; what its task made stays."""
-    if conversation(project, thread_id).status == "busy":
+    """Delete a thread at rest whose task has ended; what the task made stays."""
+    thread = conversation(project, thread_id)
+    if thread.status == "busy":
         raise Conflict("The thread is busy.", where=thread_id, remedy="Cancel its run first.")
+    if thread.task and not tasks.find_task(thread.task).ended:  # nobody could answer or cancel it any more
+        raise Conflict("The thread's task has not ended.", where=thread.task, remedy="Cancel the task first.")
     tasks.delete_thread(project, thread_id)
     return Response(status_code=204)
 
