@@ -1,5 +1,6 @@
 """How a task ends: the candidate is registered, aliases move, the report is written, the person is told."""
 
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from moatelier.contracts import EvalReport, GateDecision, TaskPlan
 from moatelier.settings import settings
 from modalities import bundle
 from store import adapters, records, tasks
+
+log = logging.getLogger("moatelier.worker")
 
 
 def report_folder(task: str) -> Path:
@@ -38,8 +41,13 @@ def close(state: LifecycleState) -> None:
     """Write the report, the task's result or error, and the last events."""
     outcome, error = state.get("outcome", "failed"), state.get("error")
     result = _result(state) if state.get("decision") else None
-    if state.get("dataset"):
-        _write_report(state)
+    try:
+        if state.get("dataset"):
+            _write_report(state)
+    except Exception as failure:  # a report that cannot be drawn must not undo what the gate decided
+        log.exception("the report of %s could not be written", state["task"])
+        what = f"The report could not be written: {failure}"
+        say(state, "error", phase="report", code="report_failed", what=what, where=state["task"], remedy="See the log.")
     if error:
         say(state, "error", **error)
     say(state, "result", task=state["task"], status=outcome, **(result or {}))

@@ -82,6 +82,13 @@ def find(state: LifecycleState, plan: TaskPlan) -> tuple[Rows, Rows | None, Data
     return rows, test_rows, data.find(rows, test_rows=test_rows, count_tokens=counter, max_tokens=context)
 
 
+def doubt(
+    plan: TaskPlan, rows: Rows, test_rows: Rows | None, findings: DataFindings, decision: CurationDecision
+) -> DataFindings:
+    """The findings with doubtful labels, for which the rows that will be locked are neither used nor named."""
+    return data.doubt(rows, findings, decision, plan.seed, test_rows)
+
+
 def carry_out(
     state: LifecycleState,
     plan: TaskPlan,

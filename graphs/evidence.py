@@ -11,7 +11,6 @@ from graphs.state import LifecycleState
 from moatelier.contracts import DataProfile, DatasetCard, Question, TaskPlan
 from moatelier.errors import DataError
 from moatelier.settings import settings
-from modalities import catalogue
 from modalities.text import data
 from store import artifacts, datasets
 
@@ -52,8 +51,8 @@ def plan_inputs(state: LifecycleState) -> dict[str, Any]:
 
 def defaults() -> Defaults:
     """What this service does when a person says nothing, and what it offers."""
-    bases = tuple(entry.id for entry in catalogue.entries() if entry.kind == "text")
-    return Defaults(base=settings().base, bases=bases, trials=DEFAULT_TRIALS, seconds=DEFAULT_BUDGET_S)
+    # Only the base that the engine serves: an adapter on another would be certified and then not be served.
+    return Defaults(base=settings().base, trials=DEFAULT_TRIALS, seconds=DEFAULT_BUDGET_S)
 
 
 def with_locked_note(state: LifecycleState, plan: TaskPlan) -> TaskPlan:

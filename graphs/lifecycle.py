@@ -121,6 +121,8 @@ def curate(state: State) -> State:
     current = load(state, "plan", TaskPlan)
     rows, test_rows, findings = curation.find(state, current)
     labels = {row.number: row.label for row in rows if row.label is not None}
+    kept = curator.decide(findings, current, test_rows is not None, labels)
+    findings = curation.doubt(current, rows, test_rows, findings, kept)
     decision = curator.decide(findings, current, test_rows is not None, labels)
     decided(state, "curator", {"dropped": len(decision.drop)}, " ".join(decision.reasons))
     card = curation.carry_out(state, current, rows, test_rows, findings, decision)

@@ -23,6 +23,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
 from graphs import conversation, jobs, lifecycle, processes
+from graphs.checkpoint import saver
 from moatelier.contracts import Event
 from moatelier.errors import MoatelierError
 from moatelier.settings import settings
@@ -55,6 +56,10 @@ def advance(run_id: str) -> str:
 def _next_input(graph: Any, config: Any, run: tasks.Run, thread: tasks.Thread) -> Any:
     """What to feed the graph: fresh input, the answer to a pending interrupt, "go on", or None when nothing is left."""
     state = graph.get_state(config)
+    first = len(tasks.list_runs(run.project, thread.id, limit=2)) == 1
+    if first and state.values and state.values.get("run") != run.id:
+        saver().delete_thread(thread.id)  # of a deleted thread that bore the same id: its words must not come back
+        state = graph.get_state(config)
     pending = {interrupt.id for interrupt in state.interrupts}
     fresh = run.input is not None and run.command is None and state.values.get("run") != run.id
     if fresh and pending:

@@ -83,12 +83,13 @@ def task_start(
     as_json: Json = False,
 ) -> None:
     """Start a task and follow it to its end."""
+    from moatelier import streams
+
     with _service() as client:
         files = {"train": client.upload(file)} | ({"test": client.upload(test)} if test else {})
         thread = client.call("POST", "/threads", json={})["thread_id"]
-        run = {"messages": [{"role": "user", "content": words}], "files": files}
-        body = {"assistant_id": "moatelier", "input": run, "stream_mode": ["custom", "values"]}
-        stream = client.stream("POST", f"/threads/{thread}/runs/stream", body)
+        said = {"messages": [{"role": "user", "content": words}], "files": files}
+        stream = streams.run(client, thread, input=said)
         _follow(client, thread, stream, yes=yes, as_json=as_json)
 
 
@@ -136,10 +137,11 @@ def task_cancel(task: str, as_json: Json = False) -> None:
 @task_app.command("watch")
 def task_watch(task: str, as_json: Json = False) -> None:
     """Follow a task from its first event to its end."""
+    from moatelier import streams
+
     with _service() as client:
         thread = client.call("GET", f"/tasks/{task}")["conversation"]
-        stream = client.stream("GET", f"/tasks/{task}/events")
-        _follow(client, thread, stream, yes=False, as_json=as_json)
+        _follow(client, thread, streams.watch(client, task, thread), yes=False, as_json=as_json)
 
 
 @app.command()

@@ -4,21 +4,20 @@ import io
 import json
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from moatelier import streams
 from moatelier.client import Client
 from moatelier.errors import MoatelierError
 from moatelier.show import Teller, console, plan_table
 
-Stream = Iterator[tuple[str, str, Any]]
 DONE, OPEN, NOT_REACHED, FAILED = 0, 2, 3, 1
 
 
-def follow(client: Client, thread: str, stream: Stream, *, yes: bool, as_json: bool) -> int:
+def follow(client: Client, thread: str, stream: streams.Stream, *, yes: bool, as_json: bool) -> int:
     """Tell events, put questions to the person, go on with the answers, until the task ends. The exit status."""
     while True:
         ended = _tell(stream, as_json)
@@ -28,23 +27,18 @@ def follow(client: Client, thread: str, stream: Stream, *, yes: bool, as_json: b
         answer = _answer(pending["value"], yes=yes, as_json=as_json)
         if answer is None:
             return OPEN
-        stream = _send(client, thread, {pending["id"]: answer})
+        stream = streams.run(client, thread, command={"resume": {pending["id"]: answer}})
 
 
-def resume(client: Client, thread: str, words: str) -> Stream:
+def resume(client: Client, thread: str, words: str) -> streams.Stream:
     """Answer what a conversation waits for with plain words."""
     pending = _pending(client, thread)
     if pending is None:
         raise MoatelierError("This task waits for nothing.", where=thread, remedy="Follow it: moatelier task watch ID")
-    return _send(client, thread, {pending["id"]: words})
+    return streams.run(client, thread, command={"resume": {pending["id"]: words}})
 
 
-def _send(client: Client, thread: str, answers: dict[str, Any]) -> Stream:
-    body = {"assistant_id": "moatelier", "command": {"resume": answers}, "stream_mode": ["custom", "values"]}
-    return client.stream("POST", f"/threads/{thread}/runs/stream", body)
-
-
-def _tell(stream: Stream, as_json: bool) -> dict[str, Any] | None:
+def _tell(stream: streams.Stream, as_json: bool) -> dict[str, Any] | None:
     """Tell everything up to the stream's end; the task's result if it came by."""
     result = None
     with Teller(as_json) as teller:

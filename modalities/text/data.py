@@ -114,10 +114,29 @@ def find(
         clusters=tuple(tuple(usable[i].number for i in cluster) for cluster in clusters),
         near_test=tuple(usable[i].number for i in near_any(prompts, [row.prompt for row in locked])) if locked else (),
         private=tuple(finding for row in usable for finding in _private(row)),
-        suspicious=_suspicious(distinct),
         too_long=tuple(row.number for row in usable if count_tokens and count_tokens(row) > max_tokens),
         problems=tuple(row.problem for row in rows if row.problem is not None),
     )
+
+
+def doubt(
+    rows: Sequence[Row], findings: DataFindings, decision: CurationDecision, seed: int, test_rows: Sequence[Row] | None
+) -> DataFindings:
+    """The findings with labels that look wrong, judged without and about none of the rows that will be locked.
+
+    Which rows those are does not depend on what is left out of training, so a first decision is enough to know.
+
+    Args:
+        rows: From `read_rows`.
+        findings: From `find`.
+        decision: The curator's on these findings.
+        seed: Of the split.
+        test_rows: The locked rows of a separate test file; then all of `rows` are judged.
+    """
+    locked = {row.number for row in split_rows(rows, findings, decision, seed, test_rows)["test"]}
+    unseen = set(decision.drop) | (locked if test_rows is None else set())
+    judged = [row for row in rows if row.problem is None and row.number not in unseen]
+    return findings.model_copy(update={"suspicious": _suspicious(judged)})
 
 
 def split(

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from evals import report, vault
 from graphs import closing, jobs, worker
 from moatelier.errors import DataError
-from store import adapters, tasks
+from modalities.text import data
+from store import adapters, datasets, tasks
 from tests import fakes
 from tests.graphs.conftest import Player
 
@@ -242,3 +244,31 @@ def test_a_run_that_is_advanced_again_changes_nothing(started: Player) -> None:
     jobs.submit_run(lifecycle_run.id)
     assert [event.id for event in started.events("decision")] == before
     assert len(adapters.list_adapters("default")) == 1
+
+
+def test_a_deleted_threads_words_do_not_come_back_under_its_id(player: Player) -> None:
+    player.say("a secret")
+    player.settled()
+    tasks.delete_thread("default", player.thread)
+    tasks.create_thread("default", id=player.thread, graph="conversation")
+    player.say("hello again")
+    assert "a secret" not in str(player.settled().values)
+
+
+def test_a_report_that_cannot_be_written_undoes_nothing(started: Player, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(report, "write_report", fail)
+    started.approve()
+    task = started.ended()
+    assert task.status == "reached" and task.result is not None and task.result["promoted"]
+    assert any(event.body["code"] == "report_failed" for event in started.events("error"))
+
+
+def test_nothing_is_said_of_locked_rows_labels(started: Player) -> None:
+    started.approve()
+    started.ended()
+    card = datasets.get_card(datasets.list_cards("default")[0])
+    locked = {row.number for row in data.parse_rows(vault.open_locked(card.locked))}
+    assert locked and not locked & {doubt.row for doubt in card.report.suspicious}

@@ -42,7 +42,11 @@ def start(project: str, thread_id: str, body: dict[str, Any]) -> tasks.Run:
     if thread.status == "busy":
         raise Conflict("The thread is busy.", where=thread_id, remedy="Wait for its run, or cancel it.")
     if body.get("command") is None:
-        run = tasks.create_run(project, thread=thread_id, input=read_input(project, body["input"]))
+        said = read_input(project, body["input"])
+        if thread.status == "interrupted" and any((said.get("files") or {}).values()):
+            remedy = "Answer it without files, or send them on another thread."
+            raise Conflict("The thread waits for an answer, and files are none.", where=thread_id, remedy=remedy)
+        run = tasks.create_run(project, thread=thread_id, input=said)
     else:
         run = _resume(thread, body["command"])
     _submit(run)
