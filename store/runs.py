@@ -66,7 +66,7 @@ def create_run(
         refuse_if_running(opened, thread)
         row = RunRow(id=id, project=project, thread=thread, status="pending", last_event=_last_event(opened, thread))
         row.input, row.command = _plain(input), _plain(command)
-        change(above, {"status": "busy"})
+        change(above, {"status": "busy", "interrupts": []})  # what was asked is being answered
         opened.add(row)
         opened.flush()
         return Run.model_validate(row)
