@@ -13,7 +13,7 @@ from modalities.text import data
 
 
 def lock(rows: bytes, locked: str) -> None:
-    """Put rows into the vault. Locking the same content again changes nothing: the first copy stands.
+    """Put rows into the vault. Locking the same content again changes nothing, or mends a damaged copy.
 
     Args:
         rows: JSON lines, one row a line, as `modalities.text.data.write_rows` writes them.
@@ -28,7 +28,7 @@ def lock(rows: bytes, locked: str) -> None:
     path = _place(locked)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.parent.chmod(0o700)
-    if not path.exists():
+    if not path.exists() or not _is_content(path.read_bytes(), locked):  # a damaged copy would cost the gate its look
         write_atomically(path, rows)
     path.chmod(0o600)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from dbos import DBOSClient, EnqueueOptions, WorkflowHandle
 
-from moatelier.errors import MoatelierError
+from moatelier.errors import Conflict, MoatelierError
 from moatelier.ids import digest_json, job_key
 from moatelier.settings import settings
 from store import tasks
@@ -95,7 +95,12 @@ def cancel_task(project: str, task_id: str) -> None:
 
 
 def cancel_run(run: tasks.Run) -> None:
-    """Cancel what a conversation's run is doing: the task it follows."""
+    """Cancel what a conversation's run is doing: the task it follows.
+
+    Raises:
+        Conflict: It has started no task yet, or the task has ended.
+    """
     thread = tasks.find_thread(run.thread)
-    if thread.task:
-        cancel_task(thread.project, thread.task)
+    if thread.task is None:
+        raise Conflict("The run has started no task yet.", where=run.id, remedy="Try again in a moment.")
+    cancel_task(thread.project, thread.task)

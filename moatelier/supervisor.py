@@ -153,7 +153,7 @@ def _in_use(host: str, port: int) -> str:
 
 
 def _prepare() -> None:
-    """Bring the store up to date and make the first key, in a process of its own: this layer knows no store."""
+    """Bring the store up to date, in a process of its own: this layer knows no store."""
     done = subprocess.run([sys.executable, "-m", "store.db"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise JobFailed(f"The store could not be brought up to date: {done.stderr.strip()[-2000:]}")

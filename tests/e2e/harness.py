@@ -192,6 +192,12 @@ class Service:
         body = {"assistant_id": "moatelier", "command": {"resume": {pending["id"]: answer}}}
         self.call("POST", f"/threads/{thread}/runs", json=body)
 
+    def say(self, thread: str, text: str) -> None:
+        """Answer what a conversation asks as people do: by a message."""
+        self.interrupt(thread)
+        said = {"messages": [{"role": "user", "content": text}]}
+        self.call("POST", f"/threads/{thread}/runs", json={"assistant_id": "moatelier", "input": said})
+
     def status(self, task: str) -> str:
         """Where a task stands."""
         return str(self.call("GET", f"/tasks/{task}")["status"])
