@@ -201,9 +201,7 @@ def _unknown_base(text: str, bases: Sequence[str]) -> Reading:
                 words = family[0]
     if not words:
         return Reading()
-    question = (
-        f'There is no base model "{words}" in the catalogue here (moatelier models list). Which one shall be tuned?'
-    )
+    question = f'"{words}" is no base that this service tunes; MOATELIER_BASE sets another. Which one shall be tuned?'
     return Reading(unclear={"base": Question(field="base", text=question, choices=tuple(bases))})
 
 

@@ -45,6 +45,7 @@ def decide(
         drop=dict(sorted(drop.items())),
         left_out_of_train=left_out,
         redact=redact,
+        shorten=_shortened(findings, plan, drop),
         fractions=dict(SEPARATE_TEST if separate_test else OWN_TEST),
         reasons=tuple(_reasons(findings, plan, separate_test, drop, left_out, redact)),
     )
@@ -77,6 +78,10 @@ def _dropped(findings: DataFindings, plan: TaskPlan) -> dict[int, str]:
         for finding in findings.private:
             because([finding.row], f"holds private data ({finding.kind})")
     return drop
+
+
+def _shortened(findings: DataFindings, plan: TaskPlan, drop: Mapping[int, str]) -> tuple[int, ...]:
+    return tuple(row for row in findings.too_long if row not in drop) if plan.too_long.value == "truncate" else ()
 
 
 def _check_enough(
@@ -179,8 +184,8 @@ def _reasons(
             f"{_rows(len(findings.suspicious))} with a doubtful label; {len(left_out)} with strong evidence are "
             f"kept out of training but may be tested on."
         )
-    if plan.too_long.value == "truncate" and findings.too_long:
-        yield f"{_rows(len(findings.too_long))} are cut to fit into the context, as the plan says."
+    if shortened := _shortened(findings, plan, drop):
+        yield f"The questions of {_rows(len(shortened))} are cut to fit into the context, as the plan says."
     shares = (
         "80/10/10 % into train, dev and select; the test file is locked"
         if separate_test

@@ -17,7 +17,7 @@ PRIVATE_MEANS: dict[Policy, str] = {
 TOO_LONG_MEANS = {
     "refuse": "rows that do not fit stop the task with their numbers, so that nothing is lost unnoticed",
     "drop": "rows that do not fit are left out",
-    "truncate": "rows that do not fit are cut",
+    "truncate": "rows that do not fit have their questions cut, never their answers",
 }
 
 PRIVATE = re.compile(

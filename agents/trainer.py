@@ -230,9 +230,7 @@ def _seconds(spec: TrainSpec, known: TrainSpec, epoch_s: float) -> float:
 
 def _max_tokens(plan: TaskPlan, card: DatasetCard) -> int:
     longest = card.report.token_lengths.get("max", 0.0)
-    if plan.too_long.value == "truncate" or longest <= 960:
-        return 1024
-    return 64 * math.ceil(longest / 64) + 64
+    return max(1024, 64 * math.ceil(longest / 64) + 64)
 
 
 def _checkpoint_every(card: DatasetCard, batch: int, tokens_per_s: float, steps: float) -> int:

@@ -59,7 +59,7 @@ def _http(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == 404:
         message, code = f"There is no {request.method} {request.url.path} here.", "not_found"
     elif error.status_code == 405:
-        message, code = f"{request.url.path} does not take {request.method}.", "method_not_allowed"
+        message = f"{request.url.path} does not take {request.method}."
     body = envelope(message, status=error.status_code, code=code)
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 

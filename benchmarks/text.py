@@ -1,6 +1,6 @@
 """Text on real data: quality, training time, memory, and what the API adds to the engine's time.
 
-    MOATELIER_BENCH_DATA=../shared/data python -m benchmarks.text [--quick]
+    MOATELIER_BENCH_DATA=FOLDER python -m benchmarks.text [--quick]
 
 Reads `banking77/{train,test}.csv` (columns text, category) from that folder. Each task is one sentence to the command
 line of a fresh service, as a user would send it; `--quick` leaves out the task with all 77 intents.

@@ -26,6 +26,8 @@ MESSAGE_TOKENS = 5
 """About what a chat template adds to a message."""
 MAX_TOKENS = 1024
 """The longest row for a base whose catalogue entry names no context."""
+SPARE_TOKENS = 64
+"""A row that is cut to fit is cut to this much less than the context: templates differ in what they add."""
 
 
 def token_counter(base: str) -> Callable[[data.Row], int]:
@@ -51,28 +53,41 @@ def read(state: LifecycleState, plan: TaskPlan) -> tuple[Rows, Rows | None]:
 
 def check(state: LifecycleState, plan: TaskPlan) -> None:
     """Refuse rows that cannot make a dataset before a base is fetched for them. Raises DataError."""
-    data.check(read(state, plan)[0])
+    data.check(*read(state, plan))
 
 
 def preflight(state: LifecycleState, plan: TaskPlan) -> float:
     """Mean tokens a row; refuses rows that do not fit before anybody is asked to approve.
 
     Raises:
-        DataError: A row is longer than the base's context and the plan says `refuse`.
+        DataError: A row is longer than the base's context, and it may not be dropped or cannot be cut. Rows of a
+            test file are never dropped or cut.
     """
     rows, test_rows = read(state, plan)
     count, context = token_counter(plan.base.value), _context(plan.base.value)
-    lengths = [(count(row), row) for row in rows + (test_rows or [])]
-    long = [(length, row) for length, row in lengths if length > context]
-    if long and plan.too_long.value == "refuse":
-        length, row = long[0]
-        raise DataError(
-            f"{len(long)} of {len(lengths)} rows do not fit into the {context} tokens that {plan.base.value} reads; "
-            f"the first has {length}.",
-            where=row.place,
-            remedy="Shorten them, or say 'drop rows that are too long' or 'truncate rows that are too long'.",
-        )
-    return mean(length for length, _ in lengths)
+    lengths, test_lengths = [count(row) for row in rows], [count(row) for row in test_rows or []]
+    _refuse_long(plan, test_rows or [], test_lengths, context, "Shorten them.")
+    if plan.too_long.value == "refuse":
+        offers = "Shorten them, or say 'drop rows that are too long' or 'truncate rows that are too long'."
+        _refuse_long(plan, rows, lengths, context, offers)
+    if plan.too_long.value == "truncate":
+        for row, length in zip(rows, lengths, strict=True):
+            if length > context:
+                data.shorten(row, count, context - SPARE_TOKENS)
+    return mean(lengths + test_lengths)
+
+
+def _refuse_long(plan: TaskPlan, rows: Rows, lengths: list[int], context: int, remedy: str) -> None:
+    long = [(length, row) for length, row in zip(lengths, rows, strict=True) if length > context]
+    if not long:
+        return
+    length, row = long[0]
+    raise DataError(
+        f"{len(long)} of {len(rows)} rows do not fit into the {context} tokens that {plan.base.value} reads; "
+        f"the first has {length}.",
+        where=row.place,
+        remedy=remedy,
+    )
 
 
 def find(state: LifecycleState, plan: TaskPlan) -> tuple[Rows, Rows | None, DataFindings]:
@@ -102,7 +117,10 @@ def carry_out(
     Raises:
         LooksExhausted: These very rows have been locked before and had all their looks.
     """
+    counter = token_counter(plan.base.value)
     splits = data.split(rows, findings, decision, plan.seed, test_rows=test_rows)
+    for name in splits if test_rows is None else splits.keys() - {"test"}:
+        splits[name] = _shortened(splits[name], decision, counter, _context(plan.base.value) - SPARE_TOKENS)
     locked = data.locked_digest(splits["test"])
     looks.need_look(state["project"], locked, LOOKS)
     vault.lock(data.write_rows(splits["test"]), locked)
@@ -110,7 +128,6 @@ def carry_out(
     for name, split in splits.items():
         artifact = None if name == "test" else artifacts.put_bytes(data.write_rows(split))
         infos[name] = SplitInfo(rows=len(split), artifact=artifact, labels=_labels(split))
-    counter = token_counter(plan.base.value)
     card = DatasetCard(
         name=plan.name,
         source=datasets.get_file(state["project"], plan.train_file).sha256,
@@ -126,6 +143,11 @@ def carry_out(
     )
     datasets.add_card(state["project"], card, state["task"])
     return card
+
+
+def _shortened(rows: Rows, decision: CurationDecision, counter: Callable[[data.Row], int], room: int) -> Rows:
+    cut = set(decision.shorten)
+    return [data.shorten(row, counter, room) if row.number in cut else row for row in rows]
 
 
 def _labels(rows: Rows) -> dict[str, int]:

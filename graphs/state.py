@@ -29,7 +29,7 @@ class LifecycleState(TypedDict, total=False):
     round: int
     """How often the person was asked something; makes each question's events distinct."""
     verdict: str
-    """What the person said to the plan: approve, again (with a further message) or reject."""
+    """What the person said to the plan: approve, edit, stale, again (with a further message) or reject."""
     forecast: dict[str, Any]
     dataset: str
     spec: str

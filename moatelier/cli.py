@@ -9,13 +9,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from moatelier import __version__
-from moatelier.errors import DataError, MoatelierError
+from moatelier.errors import DataError, InvalidRequest, MoatelierError
 
 OPEN, NOT_REACHED = 2, 3
 
@@ -247,22 +247,22 @@ def models(ctx: typer.Context) -> None:
     raise typer.Exit(subprocess.run([sys.executable, "-m", "modalities.pull", *ctx.args], check=False).returncode)
 
 
+def _fail(error: MoatelierError) -> NoReturn:
+    if "--json" in sys.argv:
+        print(json.dumps({"error": error.to_dict()}), file=sys.stderr)
+    else:
+        print(f"error [{error.code}]: {error}", file=sys.stderr)
+    sys.exit(1)
+
+
 def main() -> None:
     """The entry point: errors of ours become one line and exit status 1."""
     try:
         app()
     except MoatelierError as error:
-        if "--json" in sys.argv:
-            print(json.dumps({"error": error.to_dict()}), file=sys.stderr)
-        else:
-            print(f"error [{error.code}]: {error}", file=sys.stderr)
-        sys.exit(1)
+        _fail(error)
     except OSError as error:
-        print(f"error [{error.strerror or 'os_error'}]: {error.filename or error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("left; a task that runs in a service goes on: moatelier task list", file=sys.stderr)
-        sys.exit(130)
+        _fail(InvalidRequest(f"{error.strerror or error}.", where=str(error.filename or ""), remedy="Check the path."))
 
 
 if __name__ == "__main__":

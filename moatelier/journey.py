@@ -11,7 +11,7 @@ import typer
 
 from moatelier import streams
 from moatelier.client import Client
-from moatelier.errors import MoatelierError
+from moatelier.errors import Conflict, MoatelierError
 from moatelier.show import Teller, console, plan_table
 
 DONE, OPEN, NOT_REACHED, FAILED = 0, 2, 3, 1
@@ -34,7 +34,7 @@ def resume(client: Client, thread: str, words: str) -> streams.Stream:
     """Answer what a conversation waits for with plain words."""
     pending = _pending(client, thread)
     if pending is None:
-        raise MoatelierError("This task waits for nothing.", where=thread, remedy="Follow it: moatelier task watch ID")
+        raise Conflict("This task waits for nothing.", where=thread, remedy="Follow it: moatelier task watch ID")
     return streams.run(client, thread, command={"resume": {pending["id"]: words}})
 
 

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """What a person may set. Paths are absolute after validation by `home_path` and friends."""
+    """What a person may set."""
 
     model_config = SettingsConfigDict(env_prefix="MOATELIER_", frozen=True, extra="ignore")
 

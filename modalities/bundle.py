@@ -30,6 +30,8 @@ from moatelier.settings import settings
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 MANIFEST = "manifest.json"
+RECORDS = "records.json"
+"""An export has the signed records about the adapter beside its files; they are checked by their signatures."""
 
 _REMEDY_BYTES = "Restore the bundle from its export or train the adapter again."
 
@@ -133,7 +135,7 @@ def open_bundle(path: Path, *, base_digest: str, template_digest: str) -> Adapte
 
 
 def _check_files(folder: Path, manifest: AdapterManifest) -> None:
-    present = {entry.name for entry in folder.iterdir()} - {MANIFEST}
+    present = {entry.name for entry in folder.iterdir()} - {MANIFEST, RECORDS}
     for name in sorted(present ^ manifest.files.keys()):
         problem = "is not part of the bundle" if name in present else "is missing from the bundle"
         raise IntegrityError(f"{name} {problem}.", where=str(folder), remedy=_REMEDY_BYTES)

@@ -1,4 +1,4 @@
-"""Runs an ASGI application as a supervised process: loopback port, prompt end, no life after the supervisor's."""
+"""Runs an ASGI application as a supervised process: a port of its own, prompt end, no life after the supervisor's."""
 
 import os
 import signal

@@ -38,7 +38,7 @@ def write(
 
     Args:
         project: Whose line it is.
-        actor: Who did it: a key's id, or an agent's name.
+        actor: Who did it: a key, a task, or the store itself.
         action: What was done, such as `alias.set`.
         subject: What it was done to.
         body: JSON with the details; no secrets.

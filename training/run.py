@@ -107,7 +107,7 @@ def _preflight(base: TextBase, spec: TrainSpec, train: list[Example], dev: list[
     limit, pad = min(spec.max_tokens, base.config.context), base.tokenizer.pad_token_id
     found = preflight.check(train, base.stop_ids, pad, limit)
     if dev:
-        preflight.check(dev, base.stop_ids, pad, limit)
+        preflight.check(dev, base.stop_ids, pad, base.config.context)  # the limit is that of the rows to be trained on
     preflight.show(train, base.tokenizer, job.folder / "preflight.html")
     check_packed(base.model, [train[0].ids, train[-1].ids])
     job.emit("preflight", 0, **found.model_dump(mode="json"))

@@ -55,6 +55,8 @@ class CurationDecision(Contract):
     drop: dict[int, str]
     left_out_of_train: tuple[int, ...] = ()
     redact: tuple[int, ...] = ()
+    shorten: tuple[int, ...] = ()
+    """Rows whose questions are cut so that they fit."""
     fractions: dict[SplitName, float]
     reasons: tuple[str, ...]
 

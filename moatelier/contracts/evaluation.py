@@ -16,7 +16,7 @@ class Interval(Contract):
     high: float
     claim_low: float
     method: str
-    """`clopper-pearson`, `bca` or `wilson`."""
+    """`clopper-pearson`, `bca`, `wilson` or `tango`."""
 
 
 class EvalReport(Contract):
@@ -52,7 +52,7 @@ class EvalSpec(Contract):
 
 
 class GateSpec(Contract):
-    """What the gate job does: its only input besides the vault."""
+    """What the gate job does."""
 
     project: str
     task: str

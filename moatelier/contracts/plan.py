@@ -28,7 +28,7 @@ class Columns(Contract):
 
 
 class Goal(Contract):
-    """What counts as success: the one-sided 95 % lower bound of `metric` on locked rows is at or above `target`."""
+    """Success: the one-sided lower bound of `metric` on locked rows reaches `target` (see docs/adr/0002)."""
 
     metric: MetricName
     target: float = Field(ge=0, le=1)

@@ -36,9 +36,9 @@ class Event(Contract):
     """The thread whose readers see it."""
     task: str | None = None
     job: str
-    """What caused it: a job key, or `<thread>/<node>/<attempt>` for a node's own."""
+    """What caused it: a job key, a run, or `<task>/<kind>/<name>` for a node's own."""
     kind: str
-    """`plan`, `question`, `decision`, `progress`, `metrics`, `message`, `status`, `error`, ..."""
+    """`profile`, `decision`, `status`, `progress`, `metrics`, `message`, `result`, `error`, ..."""
     step: int = 0
     body: dict[str, Any]
     id: int | None = None

@@ -8,7 +8,7 @@ from moatelier.contracts.base import Contract, Kind
 
 
 class TrainSpec(Contract):
-    """Everything that determines a training run. The job's key is derived from `digest`."""
+    """Everything that determines a training run."""
 
     method: str
     base: str

@@ -33,6 +33,7 @@ from modalities.text.private import find_private
 from modalities.text.profiling import profile
 from modalities.text.reading import read_table
 from modalities.text.rows import SYSTEM, Message, Row, build_rows
+from modalities.text.shorten import shorten
 from modalities.text.splits import SPLITS, split_rows
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "profile",
     "read_rows",
     "report",
+    "shorten",
     "split",
     "token_lengths",
     "write_rows",
@@ -67,15 +69,18 @@ def read_rows(path: Path, name: str, kind: Kind, columns: Columns) -> list[Row]:
     return build_rows(read_table(path, name), kind, columns)
 
 
-def check(rows: Sequence[Row]) -> None:
+def check(rows: Sequence[Row], test_rows: Sequence[Row] | None = None) -> None:
     """The cheap part of `find`: refuse rows that cannot make a dataset, before anything is fetched or approved.
 
     Raises:
-        DataError: Nothing usable, one label only, a class with one row, a label in two spellings.
+        DataError: Nothing usable, one label only, a class with one row, a label in two spellings; a test row that
+            cannot be used or whose label never stands in the training file.
     """
     usable = [row for row in rows if row.problem is None]
     copies = _copies(usable)
     check_rows(rows, usable, [row for row in usable if row.number not in copies], clusters=())
+    if test_rows is not None:
+        check_locked(usable, test_rows, [row for row in test_rows if row.problem is None], None, 0)
 
 
 def find(

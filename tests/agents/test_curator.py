@@ -76,7 +76,9 @@ def test_rows_that_are_too_long_follow_the_plan() -> None:
     assert caught.value.where == "row 9, 10"
     assert "drop rows that are too long" in caught.value.remedy
     assert set(decide(found, plan("Drop rows that are too long."), False, LABELS).drop) == {9, 10}
-    assert not decide(found, plan("Truncate long rows."), False, LABELS).drop
+    cut = decide(found.model_copy(update={"exact_duplicates": (10,)}), plan("Truncate long rows."), False, LABELS)
+    assert (set(cut.drop), cut.shorten) == ({10}, (9,))
+    assert any("questions of 1 row are cut" in reason for reason in cut.reasons)
 
 
 def test_a_class_that_gets_too_small_is_refused_by_name() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from graphs import jobs
 from moatelier.contracts import Event
+from modalities.bundle import open_bundle
 from store import adapters, events, keys, tasks
 from tests.api.conftest import Service, make_adapter
 from tests.api.running import wait_until
@@ -122,6 +123,10 @@ def test_an_export_holds_the_sealed_bundle_and_a_changed_byte_is_refused(http: h
         for file in ("adapter_config.json", "adapter_model.safetensors", "manifest.json", "records.json")
     ]
     assert archive.read(f"{name}/adapter_model.safetensors") == b"weights 0"
+    archive.extractall(service.home / "unpacked")  # what was taken away is the bundle again
+    manifest = record.manifest
+    digests = {"base_digest": manifest.base_digest, "template_digest": manifest.template_digest}
+    assert open_bundle(service.home / "unpacked" / name, **digests) == manifest
     weights = adapters.bundle_path(record.digest) / "adapter_model.safetensors"
     weights.write_bytes(b"weights 9")
     refused = http.get(f"/adapters/{record.model_id}/export")

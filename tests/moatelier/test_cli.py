@@ -1,6 +1,7 @@
 """The command line as a person uses it: a task from its sentence to its report, questions, errors, JSON."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -153,6 +154,20 @@ def test_the_entry_point_prints_one_line_and_exits_with_1(home: Path, tmp_path: 
     words = ["predict", "-m", "x"]
     plain = subprocess.run([sys.executable, "-m", "moatelier.cli", *words], capture_output=True, text=True, check=False)
     assert plain.returncode == 1 and plain.stderr.startswith("error [data_error]: ") and "Traceback" not in plain.stderr
+
+
+def test_an_error_of_the_system_is_told_like_one_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    done = subprocess.run(
+        [sys.executable, "-m", "moatelier.cli", "task", "list", "--json"],
+        env=os.environ | {"MOATELIER_HOME": str(tmp_path / "file" / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    error = json.loads(done.stderr)["error"]
+    assert done.returncode == 1 and error["code"] == "invalid_request"
+    assert error["where"].startswith(str(tmp_path / "file")) and error["remedy"]
 
 
 def test_help_needs_no_heavy_module() -> None:

@@ -265,6 +265,8 @@ def test_locked_rows_nobody_could_answer(tmp_path: Path) -> None:
     rows = csv_rows(tmp_path, lines())
     typo = csv_rows(tmp_path, ["a b,track", "c d,refnd"], "test.csv")
     error = refused("test label 'refnd' never stands", rows, test_rows=typo)
+    with pytest.raises(DataError, match="test label 'refnd'"):
+        data.check(rows, typo)  # before anything is fetched or approved
     assert error.where == "test.csv, row 2, line 3" and "Did you mean 'refund'?" in error.remedy
     hole = csv_rows(tmp_path, ["a b,track", ",refund"], "test.csv")
     refused("test row cannot be used", rows, test_rows=hole)

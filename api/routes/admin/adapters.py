@@ -8,7 +8,7 @@ from fastapi.responses import FileResponse
 from api.archives import zipped
 from api.auth import Project
 from api.pages import listing
-from modalities.bundle import open_bundle
+from modalities.bundle import RECORDS, open_bundle
 from store import adapters, records
 
 router = APIRouter(prefix="/adapters")
@@ -41,7 +41,7 @@ def export(name: str, project: Project) -> FileResponse:
     open_bundle(folder, base_digest=manifest.base_digest, template_digest=manifest.template_digest)
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     named = f"{record.suffix}-{record.digest[:8]}"
-    return zipped(files, named, {"records.json": _records(project, record.digest)})
+    return zipped(files, named, {RECORDS: _records(project, record.digest)})
 
 
 @router.get("/{name:path}")
