@@ -51,4 +51,6 @@ class DecisionLog:
         try:
             await to_thread.run_sync(events.append, batch)
         except Exception:
-            log.exception("%d route decisions could not be written", len(batch))
+            log.exception("%d route decisions could not be written yet", len(batch))
+            self._waiting = batch + self._waiting
+            self._news.set()

@@ -19,14 +19,14 @@ from evals.answers import EvalRow
 from evals.run import BASE, report
 from evals.scorers import Answered, compare, need_metric, score
 from evals.statistics import CLAIM_ALPHA, LOOKS
-from evals.verdict import judge
+from evals.verdict import NO_CHAMPION, judge
 from moatelier.contracts import DatasetCard, EvalReport, GateDecision, GateSpec, PairedComparison
-from moatelier.errors import InvalidRequest, NotFound
+from moatelier.errors import IntegrityError, InvalidRequest, ModelUnavailable, NotFound
 from moatelier.faults import fault_point
 from moatelier.job import Job, main
 from modalities.bundle import bundle_folder, read_manifest
 from serving.engine import TextEngine
-from store import datasets, looks, records
+from store import artifacts, datasets, looks, records
 
 
 @dataclass(frozen=True)
@@ -66,50 +66,73 @@ def _signed(gate: GateSpec) -> dict[str, Any] | None:
 
 def _decide(gate: GateSpec, job: Job) -> GateDecision:
     card = datasets.get_card(gate.dataset)
-    subjects = _subjects(gate)
-    engines = _prepare(gate, card, subjects)
+    subjects, engines, alone = _prepare(gate, card)
     fault_point("gate.before_look")
     look = looks.take_look(gate.project, card.locked, gate.task, gate.candidate, allowed=LOOKS)
     fault_point("gate.after_look")
     rows = answers.read_rows(vault.open_locked(card.locked))
-    answered, reports = {}, {}
+    answered: dict[str, dict[str, Answered]] = {}
+    reports = {}
     for number, subject in enumerate(subjects):
-        started = time.monotonic()
-        before = number * len(rows)
-        answered[subject.name] = _answer(engines[subject.base], subject, card, rows, job, before)
-        scores = score(card.kind, card.labels, answered[subject.name], seed=gate.seed)
+        asked = _unseen(subject, rows) if subject.name == gate.champion != gate.candidate else rows
+        if not asked:
+            alone = "the champion was made with all of the locked rows"
+            continue
+        started, before = time.monotonic(), number * len(rows)
+        given = _answer(engines[subject.base], subject, card, asked, job, before)
+        scores = score(card.kind, card.labels, given, seed=gate.seed)
         seconds = time.monotonic() - started
-        reports[subject.name] = report(card, subject.name, "test", scores, rows=len(rows), seconds=seconds)
-    decision = decide(gate, card, look, answered, reports)
+        reports[subject.name] = report(card, subject.name, "test", scores, rows=len(asked), seconds=seconds)
+        answered[subject.name] = dict(zip((row.id for row in asked), given, strict=True))
+    decision = decide(gate, card, look, answered, reports, alone)
     fault_point("gate.before_sign")
     return decision
 
 
-def _subjects(gate: GateSpec) -> list[Subject]:
-    """Base, candidate, champion, each once; a champion may stand on another base."""
-    subjects = [Subject(BASE, gate.base, None)]
-    for digest in dict.fromkeys((gate.candidate, gate.champion)):
-        if digest is not None:
-            subjects.append(Subject(digest, read_manifest(bundle_folder(digest)).base, digest))
-    if subjects[1].base != gate.base:
+def _prepare(gate: GateSpec, card: DatasetCard) -> tuple[list[Subject], dict[str, TextEngine], str]:
+    """Load and check everything that could fail, so that no look is spent on a failure.
+
+    A champion that cannot be loaded any more is left out with the reason: it must not block its successors for ever.
+    """
+    need_metric(card.kind, gate.goal.metric)
+    vault.need(card.locked)
+    if (base := read_manifest(bundle_folder(gate.candidate)).base) != gate.base:
         raise InvalidRequest(
-            f"The candidate is tuned on {subjects[1].base}, not on {gate.base}.",
+            f"The candidate is tuned on {base}, not on {gate.base}.",
             where=gate.candidate,
             remedy="Gate it against its own base.",
         )
-    return subjects
-
-
-def _prepare(gate: GateSpec, card: DatasetCard, subjects: list[Subject]) -> dict[str, TextEngine]:
-    """Load and check everything that could fail, so that no look is spent on a failure."""
-    need_metric(card.kind, gate.goal.metric)
-    vault.need(card.locked)
     engines: dict[str, TextEngine] = {}
-    for subject in subjects:
-        if subject.base not in engines:
-            engines[subject.base] = TextEngine(subject.base)
-        answers.load_subject(engines[subject.base], subject.bundle)
-    return engines
+    subjects, alone = [], NO_CHAMPION
+    for digest in dict.fromkeys((None, gate.candidate, gate.champion) if gate.champion else (None, gate.candidate)):
+        try:
+            subjects.append(_load(gate, digest, engines))
+        except (IntegrityError, NotFound, ModelUnavailable) as error:
+            if digest is None or digest == gate.candidate:
+                raise
+            alone = f"the champion cannot be loaded any more ({error.what})"
+    return subjects, engines, alone
+
+
+def _load(gate: GateSpec, digest: str | None, engines: dict[str, TextEngine]) -> Subject:
+    """Load the base (None), the candidate or the champion, which may stand on another base."""
+    base = gate.base if digest is None else read_manifest(bundle_folder(digest)).base
+    if base not in engines:
+        engines[base] = TextEngine(base)
+    answers.load_subject(engines[base], digest)
+    return Subject(digest or BASE, base, digest)
+
+
+def _unseen(champion: Subject, rows: list[EvalRow]) -> list[EvalRow]:
+    """The rows that a champion was not made with: a file that grew since may have moved rows between its splits."""
+    assert champion.bundle is not None
+    try:
+        card = datasets.get_card(read_manifest(bundle_folder(champion.bundle)).dataset)
+    except NotFound:
+        return rows
+    held = [artifacts.get_bytes(split.artifact) for split in card.splits.values() if split.artifact]
+    seen = {row.id for split in held for row in answers.read_rows(split)}
+    return [row for row in rows if row.id not in seen]
 
 
 def _answer(
@@ -133,8 +156,9 @@ def decide(
     gate: GateSpec,
     card: DatasetCard,
     look: int,
-    answered: Mapping[str, list[Answered]],
+    answered: Mapping[str, Mapping[str, Answered]],
     reports: Mapping[str, EvalReport],
+    alone: str = NO_CHAMPION,
 ) -> GateDecision:
     """The decision from everybody's answers: pure, so that simulations can run it.
 
@@ -142,16 +166,18 @@ def decide(
         gate: What is decided.
         card: The dataset.
         look: Which look at the locked rows this is.
-        answered: Answers by subject (`base` and bundle digests), to the same rows in the same order.
+        answered: Answers by row id, by subject (`base` and bundle digests). The champion may lack rows, or be absent.
         reports: Their reports.
+        alone: Why the champion is absent.
     """
 
     def against(other: str) -> PairedComparison:
-        ours, theirs = answered[gate.candidate], answered[other]
-        return compare(gate.goal.metric, card.kind, card.labels, other, ours, theirs, seed=gate.seed)
+        theirs = answered[other]
+        ours = [answered[gate.candidate][row] for row in theirs]
+        return compare(gate.goal.metric, card.kind, card.labels, other, ours, list(theirs.values()), seed=gate.seed)
 
-    against_champion = None if gate.champion is None else against(gate.champion)
-    verdict = judge(gate.goal, reports[gate.candidate], against_champion)
+    against_champion = against(gate.champion) if gate.champion and gate.champion in answered else None
+    verdict = judge(gate.goal, reports[gate.candidate], against_champion, alone)
     return GateDecision(
         task=gate.task,
         candidate=gate.candidate,
@@ -163,7 +189,7 @@ def decide(
         goal=gate.goal,
         candidate_report=reports[gate.candidate],
         base_report=reports[BASE],
-        champion_report=None if gate.champion is None else reports[gate.champion],
+        champion_report=reports.get(gate.champion) if gate.champion else None,
         against_base=against(BASE),
         against_champion=against_champion,
         reached=verdict.reached,

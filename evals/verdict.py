@@ -8,6 +8,7 @@ from moatelier.contracts import EvalReport, Goal, PairedComparison
 
 MARGIN = 0.02
 """A candidate may be this much worse than the champion, at the lower bound of the difference."""
+NO_CHAMPION = "there is no champion to compare with"
 
 METRIC_NAMES = {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "exact_match": "Exact match"}
 
@@ -21,14 +22,19 @@ class Verdict:
     reason: str
 
 
-def judge(goal: Goal, candidate: EvalReport, against_champion: PairedComparison | None) -> Verdict:
-    """The rule: reached by the lower bound, and not worse than the champion by more than the margin."""
+def judge(
+    goal: Goal, candidate: EvalReport, against_champion: PairedComparison | None, alone: str = NO_CHAMPION
+) -> Verdict:
+    """The rule: reached by the lower bound, and not worse than the champion by more than the margin.
+
+    `alone` says why there is no comparison with a champion when there is none.
+    """
     reached = candidate.metrics[goal.metric].claim_low >= goal.target
     claim = claim_text(goal, candidate)
     if not reached:
         return Verdict(False, False, f"{claim} The goal is not reached.{_needed(goal, candidate)}")
     if against_champion is None:
-        return Verdict(True, True, f"{claim} The goal is reached; there is no champion to compare with.")
+        return Verdict(True, True, f"{claim} The goal is reached; {alone}.")
     if against_champion.other == candidate.subject:  # few rows cannot show even a thing to be no worse than itself
         return Verdict(True, True, f"{claim} The goal is reached by the champion itself.")
     gap = against_champion.difference

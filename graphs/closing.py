@@ -62,7 +62,7 @@ def _result(state: LifecycleState) -> dict[str, Any]:
     return {
         "model": record.model_id if record else None,
         "adapter": decision.candidate,
-        "alias": load(state, "plan", TaskPlan).name if decision.promoted else None,
+        "alias": name if record and (name := load(state, "plan", TaskPlan).name) in record.aliases else None,
         "reached": decision.reached,
         "promoted": decision.promoted,
         "metric": decision.goal.metric,
@@ -107,16 +107,18 @@ def _write_report(state: LifecycleState) -> None:
 def closing_words(task: tasks.Task) -> str:
     """How the task ended, in words."""
     result = task.result
-    if result is None:
+    ends = {"rejected": "The plan was rejected; nothing was trained.", "cancelled": "The task was cancelled."}
+    if task.status in ends:
+        return ends[task.status]
+    if result is None or task.status == "failed":
         error = task.error or {}
         told = " ".join(str(error[key]) for key in ("what", "where", "remedy") if error.get(key))
-        return {"rejected": "The plan was rejected; nothing was trained.", "cancelled": "The task was cancelled."}.get(
-            task.status, f"The task failed: {told}"
-        )
+        return f"The task failed: {told}"
     point, goal = (f"{result[key]:.1%}" for key in ("point", "target"))
     bound = percent_down(result["lower_bound"])
     shown = f"{result['metric']} {point}, lower bound {bound} on {result['rows']} locked rows"
     if result["promoted"]:
-        names = f"The model is `{result['model']}`, also known as `{result['alias']}`."
+        known = f", also known as `{result['alias']}`" if result["alias"] else "; another task took its name meanwhile"
+        names = f"The model is `{result['model']}`{known}."
         return f"Done. {shown}: the goal of {goal} is reached. {names}"
     return f"Not promoted: {shown}, goal {goal}. {result['reason']} The best so far is kept as `{result['model']}`."

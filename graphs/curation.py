@@ -94,7 +94,9 @@ def find(state: LifecycleState, plan: TaskPlan) -> tuple[Rows, Rows | None, Data
     """Read the rows and report everything the curator decides on."""
     rows, test_rows = read(state, plan)
     counter, context = token_counter(plan.base.value), _context(plan.base.value)
-    return rows, test_rows, data.find(rows, test_rows=test_rows, count_tokens=counter, max_tokens=context)
+    redacted = plan.private.value == "redact"
+    found = data.find(rows, test_rows=test_rows, count_tokens=counter, max_tokens=context, redacted=redacted)
+    return rows, test_rows, found
 
 
 def doubt(

@@ -5,12 +5,13 @@ Separate queues keep a conversation that waits for its task, a task that waits f
 waiting for one another's places.
 """
 
+import time
 from functools import cache
 from typing import Any
 
 from dbos import DBOSClient, EnqueueOptions, WorkflowHandle
 
-from moatelier.errors import Conflict, MoatelierError
+from moatelier.errors import Cancelled, Conflict, MoatelierError
 from moatelier.ids import digest_json, job_key
 from moatelier.settings import settings
 from store import tasks
@@ -19,6 +20,11 @@ APPLICATION_VERSION = "1"
 """Pinned, so that work that was queued before an upgrade is carried on after it."""
 QUEUES = {"conversation": 32, "lifecycle": 32, "jobs": 1}
 """Queue -> how many of its workflows a worker runs at once; one training at a time."""
+
+
+POLL_S = 0.2
+_QUEUED = ("ENQUEUED", "DELAYED")
+_OPEN = (*_QUEUED, "PENDING")
 
 
 def database_url() -> str:
@@ -59,6 +65,7 @@ def run_job(
         attempt: Tells apart repeated work with equal inputs.
 
     Raises:
+        Cancelled: The task was cancelled; a job that still waits for its turn is then never begun.
         MoatelierError: What the job could not do, as its process said it.
     """
     key = job_key(thread, kind, attempt, spec)
@@ -66,7 +73,15 @@ def run_job(
     enqueued: WorkflowHandle[dict[str, Any]] = client().enqueue(
         _options("jobs", "run_job", key), key, kind, spec, context
     )
-    outcome = enqueued.get_result(polling_interval_sec=0.2)
+    while (stands := enqueued.get_status().status) in _OPEN:
+        if stands in _QUEUED and tasks.find_task(task).cancel_requested:
+            client().cancel_workflow(key)  # one that has just begun sees the wish itself
+            stands = "CANCELLED"
+            break
+        time.sleep(POLL_S)
+    if stands == "CANCELLED":
+        raise Cancelled("The task was cancelled.", where=key)
+    outcome = enqueued.get_result()
     if "error" in outcome:
         raise MoatelierError.from_dict(outcome["error"])
     return key, outcome["result"]

@@ -138,7 +138,7 @@ def _advance_workflow(run_id: str) -> str:
     return _advance_step(run_id)
 
 
-@DBOS.step(name="run_job_step")
+@DBOS.step(name="run_job_step", retries_allowed=True, max_attempts=100, interval_seconds=SWEEP_S, backoff_rate=1.0)
 def _job_step(key: str, kind: str, spec: dict[str, Any], context: dict[str, str]) -> dict[str, Any]:
     return processes.run(key, kind, spec, context)
 

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import httpx
 
 from moatelier.errors import DataError, MoatelierError, ModelUnavailable, Unauthorized, UpstreamError
+from moatelier.loopback import is_loopback
 from moatelier.settings import settings
 from moatelier.supervisor import base_url, is_ready
 
@@ -25,7 +26,9 @@ class Client:
 
     def __init__(self, url: str, key: str) -> None:
         self.url, self.key = url, key
-        self.http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60)
+        self.http = httpx.Client(
+            base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60, trust_env=not is_loopback(url)
+        )
 
     def call(self, method: str, path: str, **arguments: Any) -> Any:
         """One request; its JSON."""

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from moatelier.errors import JobFailed, ServiceRunning
 from moatelier.job import write_atomically
+from moatelier.loopback import is_loopback
 from moatelier.settings import Settings, settings
 
 PIPE = "MOATELIER_SUPERVISOR_PIPE"
@@ -124,7 +125,8 @@ def base_url(config: Settings) -> str:
 def is_ready(url: str | None = None) -> bool:
     """All parts of the service answer."""
     try:
-        return httpx.get(f"{url or base_url(settings())}/readyz", timeout=2).status_code == 200
+        place = url or base_url(settings())
+        return httpx.get(f"{place}/readyz", timeout=2, trust_env=not is_loopback(place)).status_code == 200
     except httpx.HTTPError:
         return False
 

@@ -1,17 +1,16 @@
 """Anything that speaks the OpenAI dialect: the embedded engine, a vLLM server, a hosted endpoint."""
 
-import ipaddress
 import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import httpx
 from pydantic import SecretStr
 
 from moatelier.errors import MoatelierError, UpstreamError
+from moatelier.loopback import is_loopback
 
 CONNECT_S = 5.0
 _OURS = ("model_unavailable", "not_found", "invalid_request", "data_error", "conflict", "integrity_error")
@@ -34,7 +33,7 @@ class Upstream:
             headers={"authorization": f"Bearer {secret}"} if secret else {},
             timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s)),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
-            trust_env=not _is_loopback(self.url),  # a proxy for the outside must not see, or break, our own engine
+            trust_env=not is_loopback(self.url),
         )
 
     async def __aenter__(self) -> Self:
@@ -133,11 +132,3 @@ class Upstream:
         if code in _OURS:
             return MoatelierError.from_dict({"code": code, "what": message, "where": param or ""})
         return UpstreamError(f"The upstream answered {answer.status_code}: {message}", where=self.url)
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Select, func, select
@@ -44,10 +45,13 @@ def read(
         return [_event(row) for row in opened.scalars(query.order_by(EventRow.id).limit(limit))]
 
 
-def last_id(project: str, *, stream: str | None = None, task: str | None = None) -> int:
-    """The id of the newest event, 0 when there is none."""
+def last_id(project: str, *, stream: str | None = None, task: str | None = None, before: datetime | None = None) -> int:
+    """The id of the newest event, of those before a moment if one is given; 0 when there is none."""
+    query = _of(select(func.max(EventRow.id)), project, stream, task)
+    if before is not None:
+        query = query.where(EventRow.at < before)
     with reading() as opened:
-        return opened.scalar(_of(select(func.max(EventRow.id)), project, stream, task)) or 0
+        return opened.scalar(query) or 0
 
 
 def _of(query: Select[Any], project: str, stream: str | None, task: str | None) -> Select[Any]:

@@ -34,7 +34,7 @@ from modalities.text.profiling import profile
 from modalities.text.reading import read_table
 from modalities.text.rows import SYSTEM, Message, Row, build_rows
 from modalities.text.shorten import shorten
-from modalities.text.splits import SPLITS, split_rows
+from modalities.text.splits import SPLITS, redact_row, split_rows
 
 __all__ = [
     "SPLITS",
@@ -89,6 +89,7 @@ def find(
     test_rows: Sequence[Row] | None = None,
     count_tokens: Callable[[Row], int] | None = None,
     max_tokens: int = 1024,
+    redacted: bool = False,
 ) -> DataFindings:
     """Report what the curator decides on.
 
@@ -97,6 +98,7 @@ def find(
         test_rows: The locked rows of a separate test file.
         count_tokens: Prompt plus answer in tokens; without it no row is too long.
         max_tokens: How many fit.
+        redacted: Private data will be replaced: rows that differ in nothing else are then the same.
 
     Raises:
         DataError: The rows cannot make a dataset: one label only, a class with one row, spellings of a label that
@@ -104,9 +106,10 @@ def find(
     """
     usable = [row for row in rows if row.problem is None]
     locked = [row for row in test_rows or () if row.problem is None]
-    copies = _copies(usable)
+    seen = [redact_row(row) for row in usable] if redacted else usable
+    copies = _copies(seen)
     distinct = [row for row in usable if row.number not in copies]
-    prompts = [row.prompt for row in usable]
+    prompts = [row.prompt for row in seen]
     clusters = near_clusters(prompts)
     check_rows(rows, usable, distinct, clusters)
     if test_rows is not None:
@@ -115,9 +118,9 @@ def find(
         rows=len(rows),
         labels=dict(sorted(Counter(row.label for row in usable if row.label is not None).items())),
         exact_duplicates=tuple(sorted(copies)),
-        conflicting=_conflicting(usable),
+        conflicting=_conflicting(seen),
         clusters=tuple(tuple(usable[i].number for i in cluster) for cluster in clusters),
-        near_test=tuple(usable[i].number for i in near_any(prompts, [row.prompt for row in locked])) if locked else (),
+        near_test=tuple(usable[i].number for i in _near(usable, locked, redacted)) if locked else (),
         private=tuple(finding for row in usable for finding in _private(row)),
         too_long=tuple(row.number for row in usable if count_tokens and count_tokens(row) > max_tokens),
         problems=tuple(row.problem for row in rows if row.problem is not None),
@@ -224,6 +227,15 @@ def locked_digest(rows: Sequence[Row]) -> str:
 def _copies(rows: Sequence[Row]) -> set[int]:
     keys = ((normalise(row.prompt), row.label if row.label is not None else normalise(row.answer)) for row in rows)
     return {rows[i].number for group in exact_groups(keys) for i in group[1:]}
+
+
+def _near(rows: Sequence[Row], locked: Sequence[Row], redacted: bool) -> list[int]:
+    """Positions of rows that say nearly the same as a locked one, as they are or without their private data."""
+    found = set(near_any([row.prompt for row in rows], [row.prompt for row in locked]))
+    if redacted:
+        without = ([redact_row(row).prompt for row in part] for part in (rows, locked))
+        found |= set(near_any(*without))
+    return sorted(found)
 
 
 def _conflicting(rows: Sequence[Row]) -> tuple[int, ...]:

@@ -40,7 +40,7 @@ def split_rows(
         DataError: A split would stay empty.
     """
     redacted = set(decision.redact)
-    kept = [_redacted(row) if row.number in redacted else row for row in rows if _is_kept(row, decision)]
+    kept = [redact_row(row) if row.number in redacted else row for row in rows if _is_kept(row, decision)]
     fractions = {name: decision.fractions[name] for name in SPLITS if decision.fractions.get(name, 0) > 0}
     placed: dict[SplitName, list[Row]] = {name: [] for name in fractions}
     strata: dict[str, list[Unit]] = defaultdict(list)
@@ -61,8 +61,8 @@ def _is_kept(row: Row, decision: CurationDecision) -> bool:
     return row.problem is None and row.number not in decision.drop
 
 
-def _redacted(row: Row) -> Row:
-    # A label is never touched: it is one of a known set.
+def redact_row(row: Row) -> Row:
+    """The row without private data. A label is never touched: it is one of a known set."""
     last = len(row.messages) - 1
     messages = tuple(
         message if row.label is not None and index == last else {**message, "content": redact(message["content"])}

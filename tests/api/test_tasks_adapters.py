@@ -1,16 +1,19 @@
 """Our own resources: tasks with their events and reports, adapters with their bundles."""
 
 import io
+import json
 import zipfile
 from collections.abc import Iterator
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from graphs import jobs
-from moatelier.contracts import Event
+from moatelier.contracts import Event, Goal
+from moatelier.ids import canonical_json, digest_bytes
 from modalities.bundle import open_bundle
-from store import adapters, events, keys, tasks
+from store import adapters, events, keys, records, tasks
 from tests.api.conftest import Service, make_adapter
 from tests.api.running import wait_until
 
@@ -114,6 +117,7 @@ def test_adapters_are_listed_and_found_by_every_name(http: httpx.Client) -> None
 
 def test_an_export_holds_the_sealed_bundle_and_a_changed_byte_is_refused(http: httpx.Client, service: Service) -> None:
     record = make_adapter()
+    records.sign("default", "router_profile", record.digest, "task-1", Goal(metric="accuracy", target=0.9))
     answer = http.get(f"/adapters/{record.model_id}/export")
     assert answer.headers["content-type"] == "application/zip"
     archive = zipfile.ZipFile(io.BytesIO(answer.content))
@@ -127,6 +131,11 @@ def test_an_export_holds_the_sealed_bundle_and_a_changed_byte_is_refused(http: h
     manifest = record.manifest
     digests = {"base_digest": manifest.base_digest, "template_digest": manifest.template_digest}
     assert open_bundle(service.home / "unpacked" / name, **digests) == manifest
+    [signed] = json.loads(archive.read(f"{name}/records.json"))
+    told = {key: signed[key] for key in ("project", "kind", "key", "subject", "body", "created_at")}
+    assert digest_bytes(canonical_json(told)) == signed["digest"]
+    signer = Ed25519PublicKey.from_public_bytes(bytes.fromhex(signed["signer"]))
+    signer.verify(bytes.fromhex(signed["signature"]), canonical_json(told))
     weights = adapters.bundle_path(record.digest) / "adapter_model.safetensors"
     weights.write_bytes(b"weights 9")
     refused = http.get(f"/adapters/{record.model_id}/export")

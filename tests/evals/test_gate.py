@@ -12,10 +12,11 @@ import pytest
 
 from evals import answers, gate, vault
 from evals.statistics import CLAIM_ALPHA, LOOKS, required_correct
-from moatelier.contracts import GateDecision, GateSpec, Goal
+from moatelier.contracts import GateDecision, GateSpec, Goal, SplitInfo
 from moatelier.errors import Cancelled, IntegrityError, InvalidRequest, LooksExhausted, NotFound
 from moatelier.job import Job, write_atomically
 from modalities.bundle import WEIGHTS, bundle_folder
+from modalities.text import data
 from serving.engine import TextEngine
 from store import artifacts, audit, looks, records
 from tests.evals.conftest import Curated, Train
@@ -69,6 +70,36 @@ def test_a_champion_answers_the_same_rows(curated: Curated, train: Train, tmp_pa
     assert decision.champion_report is not None and decision.against_champion is not None
     assert decision.champion_report.subject == decision.against_champion.other == champion
     assert decision.champion_report.rows == 80
+
+
+def test_a_champion_is_compared_only_on_rows_it_was_not_made_with(
+    curated: Curated, train: Train, tmp_path: Path
+) -> None:
+    """A file that grew since moves rows between splits; what the champion has learnt by heart shows nothing."""
+
+    def champion_of(rows: list[data.Row]) -> str:
+        held = SplitInfo(rows=len(rows), artifact=artifacts.put_bytes(data.write_rows(rows)))
+        card = curated.card.model_copy(update={"splits": curated.card.splits | {"train": held}})
+        return train(dataset=artifacts.put_json(card), seed=len(rows))
+
+    candidate, some = train(), champion_of(curated.locked[:30])
+    decision = decide(tmp_path / "some", spec(curated, candidate, champion=some))
+    assert decision.champion_report is not None and decision.champion_report.rows == 50
+    assert decision.candidate_report.rows == 80 and decision.against_champion is not None
+    everything = champion_of(curated.locked)
+    decision = decide(tmp_path / "all", spec(curated, candidate, champion=everything, task="task-2"))
+    assert decision.champion == everything and decision.champion_report is decision.against_champion is None
+    assert decision.promoted and "made with all of the locked rows" in decision.reason
+
+
+def test_a_champion_that_cannot_be_loaded_blocks_nobody(curated: Curated, train: Train, tmp_path: Path) -> None:
+    candidate, champion = train(), train(seed=1, learning_rate=1e-2)
+    weights = bundle_folder(champion) / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    decision = decide(tmp_path / "gate", spec(curated, candidate, champion=champion))
+    assert decision.champion == champion and decision.champion_report is decision.against_champion is None
+    assert decision.promoted and "the champion cannot be loaded any more" in decision.reason
+    assert WEIGHTS in decision.reason
 
 
 def test_the_champion_itself_is_promoted_again(curated: Curated, train: Train, tmp_path: Path) -> None:

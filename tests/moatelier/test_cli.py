@@ -165,7 +165,7 @@ def test_an_error_of_the_system_is_told_like_one_of_ours(tmp_path: Path) -> None
         text=True,
         check=False,
     )
-    error = json.loads(done.stderr)["error"]
+    error = json.loads(done.stderr.splitlines()[-1])["error"]
     assert done.returncode == 1 and error["code"] == "invalid_request"
     assert error["where"].startswith(str(tmp_path / "file")) and error["remedy"]
 

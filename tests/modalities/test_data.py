@@ -209,6 +209,17 @@ def test_private_data_is_reported_without_the_datum(tmp_path: Path) -> None:
     assert "ida" not in found.model_dump_json()
 
 
+def test_rows_that_differ_in_private_data_only_are_the_same_once_it_is_redacted(tmp_path: Path) -> None:
+    more = ["Please send the receipt to ann@example.net,refund", "Please send the receipt to b.o@mail.org,refund"]
+    more += ["Please send the receipt to cy@example.com,track"]
+    rows = csv_rows(tmp_path, [*lines(), *more])
+    assert not {37, 38, 39} & set(data.find(rows).exact_duplicates + data.find(rows).conflicting)
+    found = data.find(rows, redacted=True)
+    assert 38 in found.exact_duplicates and {37, 38, 39} <= set(found.conflicting)
+    locked = csv_rows(tmp_path, ["Please send the receipt to dee@example.org,refund"], "test.csv")
+    assert {37, 38, 39} <= set(data.find(rows, test_rows=locked, redacted=True).near_test)
+
+
 def test_long_rows_are_counted_by_the_tokens_given(tmp_path: Path) -> None:
     rows = csv_rows(tmp_path, [*lines(), "short one,track"])
     found = data.find(rows, count_tokens=lambda row: len(row.prompt.split()), max_tokens=10)

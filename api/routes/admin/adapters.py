@@ -19,7 +19,9 @@ def _json(record: adapters.AdapterRecord) -> dict[str, Any]:
 
 
 def _records(project: str, digest: str) -> list[dict[str, Any]]:
-    return [record.model_dump(mode="json") for record in records.list_records(project, digest)]
+    """With the moment as it was signed, so that digest and signature can be checked from what is handed out."""
+    found = records.list_records(project, digest)
+    return [record.model_dump(mode="json") | {"created_at": record.created_at.isoformat()} for record in found]
 
 
 @router.get("")

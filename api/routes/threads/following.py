@@ -36,8 +36,11 @@ class Span:
 
 
 def span(run: tasks.Run) -> Span:
-    """Where a run's events begin: after the last one of the run before it (blocking)."""
-    before = 0
+    """Where a run's events begin: after the last one of the run before it (blocking).
+
+    A first run's begin with its thread: events stay when a thread is deleted, and its id may be used again.
+    """
+    before = events.last_id(run.project, stream=run.thread, before=tasks.find_thread(run.thread).created_at)
     seen = False
     for other in tasks.list_runs(run.project, run.thread, limit=1000):
         if seen:
