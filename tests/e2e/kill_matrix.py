@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 
 from tests import fakes
-from tests.e2e.harness import Service
+from tests.e2e.harness import Service, wait_for
 
 AWAITING = "awaiting approval"
 ANSWERING = "engine.answering"
@@ -97,6 +97,7 @@ def _answer(service: Service, model: str, victim: str | None) -> None:
         return httpx.post(f"{service.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
 
     if victim:
+        wait_for("the engine to be back from its last death", service.ready)  # or the question would not reach it
         first = threading.Thread(target=_swallow, args=(ask,))
         first.start()
         _kill(service, "answering", "engine" if victim == "job" else victim)
