@@ -1,13 +1,12 @@
 """Answers that satisfy a JSON schema: the tokens that could not lead to one are forbidden, a step at a time.
 
-The grammar is llguidance's. What it would accept although the schema forbids it is closed here: keys that are a second
-spelling of another key, counts of keys that repeats would satisfy, and options that a schema could smuggle in.
+The grammar is llguidance's; `serving.schemas` keeps from it what it would not hold an answer to.
 """
 
-import json
+import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -17,36 +16,18 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from llguidance.hf import from_tokenizer
 
 from moatelier.errors import InvalidRequest
+from serving.schemas import closed, refused
 
-ANY_OBJECT = '{"type":"object"}'
-"""The schema of a response format `json_object`."""
-MAX_SCHEMA_CHARS = 131_072
-"""The longest schema; the longest of them takes about half a second to compile."""
 KEPT = 32
 """Compiled schemas that are kept for their next use."""
 
 _OPTIONS: Mapping[str, Any] = {
     "lenient": False,  # a keyword that is not supported is an error, not a wish
-    "coerce_one_of": False,
     # A blank, or a line break with its indent: with more freedom a weak model writes nothing else until it is cut off.
     "whitespace_pattern": r" |\n[ \t]{0,16}",
-    # No \uXXXX: a key "\u0061" would be one more "a", past the schema of the first.
-    "json_allowed_escapes": 'nrbtf\\"',
+    "json_allowed_escapes": 'nrbtf\\"',  # see serving.schemas
 }
 _LIMITS = LLParserLimits(verbose_errors=False)
-_REMEDY = "Simplify the schema; the guide lists what is supported."
-
-
-def schema_text(schema: Mapping[str, Any]) -> str:
-    """A schema as `Sampling` carries it. Its order is kept, since the answer's properties come in that order.
-
-    Raises:
-        InvalidRequest: It is not JSON.
-    """
-    try:
-        return json.dumps(schema, separators=(",", ":"), allow_nan=False)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise _refused(f"it is not JSON: {error}") from error
 
 
 def check(schema: str) -> None:
@@ -137,7 +118,7 @@ class Constraint:
 
     def _give_up(self) -> None:
         if self.error is None:
-            self.error = _refused(f"the answer came to a place with no way on: {_reason(self._matcher.get_error())}")
+            self.error = refused(f"the answer came to a place with no way on: {_reason(self._matcher.get_error())}")
 
 
 def _matcher(vocabulary: LLTokenizer, grammar: str) -> LLMatcher:
@@ -145,43 +126,19 @@ def _matcher(vocabulary: LLTokenizer, grammar: str) -> LLMatcher:
     if not matcher.is_error():
         matcher.compute_bitmask()  # a schema that refers to nothing but itself fails only here
     if matcher.is_error():
-        raise _refused(_reason(matcher.get_error()))
+        raise refused(_reason(matcher.get_error()))
     return matcher
 
 
 @lru_cache(maxsize=KEPT)
 def _grammar(schema: str) -> str:
     """The library's grammar for a schema, tried out on single bytes, which says what a tokenizer would have said."""
-    if len(schema) > MAX_SCHEMA_CHARS:
-        raise _refused(f"it has {len(schema)} characters, more than {MAX_SCHEMA_CHARS}")
     try:
-        tree = json.loads(schema)
-        if not isinstance(tree, dict):
-            raise _refused("it is not a JSON object")
-        tree.pop("x-guidance", None)  # would change the options, with them what is valid
-        _check_counts(tree)
-        grammar = LLMatcher.grammar_from_json_schema(json.dumps(tree), overrides=dict(_OPTIONS))  # type: ignore[arg-type]
-    except (ValueError, RecursionError) as error:
-        raise _refused(str(error)) from error
+        grammar = LLMatcher.grammar_from_json_schema(closed(schema), overrides=dict(_OPTIONS))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise refused(str(error)) from error
     _matcher(_bytes(), grammar)
     return grammar
-
-
-def _check_counts(schema: dict[str, Any]) -> None:
-    """`minProperties` must be out of reach of repeats: the grammar lets a key that has no schema of its own repeat."""
-    for part in _objects(schema):
-        least, required = part.get("minProperties"), part.get("required")
-        named = len(set(map(str, required))) if isinstance(required, list) else 0
-        if isinstance(least, int) and least > named + 1:
-            raise _refused(f"minProperties of {least} is supported with at least {least - 1} required properties")
-
-
-def _objects(tree: Any) -> Iterator[dict[str, Any]]:
-    """All objects in a JSON value."""
-    if isinstance(tree, dict):
-        yield tree
-    for part in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
-        yield from _objects(part)
 
 
 class _Bytes:
@@ -201,10 +158,6 @@ def _bytes() -> LLTokenizer:
 
 
 def _reason(told: str) -> str:
-    """The library's message without its state."""
-    return " ".join(told.split("<state>")[0].split())[:300]
-
-
-def _refused(reason: str) -> InvalidRequest:
-    what = f"The JSON schema cannot be followed: {reason.rstrip('.')}."
-    return InvalidRequest(what, where="response_format", remedy=_REMEDY)
+    """The library's message without its state; its code for a dead end in words."""
+    words = " ".join(re.sub(r"<(state>.*|[^>]*>)", "", told, flags=re.DOTALL).split())
+    return words.replace("NoExtensionBias", "no answer satisfies it")[:300]

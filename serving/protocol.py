@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moatelier.errors import InvalidRequest, MoatelierError
 from moatelier.ids import new_id
-from serving.constrained import ANY_OBJECT, schema_text
 from serving.sampling import MAX_LOGPROBS, Sampling, TokenLogprob
+from serving.schemas import ANY_OBJECT, schema_text
 
 DONE = b"data: [DONE]\n\n"
 DEFAULT_MAX_TOKENS = 1024
