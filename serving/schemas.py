@@ -1,4 +1,4 @@
-r"""JSON schemas before they become grammars: what llguidance takes but would not hold an answer to is closed or refused.
+r"""JSON schemas before they become grammars: what llguidance would take but not hold an answer to is closed or refused.
 
 Found by comparing what the grammar admits with what the schema says (tests/serving/test_constrained.py):
 - Keys without a schema of their own may repeat, so repeats would satisfy `minProperties`.
