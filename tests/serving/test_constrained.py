@@ -29,7 +29,14 @@ PATIENCE = 60
 def pressing() -> torch.Tensor:
     """Logits that close what is open, and open nothing."""
     pressed = torch.zeros(VOCABULARY)
-    for letters, pull in (('"', 45.0), ("}]", 40.0), (",", 30.0), (string.digits, 15.0), ("[{", -40.0), (" \n\t.eE", -60.0)):
+    for letters, pull in (
+        ('"', 45.0),
+        ("}]", 40.0),
+        (",", 30.0),
+        (string.digits, 15.0),
+        ("[{", -40.0),
+        (" \n\t.eE", -60.0),
+    ):
         for letter in letters:
             pressed[TOKENIZER.convert_tokens_to_ids(TOKENIZER.tokenize(letter))] = pull
     pressed[STOP] = 50.0
