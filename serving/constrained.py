@@ -15,7 +15,7 @@ import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from llguidance.hf import from_tokenizer
 
-from moatelier.errors import InvalidRequest
+from moatelier.errors import InvalidRequest, ModelUnavailable
 from serving.schemas import closed, refused
 
 KEPT = 32
@@ -57,6 +57,7 @@ class Grammars:
 
         Raises:
             InvalidRequest: As for `check`.
+            ModelUnavailable: As for `vocabulary`.
         """
         with self._lock:
             matcher = self._compiled.pop(schema, None) or _matcher(self.vocabulary, _grammar(schema))
@@ -71,8 +72,16 @@ class Grammars:
 
     @cached_property
     def vocabulary(self) -> LLTokenizer:
-        """The tokenizer as the library sees it; takes a fraction of a second at its first use."""
-        return from_tokenizer(self._tokenizer, eos_token=list(self._stop_ids))
+        """The tokenizer as the library sees it; takes a fraction of a second at its first use.
+
+        Raises:
+            ModelUnavailable: The library cannot read the tokenizer.
+        """
+        try:
+            return from_tokenizer(self._tokenizer, eos_token=list(self._stop_ids))
+        except ValueError as error:
+            what = f"This base's tokenizer cannot be used for schemas and log probabilities: {error}"
+            raise ModelUnavailable(what, where="model", remedy="Leave them out, or use another base.") from error
 
 
 class Constraint:

@@ -15,8 +15,8 @@ from serving.schemas import ANY_OBJECT, schema_text
 
 DONE = b"data: [DONE]\n\n"
 DEFAULT_MAX_TOKENS = 1024
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 MAX_CHOICES = 16
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _REFUSED: Mapping[str, Sequence[Any]] = {
     # Each would change the answer; what it may be nevertheless, because it changes nothing. Also 0, false and empty.
     **dict.fromkeys(("logit_bias", "frequency_penalty", "presence_penalty", "tools", "functions", "audio"), ()),

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from moatelier.errors import InvalidRequest
+from moatelier.errors import InvalidRequest, ModelUnavailable
 from modalities.text.template import answer_text
 from serving.constrained import KEPT, Constraint, Grammars, check
 from serving.schemas import ANY_OBJECT, MAX_SCHEMA_CHARS, closed, schema_text
@@ -399,6 +399,11 @@ def test_a_schema_is_compiled_once_while_it_is_in_use(monkeypatch: pytest.Monkey
     built.clear()
     grammars.constraint('{"const": 0}')
     assert built, "the cache has no bound"
+
+
+def test_a_tokenizer_that_cannot_be_read_is_the_models_fault() -> None:
+    with pytest.raises(ModelUnavailable, match="tokenizer"):
+        Grammars(object(), [STOP]).constraint(ANY_OBJECT)
 
 
 def test_tokens_are_spelt_in_bytes() -> None:
