@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import torch
 from transformers import DynamicCache
 
-from serving.sampling import Chooser, choose
+from serving.sampling import Choice, Chooser, TokenLogprob, choose
 from serving.textstream import TextStream
 
 FinishReason = Literal["stop", "length"]
@@ -46,11 +46,21 @@ class Row:
     """Generated so far, without the stop token."""
     generated: int = 0
     """Generated so far, with the stop token."""
+    told: tuple[TokenLogprob, ...] = ()
+    """The last token's log probability, where they were asked for; never the stop token's."""
     finish_reason: FinishReason | None = None
 
-    def push(self, token: int, stop_ids: Sequence[int]) -> str:
-        """Take the next token; the text that became certain by it."""
+    def push(self, choice: Choice, stop_ids: Sequence[int]) -> str:
+        """Take the next token; the text that became certain by it.
+
+        Raises:
+            InvalidRequest: The schema that the answer is held to led nowhere.
+        """
+        if choice.error:
+            raise choice.error
+        token = choice.token
         self.generated += 1
+        self.told = () if token in stop_ids else choice.told
         if token in stop_ids:
             self.finish_reason = "stop"
             return self.text.finish()
@@ -58,9 +68,9 @@ class Row:
         piece = self.text.push(token)
         if self.text.stopped:
             self.finish_reason = "stop"
-        elif self.generated >= self.limit:
+        elif self.chooser.ended or self.generated >= self.limit:
             piece += self.text.finish()
-            self.finish_reason = "stop" if self.text.stopped else "length"
+            self.finish_reason = "stop" if self.text.stopped or self.chooser.ended else "length"
         return piece
 
 
@@ -108,8 +118,8 @@ def decode(
     logits = forward(ids, mask, positions, cache)
     active = list(rows)
     while True:
-        tokens = choose(logits, [row.chooser for row in active])
-        yield [(row, row.push(token, stop_ids)) for row, token in zip(active, tokens, strict=True)]
+        choices = choose(logits, [row.chooser for row in active])
+        yield [(row, row.push(choice, stop_ids)) for row, choice in zip(active, choices, strict=True)]
         keep = [n for n, row in enumerate(active) if row.finish_reason is None]
         if not keep:
             return
@@ -120,7 +130,7 @@ def decode(
             cache.batch_select_indices(chosen)
             active = [active[n] for n in keep]
         mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-        ids = torch.tensor([tokens[n] for n in keep], device=device)[:, None]
+        ids = torch.tensor([choices[n].token for n in keep], device=device)[:, None]
         logits = forward(ids, mask, positions, cache)
 
 

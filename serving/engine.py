@@ -14,9 +14,10 @@ from moatelier.errors import IntegrityError, InvalidRequest
 from modalities.bundle import open_bundle
 from modalities.text.model import TextBase, load_base
 from modalities.text.template import answer_text, render
+from serving.constrained import Grammars
 from serving.decoding import FinishReason, Forward, Prefix, Row, batches, common_prefix, decode, prefill
 from serving.lora import Adapters, Loaded
-from serving.sampling import Chooser, Sampling
+from serving.sampling import Chooser, Sampling, TokenLogprob
 from serving.textstream import TextStream
 
 __all__ = ["Completion", "Delta", "Messages", "Sampling", "TextEngine"]
@@ -50,6 +51,8 @@ class Delta:
     """Generated so far."""
     index: int = 0
     """Which of several answers to the prompt."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """The token's log probability, where they were asked for; the stop token has none."""
 
 
 class TextEngine:
@@ -69,6 +72,7 @@ class TextEngine:
         # With a sliding window the padding behind a shared prefix would count as distance.
         self._may_share = not getattr(self.base.model.config, "sliding_window", None)
         self._adapters = Adapters(self.base.model)
+        self.grammars = Grammars(self.base.tokenizer, self.base.stop_ids)
 
     @property
     def adapters(self) -> dict[str, AdapterManifest]:
@@ -162,7 +166,7 @@ class TextEngine:
             forward = self._forward(loaded)
             for step in self._decode(forward, rows, self._shared(forward, rows)):
                 for row, piece in step:
-                    yield Delta(piece, row.finish_reason, len(row.prompt), row.generated, row.index)
+                    yield Delta(piece, row.finish_reason, len(row.prompt), row.generated, row.index, row.told)
 
     @contextmanager
     def using(self, adapter: str | None) -> Iterator[None]:
@@ -188,7 +192,8 @@ class TextEngine:
             )
         limit = min(sampling.max_tokens, self.context - len(prompt))
         text = TextStream(lambda ids: answer_text(self.base.tokenizer, ids), sampling.stop)
-        return Row(index, prompt, limit, Chooser(sampling, choice), text)
+        constraint = None if sampling.schema is None else self.grammars.constraint(sampling.schema)
+        return Row(index, prompt, limit, Chooser(sampling, choice, constraint), text)
 
     def _forward(self, loaded: Loaded | None) -> Forward:
         """The model as the decode loop sees it; every step makes sure that its own adapter is the active one."""

@@ -25,6 +25,7 @@ from moatelier.settings import settings
 from serving.engine import Delta, TextEngine
 from serving.process import serve
 from serving.protocol import DONE, ChatRequest, Wire, envelope, sse
+from serving.sampling import TokenLogprob
 from serving.scheduler import Scheduler, Ticket
 
 T = TypeVar("T")
@@ -85,6 +86,9 @@ class Pool:
             NotFound: No model of this name is loaded.
         """
         request.check()
+        for name in ("prompt_logprobs", "deadline_s"):
+            if getattr(request, name) is not None:  # a promise that the decode loop cannot keep yet
+                raise InvalidRequest(f"{name} is not supported by this engine.", where=name, remedy="Leave it out.")
         turns, sampling = request.turns(), request.sampling()
         adapter = None if request.model == self.base else request.model
         self.fingerprint(request.model)
@@ -95,6 +99,11 @@ class Pool:
             return engine.stream(turns, adapter=adapter, sampling=sampling, choices=request.n or 1)
 
         return self.scheduler.submit(start)
+
+    def spell(self, token: int) -> bytes:
+        """A token's bytes; the engine has been loaded when there is one to spell."""
+        assert self._engine is not None
+        return self._engine.grammars.spell(token)
 
     def fingerprint(self, model: str) -> str:
         """What answers under this name: the start of an adapter's digest, or the base's id.
@@ -117,8 +126,8 @@ async def stream(ticket: Ticket[Delta], first: Delta, wire: Wire) -> AsyncIterat
             if delta.index not in completed:
                 yield wire.chunk({"role": "assistant", "content": ""}, delta.index)
             completed[delta.index] = delta.completion_tokens
-            if delta.text:
-                yield wire.chunk({"content": delta.text}, delta.index)
+            if delta.text or delta.logprobs:
+                yield wire.chunk({"content": delta.text}, delta.index, logprobs=delta.logprobs)
             if delta.finish_reason:
                 yield wire.chunk({}, delta.index, delta.finish_reason)
             delta = await anext(ticket, None)
@@ -134,11 +143,13 @@ async def stream(ticket: Ticket[Delta], first: Delta, wire: Wire) -> AsyncIterat
 async def whole(ticket: Ticket[Delta], wire: Wire) -> dict[str, Any]:
     """An answer as one body."""
     texts: dict[int, str] = {}
+    told: dict[int, list[TokenLogprob]] = {}
     last: dict[int, Delta] = {}
     async for delta in ticket:
         texts[delta.index] = texts.get(delta.index, "") + delta.text
+        told.setdefault(delta.index, []).extend(delta.logprobs)
         last[delta.index] = delta
-    choices = [(texts[index], last[index].finish_reason) for index in sorted(texts)]
+    choices = [(texts[index], last[index].finish_reason, told[index]) for index in sorted(texts)]
     return wire.body(choices, last[0].prompt_tokens, sum(delta.completion_tokens for delta in last.values()))
 
 
@@ -179,7 +190,7 @@ def create_app(pool: Pool) -> FastAPI:
     async def chat(body: ChatRequest, request: Request) -> Response:
         ticket = pool.answer(body)
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
-        wire = Wire(body.model, pool.fingerprint(body.model), include_usage)
+        wire = Wire(body.model, pool.fingerprint(body.model), include_usage, pool.spell if body.logprobs else None)
         if not body.stream:
             return JSONResponse(await unless_gone(request, ticket, whole(ticket, wire)))
         # The first token decides about the status: what goes wrong before it is an error, not a broken stream.

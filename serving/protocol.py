@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,16 +10,23 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moatelier.errors import InvalidRequest, MoatelierError
 from moatelier.ids import new_id
-from serving.sampling import Sampling
+from serving.sampling import MAX_LOGPROBS, Sampling, TokenLogprob
+from serving.schemas import ANY_OBJECT, schema_text
 
 DONE = b"data: [DONE]\n\n"
 DEFAULT_MAX_TOKENS = 1024
+MAX_CHOICES = 16
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_NEUTRAL: Mapping[str, Sequence[Any]] = {
-    "response_format": [{"type": "text"}],
-    "tool_choice": ["none", "auto"],
-    "function_call": ["none", "auto"],
+_REFUSED: Mapping[str, Sequence[Any]] = {
+    # Each would change the answer; what it may be nevertheless, because it changes nothing. Also 0, false and empty.
+    **dict.fromkeys(("logit_bias", "frequency_penalty", "presence_penalty", "tools", "functions", "audio"), ()),
+    **dict.fromkeys(("tool_choice", "function_call"), ("none", "auto")),
     "modalities": [["text"]],
+    # vLLM's own
+    **dict.fromkeys(("min_p", "min_tokens", "ignore_eos", "use_beam_search", "bad_words"), ()),
+    **dict.fromkeys(("stop_token_ids", "allowed_token_ids", "structured_outputs", "chat_template", "echo"), ()),
+    **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar", "continue_final_message"), ()),
+    **dict.fromkeys(("repetition_penalty", "length_penalty", "best_of"), (1,)),
 }
 
 
@@ -52,13 +59,42 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class JsonSchema(BaseModel):
+    """A schema that the answer satisfies, `strict` or not; its name is the client's own affair."""
+
+    name: str = Field(min_length=1)
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """What the answer's text must be."""
+
+    type: str
+    json_schema: JsonSchema | None = None
+
+    def text(self) -> str | None:
+        """The schema as `Sampling` carries it; None for free text.
+
+        Raises:
+            InvalidRequest: A type that is not known, or no schema where one is needed.
+        """
+        if self.type == "json_schema" and self.json_schema:
+            return schema_text(self.json_schema.schema_)
+        if self.type in ("text", "json_object"):
+            return ANY_OBJECT if self.type == "json_object" else None
+        told = "has no json_schema" if self.type == "json_schema" else f"cannot be of type {self.type!r}"
+        remedy = "Use text, json_object or json_schema, the latter with a name and a schema."
+        raise InvalidRequest(f"The response format {told}.", where="response_format", remedy=remedy)
+
+
 class ChatRequest(BaseModel):
     """The body of a chat completion. Fields that would change the answer and cannot be honoured are refused.
 
     An absent temperature means greedy, since that is what a gate certifies; the OpenAI service would take 1.
     """
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="allow")
 
     model: str
     messages: list[Message] = Field(min_length=1)
@@ -66,23 +102,17 @@ class ChatRequest(BaseModel):
     stream_options: StreamOptions | None = None
     temperature: float | None = None
     top_p: float | None = None
-    n: int | None = Field(default=1, ge=1, le=16)
+    top_k: int | None = Field(default=None, ge=-1, description="vLLM's; 0 and -1 are all tokens")
+    n: int | None = Field(default=1, ge=1, le=MAX_CHOICES)
     seed: int | None = None
     stop: str | list[str] | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
-    top_logprobs: int | None = None
-    logit_bias: dict[str, float] | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    response_format: dict[str, Any] | None = None
-    tools: list[Any] | None = None
-    tool_choice: Any = None
-    functions: list[Any] | None = None
-    function_call: Any = None
-    modalities: list[str] | None = None
-    audio: Any = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    prompt_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS, description="vLLM's; not for streams")
+    response_format: ResponseFormat | None = None
+    deadline_s: float | None = Field(default=None, gt=0, description="ours: seconds from now")
 
     def check(self) -> None:
         """Refuse what this engine cannot do, rather than answer as if it had not been asked.
@@ -90,18 +120,25 @@ class ChatRequest(BaseModel):
         Raises:
             InvalidRequest: `where` names the field.
         """
-        names = ("logprobs", "top_logprobs", "logit_bias", "frequency_penalty", "presence_penalty", "response_format")
-        for name in (*names, "tools", "tool_choice", "functions", "function_call", "modalities", "audio"):
-            value = getattr(self, name)
-            if value and value not in _NEUTRAL.get(name, ()):
+        for name, value in (self.model_extra or {}).items():
+            if value and name in _REFUSED and value not in _REFUSED[name]:
                 raise InvalidRequest(f"{name} is not supported by this engine.", where=name, remedy="Leave it out.")
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequest("top_logprobs needs logprobs.", where="top_logprobs", remedy="Set logprobs to true.")
+        if self.stream and self.prompt_logprobs is not None:
+            what = "prompt_logprobs cannot be streamed."
+            raise InvalidRequest(what, where="prompt_logprobs", remedy="Ask for the whole answer.")
 
     def turns(self) -> list[dict[str, str]]:
         """The conversation as the engine takes it."""
         return [message.plain(f"messages[{n}]") for n, message in enumerate(self.messages)]
 
     def sampling(self) -> Sampling:
-        """How tokens are to be chosen."""
+        """How tokens are to be chosen.
+
+        Raises:
+            InvalidRequest: A value out of range, or a response format that cannot be kept to.
+        """
         limits = [limit for limit in (self.max_completion_tokens, self.max_tokens) if limit is not None]
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         return Sampling(
@@ -110,22 +147,38 @@ class ChatRequest(BaseModel):
             top_p=1.0 if self.top_p is None else self.top_p,
             seed=self.seed,
             stop=stop,
+            top_k=max(0, self.top_k or 0),
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            schema=self.response_format.text() if self.response_format else None,
+            deadline_s=self.deadline_s,
         )
 
 
 @dataclass(frozen=True)
 class Wire:
-    """One answer's frame: the fields that all of its chunks, or its one body, have in common."""
+    """One answer's frame: the fields that all of its chunks, or its one body, have in common.
+
+    Attributes:
+        spell: A token's bytes; given when log probabilities were asked for.
+    """
 
     model: str
     fingerprint: str
     include_usage: bool = False
+    spell: Callable[[int], bytes] | None = None
     id: str = field(default_factory=lambda: new_id("chatcmpl"))
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def chunk(self, delta: dict[str, str], index: int = 0, finish_reason: str | None = None) -> bytes:
+    def chunk(
+        self,
+        delta: dict[str, str],
+        index: int = 0,
+        finish_reason: str | None = None,
+        logprobs: Sequence[TokenLogprob] = (),
+    ) -> bytes:
         """A server-sent event with one choice."""
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        told = self._logprobs(logprobs) if logprobs else None
+        choice = {"index": index, "delta": delta, "logprobs": told, "finish_reason": finish_reason}
         body = self._frame("chat.completion.chunk") | {"choices": [choice]}
         return sse(body | {"usage": None} if self.include_usage else body)
 
@@ -133,20 +186,32 @@ class Wire:
         """The last chunk of a stream that asked for it."""
         return sse(self._frame("chat.completion.chunk") | {"choices": [], "usage": usage(prompt, completion)})
 
-    def body(self, choices: Sequence[tuple[str, str | None]], prompt: int, completion: int) -> dict[str, Any]:
-        """A whole answer: (text, finish reason) per choice, and the tokens it took."""
+    def body(
+        self, choices: Sequence[tuple[str, str | None, Sequence[TokenLogprob]]], prompt: int, completion: int
+    ) -> dict[str, Any]:
+        """A whole answer: (text, finish reason, log probabilities) per choice, and the tokens it took."""
         return self._frame("chat.completion") | {
             "choices": [
                 {
                     "index": index,
                     "message": {"role": "assistant", "content": text, "refusal": None},
-                    "logprobs": None,
+                    "logprobs": self._logprobs(logprobs),
                     "finish_reason": reason,
                 }
-                for index, (text, reason) in enumerate(choices)
+                for index, (text, reason, logprobs) in enumerate(choices)
             ],
             "usage": usage(prompt, completion),
         }
+
+    def _logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        if self.spell is None:
+            return None
+        content = [
+            _spelt(self.spell(told.token), told.logprob)
+            | {"top_logprobs": [_spelt(self.spell(token), logprob) for token, logprob in told.top]}
+            for told in tokens
+        ]
+        return {"content": content, "refusal": None}
 
     def _frame(self, kind: Literal["chat.completion", "chat.completion.chunk"]) -> dict[str, Any]:
         return {
@@ -156,6 +221,11 @@ class Wire:
             "model": self.model,
             "system_fingerprint": self.fingerprint,
         }
+
+
+def _spelt(spelling: bytes, logprob: float) -> dict[str, Any]:
+    """A token on the wire; one that is only a part of a character is whole in its bytes alone."""
+    return {"token": spelling.decode(errors="replace"), "logprob": logprob, "bytes": list(spelling)}
 
 
 def usage(prompt: int, completion: int) -> dict[str, int]:

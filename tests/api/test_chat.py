@@ -1,5 +1,7 @@
 """Chat completions through the unmodified openai client."""
 
+from typing import Any
+
 import httpx
 import openai
 import pytest
@@ -30,6 +32,23 @@ def test_the_base_answers_without_loading_anything(client: openai.OpenAI, servic
     assert answer.headers["x-request-id"].startswith("req-")
     assert service.engine.loaded == {}
     assert service.engine.requests[0]["seed"] == 3
+
+
+def test_what_is_asked_of_the_answer_reaches_the_engine(client: openai.OpenAI, service: Service) -> None:
+    """Whether it can be honoured is the engine's to say."""
+    wanted: dict[str, Any] = {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}},
+        "logprobs": True,
+        "top_logprobs": 2,
+        "n": 2,
+        "stop": ["x"],
+        "max_completion_tokens": 9,
+    }
+    asked: list[Any] = [{"role": "user", "content": "hello"}]
+    client.chat.completions.create(model=BASE, messages=asked, **wanted, extra_body={"top_k": 5, "prompt_logprobs": 1})
+    assert wanted | {"top_k": 5, "prompt_logprobs": 1} == {
+        name: value for name, value in service.engine.requests[0].items() if name not in ("model", "messages", "stream")
+    }
 
 
 def test_an_adapter_is_loaded_once_under_its_digest(client: openai.OpenAI, service: Service) -> None:

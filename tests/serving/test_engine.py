@@ -1,3 +1,4 @@
+import json
 import random
 from itertools import zip_longest
 from pathlib import Path
@@ -325,6 +326,44 @@ def test_another_base_template_or_stop_token_is_refused(
     engine: TextEngine, sealed: Seal, fields: dict[str, object], match: str
 ) -> None:
     refuse(engine, sealed("one", **fields), match)
+
+
+def test_a_schema_ends_a_row_and_leaves_its_neighbours_alone(engine: TextEngine) -> None:
+    """Rows of one batch end at different steps, each with a whole answer, without a stop token."""
+    schema = json.dumps({"type": "array", "items": {"enum": ["a", "order", "refund", 1, 77, None]}, "maxItems": 3})
+    answers = engine.generate(prompts(12), adapter=None, sampling=Sampling(40, schema=schema))
+    assert all(set(json.loads(answer.text)) <= {"a", "order", "refund", 1, 77, None} for answer in answers)
+    assert len({answer.completion_tokens for answer in answers}) > 1
+    assert {answer.finish_reason for answer in answers} == {"stop"}
+    assert all(answer.completion_tokens == len(answer.ids) for answer in answers)
+    assert answers == [solo(engine, turns, None, Sampling(40, schema=schema)) for turns in prompts(12)]
+
+
+def test_an_answer_that_is_cut_off_says_so(engine: TextEngine) -> None:
+    answer = solo(engine, messages("refund"), None, Sampling(3, schema='{"const":"where is the card"}'))
+    assert answer.finish_reason == "length"
+    assert len(answer.ids) == 3
+
+
+def test_a_schema_that_leads_nowhere_is_an_error_in_the_middle(engine: TextEngine) -> None:
+    lost = {"properties": {"a": {"$ref": "#/$defs/a"}}, "required": ["a"], "$defs": {"a": {"$ref": "#/$defs/a"}}}
+    running = engine.stream(
+        messages("refund"), adapter=None, sampling=Sampling(40, schema=json.dumps({"type": "object"} | lost))
+    )
+    assert next(running).text == "{"
+    with pytest.raises(InvalidRequest, match="no way on") as error:
+        list(running)
+    assert error.value.where == "response_format"
+
+
+def test_every_token_but_the_stop_token_has_its_log_probability(engine: TextEngine) -> None:
+    free = solo(engine, messages("refund"), None, Sampling(12))
+    object.__setattr__(engine.base, "stop_ids", (free.ids[-1],))
+    deltas = list(engine.stream(messages("refund"), adapter=None, sampling=Sampling(12, logprobs=2)))
+    stopped = free.ids[: free.ids.index(free.ids[-1])]
+    assert [told.token for delta in deltas for told in delta.logprobs] == list(stopped)
+    assert deltas[-1].logprobs == ()
+    assert deltas[-1].completion_tokens == len(stopped) + 1
 
 
 def replace(old: bytes, new: bytes) -> object:

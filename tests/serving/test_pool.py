@@ -18,9 +18,12 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
+from jsonschema import Draft202012Validator
 
 from moatelier.settings import settings
 from modalities import pull
+from modalities.text.template import render
 from serving.engine import Sampling, TextEngine
 from serving.pool import Pool, create_app
 from tests import fakes
@@ -28,6 +31,7 @@ from tests.serving.conftest import SYSTEM, seal_adapter
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 ASK: list[Any] = [{"role": "user", "content": "where is my parcel"}]
+BAD_FORMAT = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "array", "uniqueItems": True}}}
 WITH_SYSTEM: list[Any] = [{"role": "system", "content": SYSTEM}, *ASK]
 
 
@@ -184,6 +188,61 @@ def test_options_are_honoured(engine: Engine) -> None:
     assert create(model="loud", messages=ASK, max_tokens=20, temperature=0, logprobs=False).choices == free.choices
 
 
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "intent": {"enum": ["parcel", "refund"]},
+        "days": {"type": "integer", "minimum": 0, "maximum": 99},
+        "words": {"type": "array", "items": {"type": "string", "maxLength": 4}, "maxItems": 3},
+    },
+    "required": ["intent", "days", "words"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "seed": 3, "n": 3}, {"temperature": 2.0, "top_k": 9}])
+def test_answers_satisfy_a_schema(engine: Engine, options: dict[str, Any]) -> None:
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "case", "schema": SCHEMA, "strict": True}}
+    extra = {"extra_body": {"top_k": options.pop("top_k")}} if "top_k" in options else {}
+    fields: dict[str, Any] = {"model": "loud", "messages": ASK, "max_tokens": 200, "response_format": wanted}
+    answer = engine.client.chat.completions.create(**fields, **options, **extra)
+    assert len(answer.choices) == options.get("n", 1)
+    for choice in answer.choices:
+        assert choice.finish_reason == "stop"
+        Draft202012Validator(SCHEMA).validate(json.loads(choice.message.content or ""))
+    if "temperature" not in options or "seed" in options:
+        texts = [""] * len(answer.choices)
+        for chunk in engine.client.chat.completions.create(**fields, **options, **extra, stream=True):
+            texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+        assert texts == [choice.message.content for choice in answer.choices]
+
+
+def test_log_probabilities_are_those_of_the_models_own_forward_pass(engine: Engine) -> None:
+    create, options = engine.client.chat.completions.create, {"max_tokens": 12, "logprobs": True, "top_logprobs": 3}
+    fields: dict[str, Any] = {"model": "loud", "messages": WITH_SYSTEM} | options
+    answer = create(**fields).choices[0]
+    assert answer.logprobs and answer.logprobs.content
+    expected = engine.reference.generate([WITH_SYSTEM], adapter="loud", sampling=Sampling(12))[0]
+    assert len(answer.logprobs.content) == len(expected.ids) == 12
+    prompt = render(engine.reference.base.tokenizer, WITH_SYSTEM, True)
+    with engine.reference.using("loud"), torch.inference_mode():
+        logits = engine.reference.base.model(input_ids=torch.tensor([[*prompt, *expected.ids]])).logits[0]
+    known = logits[len(prompt) - 1 : -1].float().log_softmax(-1)
+    for told, token, row in zip(answer.logprobs.content, expected.ids, known, strict=True):
+        assert told.logprob == pytest.approx(float(row[token]), abs=1e-4)
+        assert [top.logprob for top in told.top_logprobs] == pytest.approx(row.topk(3).values.tolist(), abs=1e-4)
+        assert told.top_logprobs[0].bytes == told.bytes, "a greedy answer takes the likeliest"
+    said = b"".join(bytes(told.bytes or []) for told in answer.logprobs.content)
+    assert said.decode(errors="replace") == answer.message.content
+    streamed = [
+        told
+        for chunk in create(**fields, stream=True)
+        if chunk.choices[0].logprobs
+        for told in chunk.choices[0].logprobs.content or []
+    ]
+    assert [told.model_dump() for told in streamed] == [told.model_dump() for told in answer.logprobs.content]
+
+
 def test_streamed_choices(engine: Engine) -> None:
     options: dict[str, Any] = {"model": "loud", "messages": ASK, "max_tokens": 9, "temperature": 1.0, "seed": 4, "n": 3}
     whole = engine.client.chat.completions.create(**options)
@@ -253,8 +312,12 @@ def test_bundles_that_cannot_be_loaded(engine: Engine, path: str, status: int, c
         ({"n": 0}, "n"),
         ({"stop": [""]}, "stop"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"logprobs": True}, "logprobs"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"n": 17}, "n"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"prompt_logprobs": 1}, "prompt_logprobs"),
+        ({"response_format": {"type": "wizard"}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}}, None),
+        ({"response_format": BAD_FORMAT}, "response_format"),
         ({"presence_penalty": 1.0}, "presence_penalty"),
         ({"messages": [{"role": "user", "content": "Zq" * 600}]}, "messages of prompt 0"),
     ],
