@@ -13,7 +13,7 @@ class RouteDecision(Contract):
 
     requested: str
     chosen: str
-    """Bundle digest, or a catalogue id for a base."""
+    """Bundle digest, or a catalogue id for a base that was named; `base` when `auto` abstained."""
     reason: Literal["exact", "alias", "base", "auto", "abstain"]
     """`auto` was routed, `abstain` went to the base because the router thought no adapter fit."""
     completion: str = ""
