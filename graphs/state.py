@@ -40,6 +40,8 @@ class LifecycleState(TypedDict, total=False):
     stop: str
     """Why no further trial is made."""
     decision: str
+    routing: str
+    """The RoutingSpec; what the other adapters were when it was written down."""
     outcome: str
     """Final status of the task."""
     error: dict[str, Any]

@@ -16,7 +16,6 @@ logged propensity is exact, and inverse-propensity estimates from the log are ho
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +91,7 @@ class Bandit:
         if not self.explore:
             return greedy
         mixed = (1 - self.explore) * greedy + self.explore * highest_draw(good, bad)
-        return mixed / mixed.sum()
+        return np.asarray(mixed / mixed.sum())
 
     def _posterior(self, region: str, weighed: Sequence[tuple[str, float]]) -> tuple[Floats, Floats]:
         tallies = np.array([self.tallies.get((region, name), (0, 0)) for name, _ in weighed], dtype=float)
@@ -122,7 +121,7 @@ def _weighed(ranked: Ranked) -> list[tuple[str, float]]:
     return [(name, chance) for place, (name, chance) in enumerate(pairs) if not place or chance >= FLOOR]
 
 
-def _one_hot(place: int, count: int) -> Any:
-    chances = np.zeros(count)
+def _one_hot(place: int, count: int) -> Floats:
+    chances: Floats = np.zeros(count)
     chances[place] = 1.0
     return chances

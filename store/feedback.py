@@ -95,4 +95,8 @@ def tallies(project: str) -> dict[tuple[str, str], tuple[int, int]]:
     )
     with reading() as opened:
         rows = opened.execute(query.group_by(FeedbackRow.region, FeedbackRow.chosen)).all()
-    return {(region, chosen): (int(good), int(count - good)) for region, chosen, count, good in rows}
+    return {
+        (region, chosen): (int(good or 0), int(count - (good or 0)))
+        for region, chosen, count, good in rows
+        if region is not None
+    }

@@ -27,6 +27,7 @@ from moatelier.contracts.evaluation import (
 from moatelier.contracts.plan import Budget, Columns, Goal, Question, Sourced, TaskPlan
 from moatelier.contracts.profile import ColumnGuess, ColumnProfile, DataProfile, RowProblem
 from moatelier.contracts.routing import (
+    BuiltProfile,
     Calibration,
     HeldOut,
     KnownProfile,
@@ -35,6 +36,7 @@ from moatelier.contracts.routing import (
     RouterEntry,
     RouterEvidence,
     RouterProfile,
+    RoutingResult,
     RoutingSpec,
 )
 from moatelier.contracts.serving import Event, Feedback, RouteDecision
@@ -43,6 +45,7 @@ from moatelier.contracts.training import AdapterManifest, TrainResult, TrainSpec
 __all__ = [
     "AdapterManifest",
     "Budget",
+    "BuiltProfile",
     "Calibration",
     "ColumnGuess",
     "ColumnProfile",
@@ -76,6 +79,7 @@ __all__ = [
     "RouterEntry",
     "RouterEvidence",
     "RouterProfile",
+    "RoutingResult",
     "RoutingSpec",
     "RowProblem",
     "Sourced",

@@ -84,17 +84,27 @@ class RoutingSpec(Contract):
     seed: int = 0
 
 
-class RouterEvidence(Contract):
-    """What the router agent decides on, for one adapter."""
+class BuiltProfile(Contract):
+    """A profile that a routing job made, and how well its adapter can be told from the others."""
 
     adapter: str
-    promoted: bool
+    profile: str
+    """Artifact of the RouterProfile."""
+    held_out: str
+    """Artifact of the HeldOut."""
     rows: int
     held_out_rows: int
     twin: str | None = None
     """The adapter whose rows are hardest to tell from its own."""
     told_apart: float = 1.0
     """Share of held-out rows of both that lie nearer to their own prototypes, mean of the two; 0.5 is chance."""
+
+
+class RouterEvidence(Contract):
+    """What the router agent decides on, for one adapter."""
+
+    built: BuiltProfile
+    promoted: bool
     replaces: str | None = None
     """The adapter whose alias it took."""
 
@@ -148,3 +158,11 @@ class RouterCard(Contract):
     latency_p95_ms: float
     """Of the choice, without the embedding."""
     calibration: Calibration
+
+
+class RoutingResult(Contract):
+    """What a routing job leaves in `result.json`."""
+
+    built: tuple[BuiltProfile, ...]
+    """The candidate's first."""
+    card: RouterCard
