@@ -1,4 +1,4 @@
-"""The router's decisions at the end of a task: which aliases move to the candidate, and whether `auto` may choose it."""
+"""The router's decisions at a task's end: which aliases move to the candidate, and whether `auto` may choose it."""
 
 from moatelier.contracts import Contract, GateDecision, RouterEvidence, TaskPlan
 

@@ -16,7 +16,16 @@ import numpy as np
 
 from evals import router_card
 from evals.scorers import plain
-from moatelier.contracts import BuiltProfile, HeldOut, ProfileSource, RouterProfile, RoutingResult, RoutingSpec
+from moatelier.contracts import (
+    BuiltProfile,
+    DatasetCard,
+    HeldOut,
+    ProfileSource,
+    RouterProfile,
+    RoutingResult,
+    RoutingSpec,
+    SplitName,
+)
 from moatelier.errors import IntegrityError, NotFound
 from moatelier.job import Job, main
 from modalities import catalogue, embedding
@@ -113,9 +122,7 @@ def _known(spec: RoutingSpec) -> tuple[dict[str, RouterProfile], dict[str, HeldO
 def _build(source: ProfileSource, embed: Embed, spec: RoutingSpec, digest: str) -> tuple[RouterProfile, HeldOut]:
     manifest = read_manifest(bundle_folder(source.adapter))
     card = datasets.get_card(source.dataset)
-    train, dev = (
-        _rows(card.splits[split].artifact, most) for split, most in (("train", TRAIN_ROWS), ("dev", DEV_ROWS))
-    )
+    train, dev = _rows(card, "train", TRAIN_ROWS), _rows(card, "dev", DEV_ROWS)
     made = profile(
         manifest,
         embed(_texts(train)),
@@ -133,9 +140,10 @@ def _build(source: ProfileSource, embed: Embed, spec: RoutingSpec, digest: str) 
     )
 
 
-def _rows(artifact: str | None, most: int) -> list[Row]:
+def _rows(card: DatasetCard, split: SplitName, most: int) -> list[Row]:
     """The rows of a split that have a text to route by, at most `most`, evenly taken in the order of their ids."""
-    lines = artifacts.get_bytes(artifact).split(b"\n") if artifact else []
+    info = card.splits.get(split)
+    lines = artifacts.get_bytes(info.artifact).split(b"\n") if info and info.artifact else []
     rows = sorted((json.loads(line) for line in lines if line), key=lambda row: (row["id"], row["row"]))
     rows = [row for row in rows if routed_text(row["messages"][:-1])]
     step = max(1.0, len(rows) / most)

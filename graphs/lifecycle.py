@@ -215,7 +215,7 @@ def register(state: State) -> State:
     decided(state, "router", registration.model_dump(mode="json"), registration.reason)
     closing.register(state, decision, registration)
     outcome = "reached" if decision.reached else "not_reached"
-    return {"outcome": outcome, "routing": artifacts.put_json(routing.spec(state, decision))}
+    return {"outcome": outcome, "routing": routing.ask(state, decision)}
 
 
 def route(state: State) -> State:

@@ -5,7 +5,6 @@ records are signed once. No failure here undoes the registration: an event says 
 """
 
 import logging
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -26,15 +25,24 @@ from moatelier.contracts import (
 from moatelier.errors import MoatelierError, ModelUnavailable, NotFound
 from modalities import catalogue
 from serving import roster
-from store import adapters, records
+from store import adapters, artifacts, records
 
 BACKLOG = 8
 """Adapters that were registered without a profile and get theirs with this registration, at most."""
 log = logging.getLogger("moatelier.worker")
 
 
-def spec(state: LifecycleState, decision: GateDecision) -> RoutingSpec:
-    """What the routing job shall do: the candidate's profile, and those of earlier adapters that have none yet."""
+def ask(state: LifecycleState, decision: GateDecision) -> str | None:
+    """Write down what the routing job shall do; its digest, or None when that cannot be said."""
+    try:
+        return artifacts.put_json(_spec(state, decision))
+    except (MoatelierError, ValidationError) as error:
+        _off(state, error)
+        return None
+
+
+def _spec(state: LifecycleState, decision: GateDecision) -> RoutingSpec:
+    """The candidate's profile, and those of earlier adapters that have none yet."""
     project = state["project"]
     entered = roster.entries(project)
     known = [
@@ -61,17 +69,19 @@ def _source(project: str, digest: str) -> ProfileSource:
 
 def enter(state: LifecycleState) -> None:
     """Run the job and carry out what the router decides; tell it when that cannot be."""
+    if not state.get("routing"):
+        return
     try:
         _enter(state)
-    except MoatelierError as error:
-        _off(state, error.to_dict())
-    except (ValidationError, KeyError, ValueError) as error:  # of records and results; the adapter stays registered
-        log.exception("%s could not be entered into the router", state["task"])
-        _off(state, MoatelierError(f"{type(error).__name__}: {error}").to_dict())
+    except (MoatelierError, ValidationError) as error:
+        _off(state, error)
 
 
-def _off(state: LifecycleState, error: dict[str, Any]) -> None:
-    say(state, "routing", phase="routing", status="off", **error)
+def _off(state: LifecycleState, error: MoatelierError | ValidationError) -> None:
+    if isinstance(error, ValidationError):
+        log.error("a record or result of the router is malformed", exc_info=error)
+        error = MoatelierError(f"A record or result of the router is malformed: {error}")
+    say(state, "routing", phase="routing", status="off", **error.to_dict())
 
 
 def _enter(state: LifecycleState) -> None:
