@@ -6,8 +6,6 @@ records are signed once. No failure here undoes the registration: an event says 
 
 import logging
 
-from pydantic import ValidationError
-
 from agents import router
 from graphs.nodes import load, run_job, say
 from graphs.state import LifecycleState
@@ -36,7 +34,7 @@ def ask(state: LifecycleState, decision: GateDecision) -> str | None:
     """Write down what the routing job shall do; its digest, or None when that cannot be said."""
     try:
         return artifacts.put_json(_spec(state, decision))
-    except (MoatelierError, ValidationError) as error:
+    except Exception as error:  # the adapter is registered, whatever the router makes of it
         _off(state, error)
         return None
 
@@ -73,14 +71,14 @@ def enter(state: LifecycleState) -> None:
         return
     try:
         _enter(state)
-    except (MoatelierError, ValidationError) as error:
+    except Exception as error:  # as above
         _off(state, error)
 
 
-def _off(state: LifecycleState, error: MoatelierError | ValidationError) -> None:
-    if isinstance(error, ValidationError):
-        log.error("a record or result of the router is malformed", exc_info=error)
-        error = MoatelierError(f"A record or result of the router is malformed: {error}")
+def _off(state: LifecycleState, error: Exception) -> None:
+    if not isinstance(error, MoatelierError):
+        log.error("%s could not be entered into the router", state["task"], exc_info=error)
+        error = MoatelierError(f"{type(error).__name__}: {error}")
     say(state, "routing", phase="routing", status="off", **error.to_dict())
 
 
