@@ -12,12 +12,13 @@ from contextlib import asynccontextmanager, suppress
 from fastapi import FastAPI
 
 from api import errors
+from api.auto import Auto
 from api.backend import Backend
 from api.brief import Brief
 from api.decisions import DecisionLog
 from api.routes.admin import adapters, tasks
 from api.routes.monitoring import health, page
-from api.routes.openai import chat, files, models
+from api.routes.openai import chat, embeddings, feedback, files, models
 from api.routes.threads import runs, threads
 from api.services import Services
 from api.targets import resolve
@@ -28,7 +29,7 @@ from serving.process import serve
 from serving.upstream import Upstream
 from store import db, keys
 
-ROUTES = (chat, models, files, runs, threads, tasks, adapters, health, page)
+ROUTES = (chat, embeddings, feedback, models, files, runs, threads, tasks, adapters, health, page)
 
 
 def create_app(engine_url: str | None = None) -> FastAPI:
@@ -51,7 +52,9 @@ def create_app(engine_url: str | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     decisions = DecisionLog()
     async with Upstream(app.state.engine_url) as upstream:
-        app.state.services = Services(Brief(keys.check), Brief(resolve), Backend(upstream), decisions)
+        targets = Brief(resolve)
+        auto = Auto(upstream, targets)
+        app.state.services = Services(Brief(keys.check), targets, auto, Backend(upstream), decisions)
         writer = asyncio.create_task(decisions.run())
         yield
         writer.cancel()

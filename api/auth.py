@@ -7,6 +7,7 @@ from starlette.datastructures import Headers
 
 from api.services import Shared
 from moatelier.errors import Unauthorized
+from store.keys import Key
 
 REMEDY = "Send `Authorization: Bearer mo-...` or `x-api-key: mo-...`; the first start wrote one to keys/admin.key."
 
@@ -18,8 +19,8 @@ def _secret(headers: Headers) -> str:
     return headers.get("x-api-key", "").strip()
 
 
-async def project(request: Request, shared: Shared) -> str:
-    """The project whose key the request carries.
+async def caller(request: Request, shared: Shared) -> Key:
+    """The key that the request carries.
 
     Raises:
         Unauthorized: No key, or one that is wrong or revoked.
@@ -30,6 +31,14 @@ async def project(request: Request, shared: Shared) -> str:
     key = await shared.keys.get(secret)
     if key is None:
         raise Unauthorized("The API key is wrong or was revoked.", remedy=REMEDY)
+    return key
+
+
+Caller = Annotated[Key, Depends(caller)]
+
+
+async def project(key: Caller) -> str:
+    """The project whose key the request carries. Raises like `caller`."""
     return key.project
 
 

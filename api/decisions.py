@@ -8,6 +8,7 @@ from anyio import to_thread
 from api.targets import Target
 from moatelier.contracts import Event
 from store import events
+from store.feedback import ROUTE
 
 STREAM = "inference"
 """The stream of events that belong to no conversation."""
@@ -24,6 +25,7 @@ class DecisionLog:
         self._waiting: list[Event] = []
         self._news = asyncio.Event()
         self._dropped = 0
+        self._writing = asyncio.Lock()
 
     def note(self, project: str, target: Target, completion: str) -> None:
         """Record what answered a completion. Returns at once."""
@@ -31,7 +33,7 @@ class DecisionLog:
             self._dropped += 1
             return
         body = target.decision(completion).model_dump(mode="json")
-        self._waiting.append(Event(project=project, stream=STREAM, job=completion, kind="route", body=body))
+        self._waiting.append(Event(project=project, stream=STREAM, job=completion, kind=ROUTE, body=body))
         self._news.set()
 
     async def run(self) -> None:
@@ -42,15 +44,16 @@ class DecisionLog:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write what waits."""
-        self._news.clear()
-        batch, self._waiting = self._waiting, []
-        if self._dropped:
-            log.error("%d route decisions were dropped: the store is too slow", self._dropped)
-            self._dropped = 0
-        try:
-            await to_thread.run_sync(events.append, batch)
-        except Exception:
-            log.exception("%d route decisions could not be written yet", len(batch))
-            self._waiting = batch + self._waiting
-            self._news.set()
+        """Write what waits; when it returns, what was noted before is written, if the store is up."""
+        async with self._writing:
+            self._news.clear()
+            batch, self._waiting = self._waiting, []
+            if self._dropped:
+                log.error("%d route decisions were dropped: the store is too slow", self._dropped)
+                self._dropped = 0
+            try:
+                await to_thread.run_sync(events.append, batch)
+            except Exception:
+                log.exception("%d route decisions could not be written yet", len(batch))
+                self._waiting = batch + self._waiting
+                self._news.set()

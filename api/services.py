@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.auto import Auto
 from api.backend import Backend
 from api.brief import Brief
 from api.decisions import DecisionLog
@@ -19,12 +20,14 @@ class Services:
     Attributes:
         keys: API key -> whose it is, or None.
         targets: (project, model name) -> what answers under that name.
+        auto: Chooses what answers a request to `auto`.
         backend: The engine.
         decisions: Writes route decisions to the event log, behind the requests.
     """
 
     keys: Brief[str, Key | None]
     targets: Brief[tuple[str, str], Target]
+    auto: Auto
     backend: Backend
     decisions: DecisionLog
 

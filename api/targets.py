@@ -1,12 +1,30 @@
-"""From the name in a request to what answers: the base, an adapter by its model id or digest, or an alias."""
+"""From the name in a request to what answers: the base, an adapter by its model id or digest, an alias, or `auto`."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from moatelier.contracts import RouteDecision
 from moatelier.settings import settings
+from serving.router import BASE
 from store import adapters
+
+
+@dataclass(frozen=True)
+class Routed:
+    """How `auto` chose.
+
+    Attributes:
+        region: What the router alone would have chosen: a digest, or `base`.
+        probabilities: Candidate -> calibrated probability.
+        propensity: The probability with which the chosen one was chosen.
+        milliseconds: Spent on it, the embedding included.
+    """
+
+    region: str
+    probabilities: dict[str, float]
+    propensity: float
+    milliseconds: float
 
 
 @dataclass(frozen=True)
@@ -20,6 +38,7 @@ class Target:
         digest: The adapter's digest; None for the base.
         bundle: The folder the engine loads the adapter from; None for the base.
         reason: How the name led here.
+        route: How `auto` chose; None when the request named what answers.
     """
 
     requested: str
@@ -27,12 +46,26 @@ class Target:
     served: str
     digest: str | None
     bundle: Path | None
-    reason: Literal["exact", "alias", "base"]
+    reason: Literal["exact", "alias", "base", "auto", "abstain"]
+    route: Routed | None = None
 
     def decision(self, completion: str) -> RouteDecision:
         """The record of this choice for one completion."""
-        chosen = self.digest or self.model
-        return RouteDecision(requested=self.requested, chosen=chosen, reason=self.reason, completion=completion)
+        made = RouteDecision(
+            requested=self.requested, chosen=self.digest or self.model, reason=self.reason, completion=completion
+        )
+        if self.route is None:
+            return made
+        routed = {name: getattr(self.route, name) for name in ("region", "probabilities", "propensity")}
+        return made.model_copy(update=routed | {"chosen": self.digest or BASE})
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the answer's `moatelier` field says of the route; nothing when the request named what answers."""
+        if self.route is None:
+            return {}
+        route = self.decision("").model_dump(mode="json", exclude={"completion"})
+        return {"moatelier": {"route": route | {"model": self.model, "milliseconds": self.route.milliseconds}}}
 
     @property
     def fingerprint(self) -> str:

@@ -1,7 +1,7 @@
 """One task, from a sentence to a served adapter. The whole main flow is on this page.
 
     profile -> plan -> clarify (a question) or forecast -> approve (a person decides)
-        -> curate -> (train -> evaluate -> adjust)* -> gate -> register -> close
+        -> curate -> (train -> evaluate -> adjust)* -> gate -> register -> route -> close
 
 A node gathers evidence, asks an agent, and carries out what it decided. Long work is a job under an idempotent key, so
 a node that runs again after a crash finds it done. Interrupts are for people only: one a node, with no effect before
@@ -15,7 +15,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
 from agents import curator, evaluator, planner, router, trainer
-from graphs import approval, closing, curation, evidence
+from graphs import approval, closing, curation, evidence, routing
 from graphs.checkpoint import prune, saver
 from graphs.nodes import decided, guarded, load, run_job, say, set_status
 from graphs.planner_endpoint import propose
@@ -214,7 +214,15 @@ def register(state: State) -> State:
     registration = router.decide(decision, current, adapters.alias_of(state["project"], current.name))
     decided(state, "router", registration.model_dump(mode="json"), registration.reason)
     closing.register(state, decision, registration)
-    return {"outcome": "reached" if decision.reached else "not_reached"}
+    outcome = "reached" if decision.reached else "not_reached"
+    return {"outcome": outcome, "routing": routing.ask(state, decision)}
+
+
+def route(state: State) -> State:
+    """Enter the adapter into the router; whatever goes wrong here undoes nothing of what the gate decided."""
+    fault_point("node.routing")
+    routing.enter(state)
+    return {}
 
 
 def close(state: State) -> State:
@@ -249,7 +257,21 @@ def _after_adjust(state: State) -> str:
 def build() -> Any:
     """The compiled graph on this process's checkpointer."""
     graph = StateGraph(State)
-    for node in (profile, plan, clarify, forecast, approve, curate, train, evaluate, adjust, gate, register, close):
+    for node in (
+        profile,
+        plan,
+        clarify,
+        forecast,
+        approve,
+        curate,
+        train,
+        evaluate,
+        adjust,
+        gate,
+        register,
+        route,
+        close,
+    ):
         graph.add_node(node.__name__, node)
     graph.add_edge(START, "profile")
     graph.add_conditional_edges("plan", _after_plan, ["clarify", "forecast", "close"])
@@ -257,7 +279,7 @@ def build() -> Any:
     graph.add_conditional_edges("train", _after_train, ["evaluate", "gate", "close"])
     graph.add_conditional_edges("adjust", _after_adjust, ["train", "gate", "close"])
     straight = ["profile>plan", "clarify>plan", "forecast>approve", "curate>train", "evaluate>adjust"]
-    for edge in [*straight, "gate>register", "register>close"]:
+    for edge in [*straight, "gate>register", "register>route", "route>close"]:
         source, target = edge.split(">")
         graph.add_conditional_edges(source, _or_close(target), [target, "close"])
     graph.add_edge("close", END)

@@ -27,6 +27,7 @@ MODULES = {
     "train": "training.run",
     "evaluate": "evals.run",
     "gate": "evals.gate",
+    "routing": "evals.routing",
 }
 MAX_DEATHS = 5
 FAILED = 1

@@ -40,6 +40,8 @@ class LifecycleState(TypedDict, total=False):
     stop: str
     """Why no further trial is made."""
     decision: str
+    routing: str | None
+    """The RoutingSpec: what the other adapters were when it was written down. None when there can be none."""
     outcome: str
     """Final status of the task."""
     error: dict[str, Any]

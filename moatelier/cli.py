@@ -199,6 +199,17 @@ def adapters_show(
         typer.echo(json.dumps(client.call("GET", f"/adapters/{name}"), indent=2, ensure_ascii=False))
 
 
+@adapters_app.command("card")
+def adapters_card(
+    name: Annotated[str, typer.Argument(help="Model id, alias or digest.")], as_json: Json = False
+) -> None:
+    """Show how well `auto` recognises the adapters' domains: the card that this one's registration wrote."""
+    from moatelier.show import router_card
+
+    with _service() as client:
+        router_card(client.call("GET", f"/adapters/{name}/card"), as_json)
+
+
 @adapters_app.command("export")
 def adapters_export(
     name: str,
@@ -214,6 +225,23 @@ def adapters_export(
     finally:
         draft.unlink(missing_ok=True)
     typer.echo(json.dumps({"file": str(to), "bytes": size}) if as_json else f"{to}: {size} bytes")
+
+
+@app.command()
+def feedback(
+    completion: Annotated[str, typer.Argument(help="The answer's id, chatcmpl-...")],
+    good: Annotated[bool | None, typer.Option("--good/--bad", help="What you think of it.")] = None,
+    edit: Annotated[str | None, typer.Option("--edit", help="What it should have said.")] = None,
+    label: Annotated[str | None, typer.Option("--label", help="The right category.")] = None,
+    comment: Annotated[str | None, typer.Option("--comment", help="Anything else.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what you think of an answer; `auto` learns from it."""
+    said = {"completion": completion, "edit": edit, "label": label, "comment": comment}
+    said |= {"rating": 1 if good else -1} if good is not None else {}
+    with _service() as client:
+        kept = client.call("POST", "/v1/feedback", json=said)
+    typer.echo(json.dumps(kept, ensure_ascii=False) if as_json else f"kept, on an answer of {kept['chosen']}")
 
 
 @app.command()

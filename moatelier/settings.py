@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     planner_timeout_s: float = 20.0
     frozen_cache_gb: float = 8.0
     """Upper bound for the cache of the frozen layers' outputs."""
+    router_explore: float = Field(default=0.0, ge=0, le=1)
+    """The share of `auto` requests that feedback may send elsewhere by way of trial."""
     threads: int = 0
     """CPU threads for torch; 0 takes the cores of the cgroup."""
     log_level: str = "INFO"

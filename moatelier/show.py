@@ -39,6 +39,7 @@ class Teller:
             "status": self._status,
             "profile": self._profile,
             "decision": self._decision,
+            "routing": self._routing,
             "error": self._error,
         }.get(kind)
         if method:
@@ -61,6 +62,11 @@ class Teller:
     def _decision(self, body: dict[str, Any]) -> None:
         if body["reason"]:
             console.print(f"  [dim]{escape(body['agent'])}:[/] {escape(body['reason'])}")
+
+    def _routing(self, body: dict[str, Any]) -> None:
+        if body["status"] == "off":
+            told = " ".join(str(body[key]) for key in ("what", "remedy") if body.get(key))
+            console.print(f"  [yellow]routing is off for this adapter:[/] {escape(told)}")
 
     def _error(self, body: dict[str, Any]) -> None:
         told = " ".join(str(body[key]) for key in ("what", "where", "remedy") if body.get(key))
@@ -122,6 +128,41 @@ def _short(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(str(part) for part in value)
     return "" if value is None else str(value)
+
+
+CARD = (
+    ("ours", "auto"),
+    ("oracle", "each row to its own adapter"),
+    ("best_single", "the best single adapter"),
+    ("random", "an adapter by chance"),
+    ("routed_right", "rows that reach their own adapter"),
+    ("abstained", "rows that go to the base"),
+)
+
+
+def router_card(card: dict[str, Any], as_json: bool) -> None:
+    """A router card: every rate with its 95 % interval, then what says how far the probabilities can be believed."""
+    if as_json:
+        print(json.dumps(card, ensure_ascii=False))
+        return
+    title = f"auto over {len(card['adapters'])} adapters, {card['rows']} dev rows with the domain hidden"
+    table = Table("", "rate", "low", "high", title=title, title_justify="left")
+    for field, told in CARD:
+        table.add_row(told, *(f"{card[field][key]:.1%}" for key in ("point", "low", "high")))
+    console.print(table)
+    figures = {
+        "share of the oracle": f"{card['share_of_oracle']:.1%}",
+        "calibration error": f"{card['calibration_error']:.3f}, {card['calibration_error_mixed']:.3f} with other texts",
+        "AUROC against general sentences": _figure(card["auroc"]),
+        "AUROC with its own adapter gone": _figure(card["auroc_near"]),
+        "latency without the embedding": f"p50 {card['latency_p50_ms']:.2f} ms, p95 {card['latency_p95_ms']:.2f} ms",
+    }
+    for name, value in figures.items():
+        console.print(f"  {name:<33} {value}")
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def task_page(task: dict[str, Any], as_json: bool) -> None:

@@ -17,6 +17,8 @@ from moatelier.ids import digest_file, digest_json
 from moatelier.settings import settings
 
 BUILT_IN = Path(__file__).with_name("catalogue.yaml")
+EMBEDDING = "all-minilm-l6-v2"
+"""The embedding model that routes, unless another is named."""
 LAYOUT = 1
 """Goes up when a conversion writes other files than before, so that old copies are left alone."""
 

@@ -12,7 +12,7 @@ from transformers import logging
 from moatelier.errors import ModelUnavailable
 from modalities import catalogue
 
-DEFAULT = "all-minilm-l6-v2"
+DEFAULT = catalogue.EMBEDDING
 
 
 def embed(texts: Sequence[str], base_id: str = DEFAULT, batch: int = 32) -> NDArray[np.float32]:
@@ -30,6 +30,13 @@ def embed(texts: Sequence[str], base_id: str = DEFAULT, batch: int = 32) -> NDAr
         list(texts), batch_size=batch, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
     )
     return np.asarray(vectors, dtype=np.float32)
+
+
+def tokens(texts: Sequence[str], base_id: str = DEFAULT) -> int:
+    """How many tokens the model reads of these texts, at most its context of each. Raises like `embed`."""
+    model = _load(catalogue.folder(base_id), base_id, catalogue.base_digest(base_id))
+    read = model.tokenizer(list(texts), truncation=True, max_length=model.max_seq_length)
+    return sum(map(len, read["input_ids"]))
 
 
 @lru_cache(maxsize=2)

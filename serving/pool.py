@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from moatelier.errors import Cancelled, InvalidRequest, MoatelierError, NotFound
 from moatelier.faults import fault_point
 from moatelier.settings import settings
+from serving.embeddings import Embedder, EmbeddingRequest
 from serving.engine import Delta, TextEngine
 from serving.process import serve
 from serving.protocol import DONE, ChatRequest, Wire, envelope, sse
@@ -182,6 +183,7 @@ async def _gone(request: Request) -> None:
 def create_app(pool: Pool) -> FastAPI:
     """The engine's server."""
     app = FastAPI(title="Moatelier engine", docs_url=None, redoc_url=None, openapi_url=None)
+    embedder = Embedder()
     app.add_exception_handler(Exception, _fail)
     for kind in (MoatelierError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _fail)
@@ -196,6 +198,10 @@ def create_app(pool: Pool) -> FastAPI:
         # The first token decides about the status: what goes wrong before it is an error, not a broken stream.
         first = await unless_gone(request, ticket, ticket.__anext__())
         return StreamingResponse(stream(ticket, first, wire), media_type="text/event-stream", headers=STREAM_HEADERS)
+
+    @app.post("/v1/embeddings")
+    async def embeddings(body: EmbeddingRequest) -> dict[str, Any]:
+        return await embedder.answer(body)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

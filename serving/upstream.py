@@ -1,12 +1,14 @@
 """Anything that speaks the OpenAI dialect: the embedded engine, a vLLM server, a hosted endpoint."""
 
+import base64
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
+import numpy as np
 from pydantic import SecretStr
 
 from moatelier.errors import MoatelierError, UpstreamError
@@ -73,6 +75,25 @@ class Upstream:
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
 
+    async def embed(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """A whole answer with embeddings, as the payload asks for them. Raises like `chat`."""
+        return await self._json("POST", "/v1/embeddings", payload)
+
+    async def embeddings(self, texts: Sequence[str], model: str) -> list[list[float]]:
+        """The vectors of texts, in their order, by an embedding model.
+
+        Raises:
+            UpstreamError: As for `chat`, or an answer that does not hold a vector for each text.
+            ModelUnavailable: The upstream does not have the model.
+        """
+        payload = {"model": model, "input": list(texts), "encoding_format": "base64"}
+        answer = await self.embed(payload)
+        try:
+            found = {int(item["index"]): _vector(item["embedding"]) for item in answer["data"]}
+            return [found[place] for place in range(len(texts))]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UpstreamError("The upstream's answer holds no such embeddings.", where=self.url) from error
+
     async def models(self) -> list[dict[str, Any]]:
         """What the upstream serves now."""
         answer = await self._json("GET", "/v1/models")
@@ -132,3 +153,10 @@ class Upstream:
         if code in _OURS:
             return MoatelierError.from_dict({"code": code, "what": message, "where": param or ""})
         return UpstreamError(f"The upstream answered {answer.status_code}: {message}", where=self.url)
+
+
+def _vector(given: str | list[float]) -> list[float]:
+    """A vector in either of the dialect's forms: some servers know only one of them."""
+    if isinstance(given, str):
+        return [float(number) for number in np.frombuffer(base64.b64decode(given, validate=True), dtype="<f4")]
+    return [float(number) for number in given]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rapidfuzz import fuzz, process
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from moatelier.contracts import AdapterManifest, now
@@ -105,6 +105,12 @@ def list_adapters(project: str) -> list[AdapterRecord]:
     query = query.order_by(AdapterRow.created_at.desc(), AdapterRow.digest)
     with reading() as opened:
         return [_record(opened, row) for row in opened.scalars(query).all()]
+
+
+def count(project: str) -> int:
+    """How many adapters the project has."""
+    with reading() as opened:
+        return opened.scalar(select(func.count()).select_from(AdapterRow).where(AdapterRow.project == project)) or 0
 
 
 def set_alias(project: str, alias: str, digest: str, *, fence: int, actor: str) -> None:

@@ -45,6 +45,14 @@ def read(
         return [_event(row) for row in opened.scalars(query.order_by(EventRow.id).limit(limit))]
 
 
+def find(project: str, job: str, kind: str, step: int = 0) -> Event | None:
+    """The one event of this identity, None when it has not happened."""
+    query = select(EventRow).where(EventRow.job == job, EventRow.kind == kind, EventRow.step == step)
+    with reading() as opened:
+        row = opened.scalar(query.where(EventRow.project == project))
+        return None if row is None else _event(row)
+
+
 def last_id(project: str, *, stream: str | None = None, task: str | None = None, before: datetime | None = None) -> int:
     """The id of the newest event, of those before a moment if one is given; 0 when there is none."""
     query = _of(select(func.max(EventRow.id)), project, stream, task)

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from moatelier.contracts import Contract, now
 from moatelier.errors import IntegrityError, NotFound
@@ -23,7 +23,7 @@ from store import keyring
 from store.db import insert_once, reading, session
 from store.tables import RecordRow, Stored
 
-RecordKind = Literal["eval_report", "gate_decision", "router_profile"]
+RecordKind = Literal["eval_report", "gate_decision", "router_profile", "router_card"]
 
 
 class Record(Stored):
@@ -87,6 +87,24 @@ def list_records(project: str, subject: str) -> list[Record]:
     for record in records:
         verify(record)
     return records
+
+
+def list_kind(project: str, kind: RecordKind) -> list[Record]:
+    """All verified records of a kind, oldest first. Raises IntegrityError like `verify`."""
+    query = select(RecordRow).where(RecordRow.project == project, RecordRow.kind == kind)
+    with reading() as opened:
+        rows = opened.scalars(query.order_by(RecordRow.created_at, RecordRow.key))
+        records = [Record.model_validate(row) for row in rows]
+    for record in records:
+        verify(record)
+    return records
+
+
+def count(project: str, kind: RecordKind) -> int:
+    """How many records of a kind there are; they are only ever added, so an equal count is an equal list."""
+    query = select(func.count()).select_from(RecordRow)
+    with reading() as opened:
+        return opened.scalar(query.where(RecordRow.project == project, RecordRow.kind == kind)) or 0
 
 
 def verify(record: Record) -> None:

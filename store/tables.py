@@ -280,3 +280,24 @@ class LookRow(Base):
     task: Mapped[str]
     candidate: Mapped[str]
     at: Mapped[datetime] = mapped_column(default=now)
+
+
+class FeedbackRow(Base):
+    """What the owner of an API key thought of a completion, with the route that led to it; the latest word stands."""
+
+    __tablename__ = "feedback"
+    __table_args__ = (Index(None, "project_id", "region", "chosen"),)
+
+    project: Mapped[str] = mapped_column("project_id", primary_key=True)
+    completion: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    rating: Mapped[int | None]
+    edit: Mapped[str | None]
+    label: Mapped[str | None]
+    comment: Mapped[str | None]
+    reward: Mapped[int | None]
+    requested: Mapped[str]
+    chosen: Mapped[str]
+    region: Mapped[str | None]
+    propensity: Mapped[float | None]
+    at: Mapped[datetime] = mapped_column(default=now)

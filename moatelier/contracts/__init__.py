@@ -1,6 +1,6 @@
 """The typed records that pass between the parts. Frozen, JSON-able, unknown fields refused.
 
-Order follows the main flow: profile -> plan -> dataset -> training -> evaluation -> serving and events.
+Order follows the main flow: profile -> plan -> dataset -> training -> evaluation -> routing -> serving and events.
 Ids of files and artifacts are SHA-256 digests (64 hex digits) unless a field says otherwise.
 """
 
@@ -26,12 +26,27 @@ from moatelier.contracts.evaluation import (
 )
 from moatelier.contracts.plan import Budget, Columns, Goal, Question, Sourced, TaskPlan
 from moatelier.contracts.profile import ColumnGuess, ColumnProfile, DataProfile, RowProblem
+from moatelier.contracts.routing import (
+    BuiltProfile,
+    Calibration,
+    HeldOut,
+    KnownProfile,
+    ProfileSource,
+    RouterCard,
+    RouterEntry,
+    RouterEvidence,
+    RouterProfile,
+    RoutingResult,
+    RoutingSpec,
+)
 from moatelier.contracts.serving import Event, Feedback, RouteDecision
 from moatelier.contracts.training import AdapterManifest, TrainResult, TrainSpec
 
 __all__ = [
     "AdapterManifest",
     "Budget",
+    "BuiltProfile",
+    "Calibration",
     "ColumnGuess",
     "ColumnProfile",
     "Columns",
@@ -50,13 +65,22 @@ __all__ = [
     "GateDecision",
     "GateSpec",
     "Goal",
+    "HeldOut",
     "Interval",
     "Kind",
+    "KnownProfile",
     "MetricName",
     "PairedComparison",
     "PrivateFinding",
+    "ProfileSource",
     "Question",
     "RouteDecision",
+    "RouterCard",
+    "RouterEntry",
+    "RouterEvidence",
+    "RouterProfile",
+    "RoutingResult",
+    "RoutingSpec",
     "RowProblem",
     "Sourced",
     "SplitInfo",

@@ -13,9 +13,16 @@ class RouteDecision(Contract):
 
     requested: str
     chosen: str
-    """Bundle digest, or a catalogue id for a base."""
-    reason: Literal["exact", "alias", "base"]
+    """Bundle digest, or a catalogue id for a base that was named; `base` when `auto` abstained."""
+    reason: Literal["exact", "alias", "base", "auto", "abstain"]
+    """`auto` was routed, `abstain` went to the base because the router thought no adapter fit."""
     completion: str = ""
+    region: str | None = None
+    """For `auto` and `abstain`: what the router alone, without feedback, would have chosen; a digest or `base`."""
+    probabilities: dict[str, float] = Field(default_factory=dict)
+    """Candidate -> calibrated probability that the request belongs to it; `base` is the mass of no adapter."""
+    propensity: float | None = Field(default=None, gt=0, le=1)
+    """The probability with which just this candidate was chosen, for honest estimates from logged feedback."""
 
 
 class Feedback(Contract):

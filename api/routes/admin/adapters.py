@@ -8,6 +8,7 @@ from fastapi.responses import FileResponse
 from api.archives import zipped
 from api.auth import Project
 from api.pages import listing
+from moatelier.errors import NotFound
 from modalities.bundle import RECORDS, open_bundle
 from store import adapters, records
 
@@ -44,6 +45,24 @@ def export(name: str, project: Project) -> FileResponse:
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     named = f"{record.suffix}-{record.digest[:8]}"
     return zipped(files, named, {RECORDS: _records(project, record.digest)})
+
+
+@router.get("/{name:path}/card")
+def card(name: str, project: Project) -> dict[str, Any]:
+    """The router card that the adapter's registration wrote.
+
+    Raises:
+        NotFound: Routing was off then.
+    """
+    record = adapters.get(project, name)
+    try:
+        return records.get(project, "router_card", record.digest).body
+    except NotFound as error:
+        raise NotFound(
+            "This adapter has no router card: the embedding model was missing when it was registered.",
+            where=name,
+            remedy="Run `moatelier models pull all-minilm-l6-v2`; the next registration enters this adapter too.",
+        ) from error
 
 
 @router.get("/{name:path}")

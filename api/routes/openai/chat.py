@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
 
 from api.auth import Project
+from api.auto import AUTO
 from api.bodies import Body, unless_gone
 from api.errors import envelope_of
 from api.services import Services, Shared
@@ -22,16 +23,24 @@ router = APIRouter()
 @router.post("/v1/chat/completions")
 async def complete(request: Request, project: Project, shared: Shared, body: Body) -> Response:
     """One chat completion, whole or as a stream."""
-    target = await shared.targets.get((project, _model(body)))
+    target = await _target(shared, project, body)
     payload = {**body, "model": target.served}
     if not body.get("stream"):
         answer = await unless_gone(request, shared.backend.chat(target, payload))
         _label(answer, target)
+        answer |= target.told
         shared.decisions.note(project, target, str(answer.get("id", "")))
         return JSONResponse(answer, headers=target.headers)
     chunks = await unless_gone(request, shared.backend.stream(target, payload))
     events = _relabelled(chunks, target, partial(_note_once, shared, project, target, set()))
     return EventSourceResponse(events, sep="\n", headers=target.headers)
+
+
+async def _target(shared: Services, project: str, body: dict[str, Any]) -> Target:
+    model = _model(body)
+    return await (
+        shared.auto.target(project, body["messages"]) if model == AUTO else shared.targets.get((project, model))
+    )
 
 
 def _model(body: dict[str, Any]) -> str:
@@ -62,7 +71,7 @@ async def _relabelled(
     chunks: AsyncIterator[bytes], target: Target, note: Callable[[str], None]
 ) -> AsyncIterator[bytes]:
     """The engine's events under the public name; an answer that breaks off ends with an error event, never silently."""
-    done = False
+    done, told = False, target.told
     try:
         # The upstream is read to its very end, also after [DONE]: only then does its connection serve the next request.
         async for data in _events(chunks):
@@ -73,6 +82,7 @@ async def _relabelled(
             if "error" not in chunk:
                 _label(chunk, target)
                 note(str(chunk.get("id", "")))
+                chunk, told = chunk | told, {}  # the first chunk alone says how it was routed
             yield _sse(chunk)
             if "error" in chunk:
                 return

@@ -1,0 +1,95 @@
+"""`model: "auto"`: the request's own words choose who answers.
+
+What the person said last is embedded by the engine, ranked by the router, and the bandit has the last word. Without
+an adapter to choose from, or without the embedding model, the request is refused: answering from the base as if it
+had been routed would hide that nothing was.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from api.brief import Brief
+from api.targets import Routed, Target
+from moatelier.errors import NotFound
+from moatelier.settings import settings
+from serving.bandit import Bandit, Choice
+from serving.roster import Roster, Rosters
+from serving.router import BASE, Ranked, routed_text
+from serving.upstream import Upstream
+from store import feedback
+
+AUTO = "auto"
+TALLIES_S = 2.0
+"""Feedback moves routes after at most this long."""
+
+
+def no_adapters() -> NotFound:
+    """Why `auto` is no model yet."""
+    return NotFound(
+        "`auto` has no adapter to choose from yet.",
+        where="model",
+        remedy="It knows adapters whose task reached its goal while the embedding model was there "
+        "(`moatelier models pull all-minilm-l6-v2`).",
+    )
+
+
+class Auto:
+    """Routes requests.
+
+    Args:
+        upstream: The engine, which embeds.
+        targets: (project, model name) -> what answers under that name.
+        seed: Of the bandit's draws; None takes a fresh one.
+    """
+
+    def __init__(self, upstream: Upstream, targets: Brief[tuple[str, str], Target], seed: int | None = None) -> None:
+        self._upstream, self._targets = upstream, targets
+        self._kept = Rosters()
+        self._rosters = Brief(self._kept.get)
+        self._tallies = Brief(feedback.tallies, seconds=TALLIES_S)
+        self._random = np.random.default_rng(seed)
+
+    def offered(self, project: str) -> bool:
+        """Whether any adapter has joined (blocking)."""
+        return self._kept.get(project).embedding is not None
+
+    async def target(self, project: str, messages: Sequence[Mapping[str, Any]]) -> Target:
+        """What answers these messages, with how it was chosen.
+
+        Raises:
+            NotFound: No adapter has joined.
+            ModelUnavailable: The embedding model is not pulled.
+            UpstreamError: The engine does not answer.
+        """
+        begun = time.perf_counter()
+        ranked = await self.ranked(project, messages)
+        bandit = Bandit(await self._tallies.get(project), explore=settings().router_explore)
+        choice = bandit.choose(ranked, self._random)
+        name = settings().base if choice.chosen == BASE else choice.chosen
+        target = await self._targets.get((project, name))
+        return replace(
+            target,
+            requested=AUTO,
+            reason="abstain" if choice.chosen == BASE else "auto",
+            route=_routed(choice, 1000 * (time.perf_counter() - begun)),
+        )
+
+    async def ranked(self, project: str, messages: Sequence[Mapping[str, Any]]) -> Ranked:
+        """The adapters by how well they fit these messages; raises as `target` does."""
+        roster: Roster = await self._rosters.get(project)
+        if roster.embedding is None:
+            raise no_adapters()
+        text = routed_text([message for message in messages if isinstance(message, Mapping)])
+        if not text:  # pictures, say: no adapter's rows look like that
+            return Ranked((BASE,), (1.0,), -1.0)
+        [vector] = await self._upstream.embeddings([text], roster.embedding)
+        return roster.router.route(vector)
+
+
+def _routed(choice: Choice, milliseconds: float) -> Routed:
+    chances = {name: round(chance, 6) for name, chance in choice.probabilities.items()}
+    return Routed(choice.region, chances, choice.propensity, round(milliseconds, 2))

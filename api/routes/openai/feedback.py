@@ -1,0 +1,31 @@
+"""`/v1/feedback`: what a person thought of an answer, joined by the completion's id. `auto` learns from it."""
+
+from typing import Any
+
+from anyio import to_thread
+from fastapi import APIRouter
+
+from api.auth import Caller
+from api.services import Shared
+from moatelier.contracts import Feedback
+from moatelier.errors import NotFound
+from serving.bandit import reward
+from store import feedback
+
+router = APIRouter()
+
+
+@router.post("/v1/feedback")
+async def give(key: Caller, shared: Shared, body: Feedback) -> dict[str, Any]:
+    """Keep feedback; the same key's later word on a completion replaces the earlier one.
+
+    Raises:
+        NotFound: The project has no such completion.
+        InvalidRequest: It says nothing.
+    """
+    try:
+        kept = await to_thread.run_sync(feedback.put, key.project, key.id, body, reward(body))
+    except NotFound:
+        await shared.decisions.flush()  # routes are written behind the requests: this one may be on its way
+        kept = await to_thread.run_sync(feedback.put, key.project, key.id, body, reward(body))
+    return {"object": "feedback", **kept.model_dump(mode="json", exclude={"project", "key"})}

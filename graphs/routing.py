@@ -1,0 +1,121 @@
+"""How a registered adapter enters the router: its profile, the card, and the agent's word on whether `auto` knows it.
+
+The spec is written down when the adapter is registered, so that a node that runs again asks for the very same job. Its
+records are signed once. No failure here undoes the registration: an event says that routing is off, and why.
+"""
+
+import logging
+
+from agents import router
+from graphs.nodes import load, run_job, say
+from graphs.state import LifecycleState
+from moatelier.contracts import (
+    BuiltProfile,
+    EvalReport,
+    GateDecision,
+    KnownProfile,
+    ProfileSource,
+    RouterEntry,
+    RouterEvidence,
+    RoutingResult,
+    RoutingSpec,
+)
+from moatelier.errors import MoatelierError, ModelUnavailable, NotFound
+from modalities import catalogue
+from serving import roster
+from store import adapters, artifacts, records
+
+BACKLOG = 8
+"""Adapters that were registered without a profile and get theirs with this registration, at most."""
+log = logging.getLogger("moatelier.worker")
+
+
+def ask(state: LifecycleState, decision: GateDecision) -> str | None:
+    """Write down what the routing job shall do; its digest, or None when that cannot be said."""
+    try:
+        return artifacts.put_json(_spec(state, decision))
+    except Exception as error:  # the adapter is registered, whatever the router makes of it
+        _off(state, error)
+        return None
+
+
+def _spec(state: LifecycleState, decision: GateDecision) -> RoutingSpec:
+    """The candidate's profile, and those of earlier adapters that have none yet."""
+    project = state["project"]
+    entered = roster.entries(project)
+    known = [
+        entry for entry in roster.on_roster(entered) if entry.adapter not in (decision.candidate, decision.champion)
+    ]
+    seen = {entry.adapter for entry in entered} | {decision.candidate}
+    missing = [record for record in adapters.list_adapters(project) if record.digest not in seen and record.aliases]
+    return RoutingSpec(
+        candidate=decision.candidate,
+        build=tuple(
+            _source(project, digest) for digest in [decision.candidate, *(r.digest for r in missing[:BACKLOG])]
+        ),
+        known=tuple(KnownProfile(adapter=e.adapter, profile=e.profile, held_out=e.held_out) for e in known),
+        embedding=catalogue.EMBEDDING,
+    )
+
+
+def _source(project: str, digest: str) -> ProfileSource:
+    dataset = adapters.get(project, digest).manifest.dataset
+    reports = [r for r in records.list_records(project, digest) if r.kind == "eval_report" and r.body["split"] == "dev"]
+    answers = EvalReport.model_validate(reports[-1].body).predictions if reports else None
+    return ProfileSource(adapter=digest, dataset=dataset, answers=answers)
+
+
+def enter(state: LifecycleState) -> None:
+    """Run the job and carry out what the router decides; tell it when that cannot be."""
+    if not state.get("routing"):
+        return
+    try:
+        _enter(state)
+    except Exception as error:  # as above
+        _off(state, error)
+
+
+def _off(state: LifecycleState, error: Exception) -> None:
+    if not isinstance(error, MoatelierError):
+        log.error("%s could not be entered into the router", state["task"], exc_info=error)
+        error = MoatelierError(f"{type(error).__name__}: {error}")
+    say(state, "routing", phase="routing", status="off", **error.to_dict())
+
+
+def _enter(state: LifecycleState) -> None:
+    asked, decision = load(state, "routing", RoutingSpec), load(state, "decision", GateDecision)
+    if not catalogue.is_pulled(asked.embedding):  # said here, without a process that loads torch to find it out
+        raise ModelUnavailable(
+            "The embedding model is not pulled: `auto` does not know this adapter.",
+            where=asked.embedding,
+            remedy=f"Run `moatelier models pull {asked.embedding}`; the next registration enters this adapter too.",
+        )
+    _, result = run_job(state, "routing", asked.model_dump(mode="json"))
+    found = RoutingResult.model_validate(result)
+    records.sign(state["project"], "router_card", asked.candidate, asked.candidate, found.card)
+    for built in found.built:
+        _decide(state, built, decision)
+    card = found.card.model_dump(mode="json", exclude={"adapters"})
+    say(state, "routing", phase="routing", status="on", card=card)
+
+
+def _decide(state: LifecycleState, built: BuiltProfile, decision: GateDecision) -> None:
+    """Ask the agent about one adapter, sign its entry, and log the decision on the candidate."""
+    candidate = built.adapter == decision.candidate
+    promoted = decision.promoted if candidate else bool(_aliases(state["project"], built.adapter))
+    replaces = decision.champion if candidate else None
+    membership = router.join(RouterEvidence(built=built, promoted=promoted, replaces=replaces))
+    entry = RouterEntry(
+        adapter=built.adapter, profile=built.profile, held_out=built.held_out, **membership.model_dump()
+    )
+    records.sign(state["project"], "router_profile", built.adapter, built.adapter, entry)
+    told = {"agent": "router", "decision": membership.model_dump(mode="json"), "reason": membership.reason}
+    phase = "routing" if candidate else f"routing {built.adapter[:8]}"
+    say(state, "decision", phase=phase, **told)
+
+
+def _aliases(project: str, digest: str) -> tuple[str, ...]:
+    try:
+        return adapters.get(project, digest).aliases
+    except NotFound:
+        return ()
