@@ -237,7 +237,7 @@ def feedback(
     as_json: Json = False,
 ) -> None:
     """Say what you think of an answer; `auto` learns from it."""
-    said = {"completion": completion, "edit": edit, "label": label, "comment": comment}
+    said: dict[str, Any] = {"completion": completion, "edit": edit, "label": label, "comment": comment}
     said |= {"rating": 1 if good else -1} if good is not None else {}
     with _service() as client:
         kept = client.call("POST", "/v1/feedback", json=said)
