@@ -19,7 +19,7 @@ Vectors = NDArray[np.float32]
 LIMIT = 16
 """Prototypes of an adapter with few labels or none."""
 A_LABEL = 2
-"""Prototypes for each label of an adapter with many: with one each, 12 to 22 labels lose 2 points of routing accuracy."""
+"""Prototypes for each label of an adapter with many; one each lost a point of routing accuracy at 8 to 22 labels."""
 MOST = 96
 """Prototypes of any adapter; with more labels than this the rows are split without regard to labels."""
 ROUNDS = 25
