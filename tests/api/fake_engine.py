@@ -9,11 +9,17 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
+from zlib import crc32
 
+import numpy as np
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from numpy.typing import NDArray
+
+from serving import embeddings as embedded
 
 BASE = "smollm2-135m-instruct"
+DIMS = 48
 
 
 @dataclass
@@ -26,6 +32,15 @@ class Engine:
     hung_up: int = 0
     strict: bool = True
     """Loading what is loaded is an error, as in vLLM."""
+    embeds: bool = True
+    """The embedding model is there."""
+
+
+def vector(text: str) -> NDArray[np.float32]:
+    """A text as a vector of unit length: the sum of its words, so that texts with the same words are near."""
+    words = [np.random.default_rng(crc32(word.encode())).normal(size=DIMS) for word in text.lower().split()]
+    total = np.sum(words, axis=0)
+    return np.asarray(total / np.linalg.norm(total), dtype=np.float32)
 
 
 def _frame(body: dict[str, Any], kind: str, number: int) -> dict[str, Any]:
@@ -68,6 +83,15 @@ def create(engine: Engine) -> FastAPI:
         choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
         usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
         return JSONResponse(_frame(body, "chat.completion", number) | {"choices": [choice], "usage": usage})
+
+    @app.post("/v1/embeddings")
+    async def embeddings(request: Request) -> Response:
+        body = await request.json()
+        if not engine.embeds:
+            return _error("The model is not pulled. Run `moatelier models pull`.", 503, "model_unavailable")
+        texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
+        form = body.get("encoding_format", "float")
+        return JSONResponse(embedded.body(np.stack([vector(text) for text in texts]), body["model"], form, 7))
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

@@ -6,13 +6,29 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from evals import router_card
 from graphs import checkpoint, conversation, jobs, lifecycle, worker
-from moatelier.contracts import EvalReport, Event, GateDecision, GateSpec, Interval, PairedComparison, TrainSpec
+from moatelier.contracts import (
+    BuiltProfile,
+    EvalReport,
+    Event,
+    GateDecision,
+    GateSpec,
+    HeldOut,
+    Interval,
+    PairedComparison,
+    RouterProfile,
+    RoutingResult,
+    RoutingSpec,
+    TrainSpec,
+)
 from moatelier.errors import MoatelierError
 from modalities import bundle
-from store import datasets, events, tasks
+from serving.prototypes import profile, unit
+from store import adapters, artifacts, datasets, events, tasks
 from tests import fakes
 
 SPEED = {
@@ -37,6 +53,7 @@ class FakeJobs:
 
     def __init__(self) -> None:
         self.score = 0.96
+        self.told_apart = 1.0
         self.fail: dict[str, MoatelierError] = {}
         self.ran: list[tuple[str, dict[str, Any]]] = []
 
@@ -107,6 +124,35 @@ class FakeJobs:
             promoted=reached,
             reason="The lower bound meets the goal." if reached else "The lower bound misses the goal.",
         ).model_dump(mode="json")
+
+    def _routing(self, data: dict[str, Any]) -> dict[str, Any]:
+        spec = RoutingSpec.model_validate(data)
+        random = np.random.default_rng(0)
+        profiles = []
+        for source in spec.build:
+            manifest = bundle.read_manifest(adapters.bundle_path(source.adapter))
+            rows = unit(random.normal(size=(1, 8)) + 0.05 * random.normal(size=(24, 8)))
+            profiles.append(profile(manifest, rows, [None] * 24, embedding="e", embedding_digest="e" * 64))
+        profiles += [RouterProfile.model_validate(artifacts.get_json(known.profile)) for known in spec.known]
+        held = {
+            one.adapter: HeldOut(adapter=one.adapter, vectors=one.prototypes, right=(True,) * len(one.counts))
+            for one in profiles
+        }
+        trial = router_card.trial(profiles, held, unit(random.normal(size=(20, 8))))
+        built = [
+            BuiltProfile(
+                adapter=one.adapter,
+                profile=artifacts.put_json(one),
+                held_out=artifacts.put_json(held[one.adapter]),
+                rows=one.rows,
+                held_out_rows=len(one.counts) + 10,
+                told_apart=self.told_apart,
+                twin="f" * 64,
+            )
+            for one in profiles[: len(spec.build)]
+        ]
+        card = router_card.card(trial, profiles, spec.candidate)
+        return RoutingResult(built=tuple(built), card=card).model_dump(mode="json")
 
 
 class Player:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from moatelier.contracts import Calibration
 from moatelier.errors import DataError, IntegrityError, InvalidRequest
-from serving.prototypes import LIMIT, pack, profile, prototype_of, unit, unpack
+from serving.prototypes import A_LABEL, LIMIT, pack, profile, prototype_of, unit, unpack
 from serving.router import BASE, LONGEST_TEXT, Router, routed_text
 from tests.serving.clusters import DIMS, around, make_profile, manifest, nobodys, world
 
@@ -117,7 +117,7 @@ def test_a_profile_has_few_prototypes_and_every_row_has_one(rows: int, labels: i
     named: list[str | None] = [f"label {n % labels}" for n in range(rows)]
     owners = prototype_of(vectors, named, seed=seed)
     assert sorted(set(owners)) == list(range(owners.max() + 1))
-    assert owners.max() < max(LIMIT, min(labels, rows)) + labels  # each label rounds its share by less than one
+    assert owners.max() < max(LIMIT, A_LABEL * labels) + labels  # each label rounds its share by less than one
     for place in range(owners.max() + 1):
         assert len({named[n] for n in np.flatnonzero(owners == place)}) == 1
     made = profile(manifest("p"), vectors, named, embedding="e", embedding_digest="e" * 64, seed=seed)

@@ -149,3 +149,27 @@ def test_a_proxy_for_the_outside_is_not_asked_for_loopback(monkeypatch: pytest.M
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with answering(200, b"OK") as (url, _):
         assert ask(url, CALLS["health"]) == {}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"data": []}',
+        b'{"data": [{"index": 0, "embedding": "***"}]}',
+        b'{"data": [{"index": 1, "embedding": [0.5]}]}',
+        b'{"data": [{"embedding": [0.5]}]}',
+        b'{"data": {"index": 0}}',
+        b"{}",
+    ],
+)
+def test_an_answer_without_the_embeddings_is_an_error(body: bytes) -> None:
+    with answering(200, body) as (url, _), pytest.raises(UpstreamError, match="no such embeddings"):
+        ask(url, lambda upstream: upstream.embeddings(["a"], "m"))
+
+
+def test_embeddings_are_put_in_order_whatever_their_form() -> None:
+    body = b'{"data": [{"index": 1, "embedding": [0.5, 1]}, {"index": 0, "embedding": "AACAPwAAAEA="}]}'
+    with answering(200, body) as (url, asked):
+        assert ask(url, lambda upstream: upstream.embeddings(["a", "b"], "m")) == [[1.0, 2.0], [0.5, 1.0]]
+    path, _, sent = asked[0]
+    assert (path, sent) == ("/v1/embeddings", {"model": "m", "input": ["a", "b"], "encoding_format": "base64"})
