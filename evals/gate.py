@@ -104,7 +104,7 @@ def _prepare(gate: GateSpec, card: DatasetCard) -> tuple[list[Subject], dict[str
         )
     engines: dict[str, TextEngine] = {}
     subjects, alone = [], NO_CHAMPION
-    for digest in dict.fromkeys((None, gate.candidate, gate.champion) if gate.champion else (None, gate.candidate)):
+    for digest in dict.fromkeys((None, gate.candidate, gate.champion)):
         try:
             subjects.append(_load(gate, digest, engines))
         except (IntegrityError, NotFound, ModelUnavailable) as error:

@@ -76,8 +76,6 @@ def run_job(
     while (stands := enqueued.get_status().status) in _OPEN:
         if stands in _QUEUED and tasks.find_task(task).cancel_requested:
             client().cancel_workflow(key)  # one that has just begun sees the wish itself
-            stands = "CANCELLED"
-            break
         time.sleep(POLL_S)
     if stands == "CANCELLED":
         raise Cancelled("The task was cancelled.", where=key)
