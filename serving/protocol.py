@@ -113,6 +113,10 @@ class ChatRequest(BaseModel):
     prompt_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS, description="vLLM's; not for streams")
     response_format: ResponseFormat | None = None
     deadline_s: float | None = Field(default=None, gt=0, description="ours: seconds from now")
+    ensemble: list[str] | None = Field(
+        default=None, min_length=2, max_length=MAX_CHOICES, description="ours: models that choose each token together"
+    )
+    user: str | None = Field(default=None, description="whose requests take turns with those of others")
 
     def check(self) -> None:
         """Refuse what this engine cannot do, rather than answer as if it had not been asked.
@@ -201,6 +205,19 @@ class Wire:
                 for index, (text, reason, logprobs) in enumerate(choices)
             ],
             "usage": usage(prompt, completion),
+        }
+
+    def prompt_logprobs(self, tokens: Sequence[TokenLogprob]) -> list[dict[str, Any] | None]:
+        """As vLLM tells them: None for the first token, then token id -> what is known of it, the prompt's own first."""
+        return [None, *(self._ranked(told) for told in tokens)]
+
+    def _ranked(self, told: TokenLogprob) -> dict[str, Any]:
+        assert self.spell is not None
+        others = [(token, logprob) for token, logprob in told.top if token != told.token]
+        known = [(told.token, told.logprob), *others]
+        return {
+            str(token): {"logprob": logprob, "decoded_token": self.spell(token).decode(errors="replace")}
+            for token, logprob in known
         }
 
     def _logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
