@@ -75,7 +75,7 @@ class TextEngine:
     ) -> None:
         wished = precision or settings().precision
         # What is rounded to few bits is rounded from the full weights.
-        base = load_base(base_id, "fp32" if wished in ("int8", "int4") else wished)
+        base = load_base(base_id, "fp32" if wished == "int8" or wished == "int4" else wished)
         self._shapes = {
             name: tuple(base.model.get_decoder().layers[0].get_submodule(name).weight.shape) for name in FUSED
         }
@@ -343,13 +343,11 @@ class TextEngine:
 
     def _logits(self, ids: Sequence[int], loaded: Loaded | None) -> torch.Tensor:
         lane = self._lane(ids, loaded)
-        seat = Rooms(self._shape(), Memory(2**62)).enter(len(ids))
-        assert seat is not None
-        lane.seat = seat
         if loaded:
             self._adapters.hold(loaded)
         try:
             with torch.inference_mode():
+                lane.seat = Rooms(self._shape(), Memory(2**62)).enter(len(ids))
                 return self.model.logits(self.passes.forward([], [], [(lane, len(ids))]))
         finally:
             if loaded:

@@ -133,8 +133,8 @@ class Llama:
         """Logits `[tokens, vocabulary]` in float32 of hidden states after the last layer."""
         logits: torch.Tensor = self._head(self._norm(hidden)).float()
         if self._logits_scale != 1:
-            logits = logits / self._logits_scale
-        return self._logits_cap * torch.tanh(logits / self._logits_cap) if self._logits_cap else logits
+            logits = logits.div(self._logits_scale)
+        return logits if self._logits_cap is None else torch.tanh(logits.div(self._logits_cap)).mul(self._logits_cap)
 
     def _attention(
         self,

@@ -42,7 +42,7 @@ class Loop:
     ) -> None:
         self.scheduler = Scheduler()
         self._model, self._stop_ids = model, stop_ids
-        self._rooms, self._sharing, self._adapters, self._passes = rooms, sharing, adapters, passes
+        self.rooms, self._sharing, self._adapters, self._passes = rooms, sharing, adapters, passes
 
     def add(self, row: Row) -> None:
         """Let a row wait for its turn; its adapters stay until it is over."""
@@ -56,22 +56,21 @@ class Loop:
 
         What is one row's fault is that row's error, and never raised.
         """
-        changed = self._expire() + self._admit()
-        for row in self.scheduler.running:
-            for lane in row.lanes if not row.read else ():
-                if lane.logits is None:
-                    self._sharing.attach(lane, upper=row.told)
-        plan, stuck = self._seated(self.scheduler.plan())
-        if plan:
-            with torch.inference_mode():
-                return [*changed, *stuck, *self._compute(plan)]
-        return [*changed, *stuck]
+        with torch.inference_mode():
+            changed = self._expire() + self._admit()
+            for row in self.scheduler.running:
+                for lane in row.lanes if not row.read else ():
+                    if lane.logits is None:
+                        self._sharing.attach(lane, upper=row.told)
+            plan, stuck = self._seated(self.scheduler.plan())
+            return [*changed, *stuck, *(self._compute(plan) if plan else ())]
 
     def cancel(self, row: Row) -> None:
         """Nobody waits for the row any more: its memory is free at once. Does nothing to a row that is over."""
         if not row.over:
             row.finish_reason = "stop"
-            self._end(row)
+            with torch.inference_mode():
+                self._end(row)
 
     def _expire(self) -> list[Row]:
         late = [row for row in self.scheduler.all() if row.late]
@@ -114,7 +113,7 @@ class Loop:
                 self._adapters.hold(lane.adapter)
             except ResourceExhausted:
                 return False
-        lane.seat = self._rooms.enter(tokens)
+        lane.seat = self.rooms.enter(tokens)
         if lane.seat is None and lane.adapter:
             self._adapters.release(lane.adapter)
         return lane.seat is not None
@@ -142,7 +141,7 @@ class Loop:
     def _stretch(self, row: Row) -> bool:
         for lane in row.lanes:
             assert lane.seat is not None
-            seat = self._rooms.stretch(lane.seat, len(lane.ids))
+            seat = self.rooms.stretch(lane.seat, len(lane.ids))
             if seat is None:
                 return False
             lane.seat = seat
@@ -150,7 +149,7 @@ class Loop:
 
     def _compute(self, plan: Plan) -> list[Row]:
         seats = {id(lane.seat): lane for row in plan.decode for lane in row.lanes}
-        rooms = [room for room in self._rooms if room.decoding]
+        rooms = [room for room in self.rooms if room.decoding]
         decode = [seats[id(seat)] for room in rooms for seat in room.seats[: room.decoding]]
         hidden = self._passes.forward(rooms, decode, plan.read)
         rows = {id(lane): row for row in self.scheduler.running for lane in row.lanes}

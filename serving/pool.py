@@ -221,8 +221,8 @@ def create_app(pool: Pool) -> FastAPI:
     async def chat(body: ChatRequest, request: Request) -> Response:
         ticket = pool.answer(body)
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
-        spelt = body.logprobs or body.prompt_logprobs is not None
-        wire = Wire(body.model, pool.fingerprint(body.model), include_usage, pool.spell if spelt else None)
+        spell = pool.spell if body.logprobs or body.prompt_logprobs is not None else None
+        wire = Wire(body.model, pool.fingerprint(body.model), include_usage, spell, logprobs=bool(body.logprobs))
         if not body.stream:
             return JSONResponse(await unless_gone(request, ticket, whole(ticket, wire)))
         # The first token decides about the status: what goes wrong before it is an error, not a broken stream.

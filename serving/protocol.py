@@ -164,12 +164,14 @@ class Wire:
 
     Attributes:
         spell: A token's bytes; given when log probabilities were asked for.
+        logprobs: Whether they were asked for of the answer, and not only of the prompt.
     """
 
     model: str
     fingerprint: str
     include_usage: bool = False
     spell: Callable[[int], bytes] | None = None
+    logprobs: bool = True
     id: str = field(default_factory=lambda: new_id("chatcmpl"))
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -208,7 +210,7 @@ class Wire:
         }
 
     def prompt_logprobs(self, tokens: Sequence[TokenLogprob]) -> list[dict[str, Any] | None]:
-        """As vLLM tells them: None for the first token, then token id -> what is known of it, the prompt's own first."""
+        """As vLLM tells them: None for the first token, then by token id, the prompt's own first."""
         return [None, *(self._ranked(told) for told in tokens)]
 
     def _ranked(self, told: TokenLogprob) -> dict[str, Any]:
@@ -221,7 +223,7 @@ class Wire:
         }
 
     def _logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
-        if self.spell is None:
+        if self.spell is None or not self.logprobs:
             return None
         content = [
             _spelt(self.spell(told.token), told.logprob)

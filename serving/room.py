@@ -1,7 +1,7 @@
 """Where running lanes keep their keys and values: side by side in rooms, each of slots of equal length.
 
-So one attention call serves all lanes of a room that decode. A room's slots are in order: first the lanes that decode, then those whose prompt is still being read. A lane that
-outgrows its room moves to the next larger one.
+So one attention call serves all lanes of a room that decode. A room's slots are in order: first the lanes that decode,
+then those whose prompt is still being read. A lane that outgrows its room moves to the next larger one.
 """
 
 from collections.abc import Iterator
@@ -104,7 +104,7 @@ class Room:
         self._swap(seat, self.seats[-1])
         self.seats.pop()
         if len(self.seats) <= self.slots // 4:
-            self._shrink()
+            self.shrink(self.slots // 2 if self.seats else 0)
 
     def copy_in(self, seat: Seat, other: Seat) -> None:
         """Take over the tokens of a seat in another room."""
@@ -114,11 +114,12 @@ class Room:
         here.hidden[seat.slot, : other.lower] = there.hidden[other.slot, : other.lower]
         seat.tokens, seat.lower = other.tokens, other.lower
 
-    def _shrink(self) -> None:
-        kept = len(self.seats) and max(len(self.seats), self.slots // 2)
-        freed = self.slots - kept
-        self._allocate(kept)
-        self.memory.give(freed * self.slot_bytes)
+    def shrink(self, slots: int) -> None:
+        """Keep no more than so many slots, at least those that are taken."""
+        freed = self.slots - slots
+        if freed > 0:
+            self._allocate(slots)
+            self.memory.give(freed * self.slot_bytes)
 
     def _swap(self, one: Seat, other: Seat) -> None:
         if one is other:
@@ -170,7 +171,12 @@ class Rooms:
         capacity = SMALLEST << max(0, -(-tokens // SMALLEST) - 1).bit_length()
         if capacity not in self._rooms:
             self._rooms[capacity] = Room(capacity, self._shape, self._memory)
-        return self._rooms[capacity].join()
+        seat = self._rooms[capacity].join()
+        if seat is None:  # then nobody may keep slots for those who may come
+            for room in self:
+                room.shrink(len(room.seats))
+            seat = self._rooms[capacity].join()
+        return seat
 
     def stretch(self, seat: Seat, tokens: int) -> Seat | None:
         """The seat, or one in a larger room, so that it holds so many tokens; None when memory has no room."""
