@@ -106,8 +106,8 @@ class Llama:
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Hidden states `[tokens, width]` before the first layer."""
-        hidden = self._embedding[ids]
-        return hidden if self._embedding_scale == 1 else hidden * self._embedding_scale
+        hidden: torch.Tensor = self._embedding[ids]
+        return hidden if self._embedding_scale == 1 else hidden.mul(self._embedding_scale)
 
     def run(
         self,
