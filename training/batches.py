@@ -22,11 +22,13 @@ class Example:
         name: Where it stands, for messages: split and row number.
         ids: The whole conversation.
         trained: Which of `ids` the loss counts.
+        acts: The first token on which the adapter acts.
     """
 
     name: str
     ids: tuple[int, ...]
     trained: tuple[bool, ...]
+    acts: int = 0
 
     @property
     def targets(self) -> list[int]:
