@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch.nn import functional as F
 
-from serving.linear import Linear, ServingPrecision, pack
+from serving.linear import Dense, Linear, ServingPrecision, pack
 
 SITES = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -103,6 +103,13 @@ class Llama:
         for number, block in enumerate(decoder.layers):
             self.layers.append(self._layer(block, number, config, precision))
             decoder.layers[number] = torch.nn.Identity()
+
+    @property
+    def bytes(self) -> int:
+        """What the weights take; an embedding that is also the head counts once where it is one tensor."""
+        linears = [linear for layer in self.layers for linear in layer.linears.values()]
+        tied = isinstance(self._head, Dense) and self._head.weight.data_ptr() == self._embedding.data_ptr()
+        return sum(linear.bytes for linear in linears) + self._head.bytes + (0 if tied else self._embedding.nbytes)
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Hidden states `[tokens, width]` before the first layer."""
