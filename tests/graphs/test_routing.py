@@ -15,6 +15,7 @@ from tests import fakes
 from tests.api.running import wait_until
 from tests.graphs.conftest import Player
 
+EMBEDDING = "all-minilm-l6-v2"
 REQUEST = "Train a classifier that predicts intent from message, at least 80% accuracy, at most 1 trial"
 
 
@@ -22,7 +23,9 @@ REQUEST = "Train a classifier that predicts intent from message, at least 80% ac
 def pulled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedding model is there; only the job, which is canned, would load it."""
     real = catalogue.is_pulled
-    monkeypatch.setattr(catalogue, "is_pulled", lambda name: name == catalogue.EMBEDDING or real(name))
+    monkeypatch.setattr(catalogue, "is_pulled", lambda name: name == EMBEDDING or real(name))
+    real_digest = catalogue.base_digest
+    monkeypatch.setattr(catalogue, "base_digest", lambda name: "e" * 64 if name == EMBEDDING else real_digest(name))
 
 
 def task(player: Player, tmp_path: Path, more: str = "") -> tasks.Task:
@@ -42,7 +45,7 @@ def test_a_promoted_adapter_joins_and_its_card_is_signed(player: Player, pulled:
     [entry] = roster.entries("default")
     assert entry.adapter == digest and entry.joined and entry.replaces is None
     assert roster.load("default").router.adapters == (digest,)
-    card = RouterCard.model_validate(records.get("default", "router_card", digest).body)
+    card = RouterCard.model_validate(records.newest("default", "router_card", digest).body)
     assert card.adapters == (digest,) and roster.load("default").router.calibration == card.calibration
     [spec] = asked(player)
     assert spec.candidate == digest and spec.known == () and spec.build[0].dataset
@@ -101,6 +104,22 @@ def test_the_next_registration_enters_who_was_left_out(player: Player, tmp_path:
     assert set(roster.load("default").router.adapters) == set(both)
 
 
+def test_under_another_embedding_model_the_next_registration_makes_all_profiles_anew(
+    player: Player, pulled: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = task(player, tmp_path), task(player, tmp_path, ", seed 7")
+    assert first.result is not None and second.result is not None
+    monkeypatch.setattr(catalogue, "base_digest", lambda _: "9" * 64)
+    monkeypatch.setattr(player.jobs, "embedding_digest", "9" * 64)
+    assert roster.load("default").router.adapters == ()
+    third = task(player, tmp_path, ", call it other")
+    assert third.result is not None
+    both = [third.result["adapter"], second.result["adapter"]]
+    spec = asked(player)[-1]
+    assert [source.adapter for source in spec.build] == both and spec.known == ()
+    assert set(roster.load("default").router.adapters) == set(both), "and who was replaced does not come back"
+
+
 @pytest.mark.parametrize("fault", [DataError("No dev row.", remedy="Give more."), RuntimeError("a bug")])
 def test_a_job_that_fails_undoes_nothing(
     player: Player, pulled: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
@@ -141,5 +160,5 @@ def test_a_node_that_runs_again_asks_for_the_same_job_and_signs_nothing_new(
     assert ended.status == "reached"
     first, second = asked(player)
     assert first == second
-    assert len(records.list_records("default", first.candidate)) == 4  # dev, select, profile, card
+    assert len(records.list_records("default", first.candidate)) == 5  # dev, select, gate, profile, card
     assert len(player.events("routing")) == 1

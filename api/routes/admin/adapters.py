@@ -9,6 +9,7 @@ from api.archives import zipped
 from api.auth import Project
 from api.pages import listing
 from moatelier.errors import NotFound
+from moatelier.settings import settings
 from modalities.bundle import RECORDS, open_bundle
 from store import adapters, records
 
@@ -49,19 +50,19 @@ def export(name: str, project: Project) -> FileResponse:
 
 @router.get("/{name:path}/card")
 def card(name: str, project: Project) -> dict[str, Any]:
-    """The router card that the adapter's registration wrote.
+    """The newest router card that the adapter's entering wrote.
 
     Raises:
-        NotFound: Routing was off then.
+        NotFound: It has not entered: routing was off.
     """
     record = adapters.get(project, name)
     try:
-        return records.get(project, "router_card", record.digest).body
+        return records.newest(project, "router_card", record.digest).body
     except NotFound as error:
         raise NotFound(
-            "This adapter has no router card: the embedding model was missing when it was registered.",
+            "This adapter has no router card: routing was off when it was registered.",
             where=name,
-            remedy="Run `moatelier models pull all-minilm-l6-v2`; the next registration enters this adapter too.",
+            remedy=f"Run `moatelier models pull {settings().embedding}`, then `moatelier adapters route {name}`.",
         ) from error
 
 
