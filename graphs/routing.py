@@ -34,15 +34,19 @@ log = logging.getLogger("moatelier.worker")
 def ask(state: LifecycleState, decision: GateDecision) -> str | None:
     """Write down what the routing job shall do; its digest, or None when that cannot be said."""
     try:
-        return artifacts.put_json(_spec(state, decision))
+        return artifacts.put_json(spec(state["project"], decision))
     except Exception as error:  # the adapter is registered, whatever the router makes of it
         _off(state, error)
         return None
 
 
-def _spec(state: LifecycleState, decision: GateDecision) -> RoutingSpec:
-    """The candidate's profile, and those of earlier adapters that have none or one of another embedding model."""
-    project = state["project"]
+def spec(project: str, decision: GateDecision) -> RoutingSpec:
+    """The candidate's profile, and those of earlier adapters that have none or one of another embedding model.
+
+    Raises:
+        NotFound, InvalidRequest: The setting names no embedding model.
+        IntegrityError: A record was changed.
+    """
     entered = roster.entries(project)
     others = [e for e in roster.on_roster(entered) if e.adapter not in (decision.candidate, decision.champion)]
     known = [entry for entry in others if (made := roster.profile_of(entry)) and roster.comparable(made)]
@@ -69,7 +73,7 @@ def enter(state: LifecycleState) -> None:
     if not state.get("routing"):
         return
     try:
-        _enter(state)
+        carry_out(state)
     except Exception as error:  # as above
         _off(state, error)
 
@@ -81,13 +85,20 @@ def _off(state: LifecycleState, error: Exception) -> None:
     say(state, "routing", phase="routing", status="off", **error.to_dict())
 
 
-def _enter(state: LifecycleState) -> None:
+def carry_out(state: LifecycleState) -> None:
+    """Run the job, sign what came of it and what the router agent makes of it.
+
+    Raises:
+        ModelUnavailable: The embedding model is not pulled.
+        MoatelierError: What the job could not do.
+    """
     asked, decision = load(state, "routing", RoutingSpec), load(state, "decision", GateDecision)
     if not catalogue.is_pulled(asked.embedding):  # said here, without a process that loads torch to find it out
         raise ModelUnavailable(
             "The embedding model is not pulled: `auto` does not know this adapter.",
             where=asked.embedding,
-            remedy=f"Run `moatelier models pull {asked.embedding}`; the next registration enters this adapter too.",
+            remedy=f"Run `moatelier models pull {asked.embedding}`; the next registration enters this adapter too, "
+            "or `moatelier adapters route NAME` does.",
         )
     _, result = run_job(state, "routing", asked.model_dump(mode="json"))
     found = RoutingResult.model_validate(result)
@@ -99,7 +110,7 @@ def _enter(state: LifecycleState) -> None:
 
 
 def _key(state: LifecycleState, adapter: str) -> str:
-    return f"{adapter}@{state['run']}"
+    return roster.record_key(adapter, state["run"])
 
 
 def _decide(state: LifecycleState, built: BuiltProfile, decision: GateDecision) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from moatelier.errors import Conflict, MoatelierError
 from moatelier.show import Teller, console, plan_table
 
 DONE, OPEN, NOT_REACHED, FAILED = 0, 2, 3, 1
+POLL_S = 0.3
 
 
 def follow(client: Client, thread: str, stream: streams.Stream, *, yes: bool, as_json: bool) -> int:
@@ -126,6 +128,25 @@ def dialogue(client: Client, model: str, words: str | None, as_json: bool) -> No
         talk.append({"role": "assistant", "content": answer})
         if words is not None:
             return
+
+
+def enter_router(client: Client, name: str, as_json: bool) -> None:
+    """Have an adapter enter `auto` again, wait until it has, and tell what came of it.
+
+    Raises:
+        MoatelierError: Why it could not be tried.
+    """
+    asked = client.call("POST", f"/adapters/{name}/route")
+    told = asked
+    while told["status"] in ("pending", "running"):  # as long as jobs before it take
+        time.sleep(POLL_S)
+        told = client.call("GET", f"/adapters/{asked['adapter']}/route/{asked['run']}")
+    if told["error"]:
+        raise MoatelierError.from_dict(told["error"])
+    if as_json:
+        print(json.dumps(told["entry"], ensure_ascii=False))
+        return
+    console.print(told["entry"]["reason"], markup=False)
 
 
 def fetch_report(client: Client, task: str, to: Path) -> Path:

@@ -37,6 +37,11 @@ class Roster:
     foreign: dict[str, str] = field(default_factory=dict)
 
 
+def record_key(adapter: str, run: str) -> str:
+    """The name of the records that a run signs as an adapter enters: (kind, key) is signed once."""
+    return f"{adapter}@{run}"
+
+
 def entries(project: str) -> list[RouterEntry]:
     """Every adapter's entry, oldest first. Raises IntegrityError when a record was changed."""
     return [RouterEntry.model_validate(record.body) for record in records.list_kind(project, "router_profile")]

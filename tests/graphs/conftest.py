@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evals import router_card
-from graphs import checkpoint, conversation, jobs, lifecycle, worker
+from graphs import checkpoint, conversation, entry, jobs, lifecycle, worker
 from moatelier.contracts import (
     BuiltProfile,
     EvalReport,
@@ -228,7 +228,7 @@ def player(tiny: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     for thread in threads:
         thread.join(10)
     checkpoint.saver().conn.close()
-    for cached in (checkpoint.saver, conversation.build, lifecycle.build):
+    for cached in (checkpoint.saver, conversation.build, lifecycle.build, entry.build):
         cached.cache_clear()
 
 

@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 
 from moatelier import cli
 from moatelier.client import Client
-from moatelier.errors import MoatelierError, UpstreamError
+from moatelier.errors import Conflict, MoatelierError, ModelUnavailable, UpstreamError
+from moatelier.settings import settings
 from tests import fakes
 from tests.graphs.conftest import FakeJobs
+from tests.graphs.test_routing import pulled as pulled
 from tests.moatelier.conftest import Command
 
 REQUEST = "Train a classifier that predicts intent from message, at least 80% accuracy, at most 1 trial"
@@ -103,10 +105,37 @@ def test_predict_answers_a_text_and_every_row_of_a_file(command: Command, csv: s
     assert said.exit_code == 0 and said.stdout.strip()
 
 
+def test_who_stayed_out_of_auto_enters_when_asked(
+    command: Command, csv: str, jobs: FakeJobs, request: pytest.FixtureRequest
+) -> None:
+    command("task", REQUEST, "--file", csv, "--yes")
+    [adapter] = json.loads(command("adapters", "list", "--json").stdout)
+    off = command("adapters", "route", adapter["model_id"])
+    assert isinstance(off.exception, ModelUnavailable) and "models pull" in str(off.exception)
+    request.getfixturevalue("pulled")
+    jobs.told_apart = 0.5
+    out = command("adapters", "route", adapter["model_id"])
+    assert out.exit_code == 0 and "cannot be told from" in out.stdout
+    jobs.told_apart = 1.0
+    entry = json.loads(command("adapters", "route", adapter["aliases"][0], "--json").stdout)
+    assert entry["joined"] and entry["adapter"] == adapter["digest"]
+    assert json.loads(command("adapters", "card", adapter["model_id"], "--json").stdout)["adapters"]
+
+
+def test_an_adapter_of_another_base_does_not_enter(command: Command, csv: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    command("task", REQUEST, "--file", csv, "--yes")
+    [adapter] = json.loads(command("adapters", "list", "--json").stdout)
+    monkeypatch.setenv("MOATELIER_BASE", "smollm2-135m-instruct")
+    settings.cache_clear()
+    done = command("adapters", "route", adapter["model_id"])
+    assert isinstance(done.exception, Conflict) and "tuned on tiny" in str(done.exception)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (("task", REQUEST, "--file", "no-such.csv"), "no such file"),
+        (("adapters", "route", "no-such-model"), "no-such-model"),
         (("task", "show", "task-000000000000"), "no such task"),
         (("adapters", "show", "no-such-model"), "no-such-model"),
         (("predict", "-m", "x"), "one text or one --file"),
