@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -101,8 +102,21 @@ def test_predict_answers_a_text_and_every_row_of_a_file(command: Command, csv: s
     assert many.exit_code == 0, many.output
     lines = (tmp_path / "out.csv").read_text().splitlines()
     assert lines[0] == "number,message,prediction" and len(lines) == 3
-    said = command("chat", "-m", adapter["model_id"], "hello")
-    assert said.exit_code == 0 and said.stdout.strip()
+
+
+def test_an_answers_id_is_told_beside_it_and_takes_feedback(command: Command, csv: str) -> None:
+    command("task", REQUEST, "--file", csv, "--yes")
+    [adapter] = json.loads(command("adapters", "list", "--json").stdout)
+    said = command("chat", "-m", adapter["aliases"][0], "hello there")
+    assert said.exit_code == 0 and said.stdout.endswith("hello there \n") and "chatcmpl" not in said.stdout
+    [completion] = re.findall(r"^\[(chatcmpl-\S+) by (\S+)\]$", said.stderr, re.M)
+    assert completion[1] == adapter["model_id"], "the alias asked, the adapter answered"
+    kept = command("feedback", completion[0], "--good")
+    assert kept.exit_code == 0 and adapter["digest"] in kept.stdout
+    told = json.loads(command("chat", "-m", adapter["model_id"], "hello", "--json").stdout)
+    assert set(told) == {"id", "model", "content"} and told["content"].endswith("hello ")
+    edited = json.loads(command("feedback", told["id"], "--edit", "Hello!", "--json").stdout)
+    assert (edited["completion"], edited["edit"]) == (told["id"], "Hello!")
 
 
 def test_who_stayed_out_of_auto_enters_when_asked(
