@@ -13,6 +13,7 @@ from typing import Any
 from dbos import DBOSClient, EnqueueOptions, WorkflowHandle
 
 from moatelier.errors import Cancelled, Conflict, MoatelierError
+from moatelier.faults import fault_point
 from moatelier.ids import digest_json, job_key
 from moatelier.settings import settings
 from store import tasks
@@ -91,6 +92,7 @@ def run_job(
     enqueued: WorkflowHandle[dict[str, Any]] = client().enqueue(
         _options("jobs", "run_job", key), key, kind, spec, context
     )
+    fault_point(f"{kind}.enqueued")
     while (stands := enqueued.get_status().status) in _OPEN:
         if stands in _QUEUED and task and tasks.find_task(task).cancel_requested:
             client().cancel_workflow(key)  # one that has just begun sees the wish itself

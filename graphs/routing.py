@@ -22,6 +22,7 @@ from moatelier.contracts import (
     RoutingSpec,
 )
 from moatelier.errors import MoatelierError, ModelUnavailable, NotFound
+from moatelier.faults import fault_point
 from modalities import catalogue
 from serving import roster
 from store import adapters, artifacts, records
@@ -103,6 +104,7 @@ def carry_out(state: LifecycleState) -> None:
     _, result = run_job(state, "routing", asked.model_dump(mode="json"))
     found = RoutingResult.model_validate(result)
     records.sign(state["project"], "router_card", asked.candidate, _key(state, asked.candidate), found.card)
+    fault_point("routing.before_join")
     for built in found.built:
         _decide(state, built, decision)
     card = found.card.model_dump(mode="json", exclude={"adapters"})
@@ -121,6 +123,7 @@ def _decide(state: LifecycleState, built: BuiltProfile, decision: GateDecision) 
         adapter=built.adapter, profile=built.profile, held_out=built.held_out, **membership.model_dump()
     )
     records.sign(state["project"], "router_profile", built.adapter, _key(state, built.adapter), entry)
+    fault_point("routing.after_join")
     told = {"agent": "router", "decision": membership.model_dump(mode="json"), "reason": membership.reason}
     phase = "routing" if candidate else f"routing {built.adapter[:8]}"
     say(state, "decision", phase=phase, **told)

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete
 
-from graphs import jobs, routing
+from graphs import jobs
 from moatelier.errors import DataError
 from serving import roster
 from store import db, events, records, tasks
 from store.tables import RecordRow
 from tests.api.running import wait_until
 from tests.graphs.conftest import Player
-from tests.graphs.test_routing import asked, task
+from tests.graphs.test_routing import asked, die_once_at, task
 from tests.graphs.test_routing import pulled as pulled
 
 
@@ -112,16 +112,7 @@ def test_killed_after_its_record_it_asks_for_the_same_job_and_signs_nothing_new(
     player: Player, pulled: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter = adapter_of(task(player, tmp_path))
-    real, died = routing._decide, []
-
-    def die_once(*given: object) -> None:
-        real(*given)  # type: ignore[arg-type]
-        if not died:
-            died.append(True)
-            raise KeyboardInterrupt  # lets nothing of ours catch it, as SIGKILL would not
-
-    monkeypatch.setattr(routing, "_decide", die_once)
-    monkeypatch.setattr("threading.excepthook", lambda _: None)
+    died = die_once_at("routing.after_join", monkeypatch)
     run = jobs.enter("default", adapter)
     wait_until(lambda: bool(died), timeout_s=30)
     assert not tasks.find_run(run.id).ended

@@ -19,6 +19,20 @@ EMBEDDING = "all-minilm-l6-v2"
 REQUEST = "Train a classifier that predicts intent from message, at least 80% accuracy, at most 1 trial"
 
 
+def die_once_at(place: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Whoever comes by this fault point first dies there; the list then holds its name."""
+    died: list[str] = []
+
+    def die(name: str) -> None:
+        if name == place and not died:
+            died.append(name)
+            raise KeyboardInterrupt  # nothing of ours catches it, as nothing would catch SIGKILL
+
+    monkeypatch.setattr(routing, "fault_point", die)
+    monkeypatch.setattr("threading.excepthook", lambda _: None)
+    return died
+
+
 @pytest.fixture
 def pulled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedding model is there; only the job, which is canned, would load it."""
@@ -135,20 +149,12 @@ def test_a_job_that_fails_undoes_nothing(
     assert adapters.get("default", ended.name).aliases == (ended.name,)
 
 
+@pytest.mark.parametrize("place", ["routing.before_join", "routing.after_join"])
 def test_a_node_that_runs_again_asks_for_the_same_job_and_signs_nothing_new(
-    player: Player, pulled: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    player: Player, pulled: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    """Killed after its records were signed: by then its own entry is there, and the spec must not show it."""
-    real, died = routing._decide, []
-
-    def die_once(*given: Any) -> None:
-        real(*given)
-        if not died:
-            died.append(True)
-            raise KeyboardInterrupt  # lets nothing of ours catch it, as SIGKILL would not
-
-    monkeypatch.setattr(routing, "_decide", die_once)
-    monkeypatch.setattr("threading.excepthook", lambda _: None)
+    """Killed after its own entry was signed, say: by then that is there, and the spec must not show it."""
+    died = die_once_at(place, monkeypatch)
     player.say(REQUEST, train=player.upload(fakes.support_csv(tmp_path / "support.csv")))
     player.approve()
     wait_until(lambda: bool(died), timeout_s=30)
