@@ -101,6 +101,12 @@ class UpstreamError(MoatelierError):
     code, status = "upstream_error", 502
 
 
+class DeadlineExceeded(MoatelierError):
+    """The answer was not ready by the time the caller had set."""
+
+    code, status = "deadline_exceeded", 504
+
+
 class ResourceExhausted(MoatelierError):
     """Disk, memory or a budget is used up."""
 

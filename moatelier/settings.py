@@ -41,8 +41,10 @@ class Settings(BaseSettings):
     """Upper bound for the cache of the frozen layers' outputs."""
     router_explore: float = Field(default=0.0, ge=0, le=1)
     """The share of `auto` requests that feedback may send elsewhere by way of trial."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Literal["auto", "bf16", "fp32", "int8", "int4"] = "auto"
     """What the engine computes in, and so what evaluation and gate score; `auto` is what this machine is faster at."""
+    engine_memory_gb: float = Field(default=4.0, gt=0)
+    """Upper bound for what the engine holds beside the base: running answers, cached prompts, adapters."""
     threads: int = 0
     """CPU threads for torch; 0 takes the cores of the cgroup."""
     log_level: str = "INFO"

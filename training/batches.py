@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _WINDOW = 8
-MICRO_TOKENS = 2048
+MICRO_TOKENS = 1024
 """Most tokens, counted as if padded, that go through the layers at once: it bounds the memory of activations."""
 
 
