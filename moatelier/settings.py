@@ -28,6 +28,8 @@ class Settings(BaseSettings):
     project: str = "default"
     base: str = "smollm2-135m-instruct"
     """The catalogue id of the base that new tasks tune and the engine serves."""
+    embedding: str = "all-minilm-l6-v2"
+    """The catalogue id of the embedding model that `auto` routes by."""
     key: SecretStr | None = None
     """The API key a client sends; default: the one the first start wrote to `home`/keys/admin.key."""
     planner_url: str | None = None

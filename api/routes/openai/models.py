@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from api.auth import Project
-from api.auto import AUTO, no_adapters
+from api.auto import AUTO
 from api.services import Shared
 from api.targets import resolve
 from moatelier.settings import settings
@@ -40,8 +40,7 @@ def list_models(project: Project, shared: Shared) -> dict[str, Any]:
 def get_model(model: str, project: Project, shared: Shared) -> dict[str, Any]:
     """One model by its id, digest or alias; `auto` once an adapter has joined it."""
     if model == AUTO:
-        if not shared.auto.offered(project):
-            raise no_adapters()
+        shared.auto.check(project)
         return _model(AUTO, root=AUTO, parent=settings().base)
     target = resolve((project, model))
     if target.digest is None:
