@@ -24,7 +24,7 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
     # Each would change the answer; what it may be nevertheless, because it changes nothing.
     "n": (None, 1),
     **dict.fromkeys(LOGPROBS, (None, False)),
-    **dict.fromkeys(("tools", "functions", "ensemble"), (None, [])),
+    **dict.fromkeys(("tools", "functions"), (None, [])),
     **dict.fromkeys(("tool_choice", "function_call"), (None, "none", "auto")),
     "audio": (None,),
 }

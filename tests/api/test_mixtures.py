@@ -154,7 +154,6 @@ def test_auto_and_the_gate_ask_the_router(client: openai.OpenAI, http: httpx.Cli
         ({"n": 2}, "n"),
         ({"logprobs": True}, "logprobs"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"extra_body": {"ensemble": ["a", "b"]}}, "ensemble"),
     ],
 )
 def test_fields_that_a_recipe_cannot_honour(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evals import router_card
-from graphs import checkpoint, conversation, jobs, lifecycle, worker
+from graphs import checkpoint, conversation, entry, jobs, lifecycle, worker
 from moatelier.contracts import (
     BuiltProfile,
     EvalReport,
@@ -28,7 +28,7 @@ from moatelier.contracts import (
 from moatelier.errors import MoatelierError
 from modalities import bundle
 from serving.prototypes import profile, unit
-from store import adapters, artifacts, datasets, events, tasks
+from store import adapters, artifacts, datasets, events, records, tasks
 from tests import fakes
 
 SPEED = {
@@ -54,6 +54,7 @@ class FakeJobs:
     def __init__(self) -> None:
         self.score = 0.96
         self.told_apart = 1.0
+        self.embedding_digest = "e" * 64
         self.fail: dict[str, MoatelierError] = {}
         self.ran: list[tuple[str, dict[str, Any]]] = []
 
@@ -106,7 +107,7 @@ class FakeJobs:
     def _gate(self, data: dict[str, Any]) -> dict[str, Any]:
         gate = GateSpec.model_validate(data)
         reached = interval(self.score).claim_low >= gate.goal.target
-        return GateDecision(
+        decision = GateDecision(
             task=gate.task,
             candidate=gate.candidate,
             champion=gate.champion,
@@ -123,7 +124,9 @@ class FakeJobs:
             reached=reached,
             promoted=reached,
             reason="The lower bound meets the goal." if reached else "The lower bound misses the goal.",
-        ).model_dump(mode="json")
+        )
+        records.sign(gate.project, "gate_decision", gate.candidate, gate.task, decision)
+        return decision.model_dump(mode="json")
 
     def _routing(self, data: dict[str, Any]) -> dict[str, Any]:
         spec = RoutingSpec.model_validate(data)
@@ -132,7 +135,8 @@ class FakeJobs:
         for source in spec.build:
             manifest = bundle.read_manifest(adapters.bundle_path(source.adapter))
             rows = unit(random.normal(size=(1, 8)) + 0.05 * random.normal(size=(24, 8)))
-            profiles.append(profile(manifest, rows, [None] * 24, embedding="e", embedding_digest="e" * 64))
+            made_by = {"embedding": spec.embedding, "embedding_digest": self.embedding_digest}
+            profiles.append(profile(manifest, rows, [None] * 24, **made_by))
         profiles += [RouterProfile.model_validate(artifacts.get_json(known.profile)) for known in spec.known]
         held = {
             one.adapter: HeldOut(adapter=one.adapter, vectors=one.prototypes, right=(True,) * len(one.counts))
@@ -224,7 +228,7 @@ def player(tiny: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     for thread in threads:
         thread.join(10)
     checkpoint.saver().conn.close()
-    for cached in (checkpoint.saver, conversation.build, lifecycle.build):
+    for cached in (checkpoint.saver, conversation.build, lifecycle.build, entry.build):
         cached.cache_clear()
 
 
