@@ -10,6 +10,7 @@ import pytest
 from moatelier.errors import (
     Conflict,
     DeadlineExceeded,
+    IntegrityError,
     InvalidRequest,
     MoatelierError,
     ModelUnavailable,
@@ -306,6 +307,19 @@ def test_a_deadline_that_the_request_set_silences_nobody() -> None:
         return await face.answer(made, [{"role": "user", "content": "?"}])
 
     assert asyncio.run(scene()).text == "x"
+
+
+def test_a_changed_bundle_is_told_and_hinders_nobody() -> None:
+    changed = IntegrityError("A byte of the bundle has changed.", where="adapter_model.safetensors")
+    trace = play(by_model(a=changed, b="x", c="x"), mixture(recipe()))
+    assert trace.text == "x" and trace.proposals[0].error == "integrity_error"
+    with pytest.raises(IntegrityError, match="byte of the bundle"):
+        play(by_model(a=changed, b=changed, c=changed), mixture(recipe()))
+
+
+def test_a_prompt_that_the_proposals_make_too_long_falls_back_to_one_of_them() -> None:
+    trace = play(by_model(a="x", b="x", c="y", w=InvalidRequest("The prompt has 600 tokens.")), mixture(recipe(WRITER)))
+    assert (trace.text, trace.way) == ("x", "select") and "600 tokens" in trace.instead
 
 
 def test_when_nobody_answers_the_error_names_them() -> None:
