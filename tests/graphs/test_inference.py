@@ -87,6 +87,13 @@ def test_samples_of_one_are_calls_with_seeds_of_their_own() -> None:
     assert {payload["max_completion_tokens"] for payload in backend.asked} == {9}
 
 
+def test_a_seed_that_is_none_is_left_to_the_engine_to_refuse() -> None:
+    backend = FakeBackend(lambda payload: InvalidRequest("seed is no number") if payload["seed"] == "x" else "y")
+    made = mixture(recipe(layers=[{"proposers": [{"adapter": "a", "samples": 2, "temperature": 0.7}]}]))
+    with pytest.raises(InvalidRequest, match="no number"):
+        play(backend, made, fields={"seed": "x"})
+
+
 def test_a_recipes_limit_beats_the_requests_under_its_own_name() -> None:
     backend = FakeBackend(lambda payload: "x")
     made = mixture(recipe(layers=[{"proposers": [{"adapter": "a", "max_tokens": 5}]}]))
@@ -168,6 +175,9 @@ def test_the_gate_brings_in_adapters_that_the_recipe_does_not_name() -> None:
     trace = play(strangers, made, {"base": 0.99, "a": 0.01})
     assert strangers.models() == [settings().base] and trace.answered_by == settings().base
     gone = play(FakeBackend(lambda payload: "z"), made, {"gone": 0.99, "base": 0.01})
+    assert gone.extent == "full" and len(gone.proposals) == 3
+    few = mixture(recipe(gate={"few_below": 3}))
+    gone = play(FakeBackend(lambda payload: "z"), few, {"gone": 0.5, "gone-too": 0.5})
     assert gone.extent == "full" and len(gone.proposals) == 3
 
 
