@@ -24,6 +24,7 @@ from moatelier.contracts.evaluation import (
     Interval,
     PairedComparison,
 )
+from moatelier.contracts.mixture import MixtureLine, MixtureTable
 from moatelier.contracts.plan import Budget, Columns, Goal, Question, Sourced, TaskPlan
 from moatelier.contracts.profile import ColumnGuess, ColumnProfile, DataProfile, RowProblem
 from moatelier.contracts.routing import (
@@ -70,6 +71,8 @@ __all__ = [
     "Kind",
     "KnownProfile",
     "MetricName",
+    "MixtureLine",
+    "MixtureTable",
     "PairedComparison",
     "PrivateFinding",
     "ProfileSource",
