@@ -24,7 +24,16 @@ from moatelier.contracts.evaluation import (
     Interval,
     PairedComparison,
 )
-from moatelier.contracts.mixture import MixtureLine, MixtureTable
+from moatelier.contracts.mixture import (
+    CandidatesResult,
+    CandidatesSpec,
+    MixtureDecision,
+    MixtureLine,
+    MixtureLook,
+    MixtureResult,
+    MixtureSpec,
+    MixtureTable,
+)
 from moatelier.contracts.plan import Budget, Columns, Goal, Question, Sourced, TaskPlan
 from moatelier.contracts.profile import ColumnGuess, ColumnProfile, DataProfile, RowProblem
 from moatelier.contracts.routing import (
@@ -48,6 +57,8 @@ __all__ = [
     "Budget",
     "BuiltProfile",
     "Calibration",
+    "CandidatesResult",
+    "CandidatesSpec",
     "ColumnGuess",
     "ColumnProfile",
     "Columns",
@@ -71,7 +82,11 @@ __all__ = [
     "Kind",
     "KnownProfile",
     "MetricName",
+    "MixtureDecision",
     "MixtureLine",
+    "MixtureLook",
+    "MixtureResult",
+    "MixtureSpec",
     "MixtureTable",
     "PairedComparison",
     "PrivateFinding",

@@ -54,3 +54,80 @@ class MixtureTable(Contract):
     """Mean correlation (phi) of two proposals' errors; None with one, or where nobody ever differs."""
     failed: dict[str, int] = Field(default_factory=dict)
     """Subject -> rows on which its call failed, which count as wrong."""
+
+
+class MixtureSpec(Contract):
+    """What a job does that measures a recipe on rows that nobody was trained on."""
+
+    project: str
+    task: str
+    name: str
+    recipe: str
+    """Digest of the recipe, which fixes its content."""
+    datasets: tuple[str, ...] = Field(min_length=1)
+    """Digests of the DatasetCards whose rows are asked."""
+    seen: tuple[str, ...] = ()
+    """Digests of all DatasetCards that any of its adapters was made with: what they hold is not asked."""
+    split: Literal["select", "test"]
+    """`test` rows cost a look and may make the recipe live; `select` rows compare recipes, and nothing follows."""
+    rows: int | None = Field(default=None, ge=1)
+    """At most so many, evenly taken; default: all."""
+    seed: int = 0
+
+
+class MixtureLook(Contract):
+    """One look at one locked set, written down before it happened."""
+
+    locked: str
+    number: int
+    allowed: int
+
+
+class MixtureResult(Contract):
+    """What such a job leaves in `result.json`."""
+
+    table: MixtureTable
+    looks: tuple[MixtureLook, ...]
+    left_out: int
+    """Rows of the split that some adapter of the recipe had seen in training."""
+    adapters: dict[str, str]
+    """Name in the recipe -> digest of the adapter that answered under it."""
+
+
+class MixtureDecision(Contract):
+    """The signed end of a recipe's evaluation: whether it may answer requests, and what that rests on."""
+
+    task: str
+    name: str
+    recipe: str
+    looks: tuple[MixtureLook, ...]
+    alpha: float
+    adapters: dict[str, str]
+    table: MixtureTable
+    left_out: int
+    live: bool
+    reason: str
+
+
+class CandidatesSpec(Contract):
+    """What a job does that makes the rows for a recipe's aggregator: dev rows with the proposers' answers to them."""
+
+    project: str
+    task: str
+    name: str
+    recipe: str
+    datasets: tuple[str, ...] = Field(min_length=1)
+    seen: tuple[str, ...] = ()
+    rows: int | None = Field(default=None, ge=1)
+
+
+class CandidatesResult(Contract):
+    """What such a job leaves in `result.json`."""
+
+    artifact: str
+    """JSON lines with `messages` and `group`."""
+    rows: int
+    left_out: int
+    """Rows without a single proposal, or seen in training."""
+    solvable: float
+    """Share of the rows on which some proposal is right."""
