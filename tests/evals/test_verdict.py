@@ -90,7 +90,5 @@ def test_an_equal_recipe_does_not_go_live() -> None:
 
 def test_a_gain_that_luck_could_bring_is_not_enough() -> None:
     verdict = judge_recipe(recipe_table("1" * 83 + "0" * 17, "1" * 80 + "0" * 20, router=False))
-    assert (
-        not verdict.promoted
-        and "its best single model, a, on 80.0%: a gain of +3.0 points, at least -3.2" in verdict.reason
-    )
+    assert not verdict.promoted
+    assert "its best single model, a, on 80.0%: a gain of +3.0 points, at least -3.2 points" in verdict.reason
