@@ -55,6 +55,8 @@ class LifecycleState(TaskState, total=False):
 class RecipeState(TaskState, total=False):
     """One measurement of a Mixture-of-Agents recipe, or the rows made for its aggregator."""
 
+    job: str
+    """`mixture` or `candidates`."""
     spec: dict[str, Any]
     """What the job is to do: a MixtureSpec or a CandidatesSpec as JSON."""
     measured: str
