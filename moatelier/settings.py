@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from platformdirs import user_cache_dir, user_data_dir
 from pydantic import Field, SecretStr
@@ -38,6 +39,8 @@ class Settings(BaseSettings):
     """Upper bound for the cache of the frozen layers' outputs."""
     router_explore: float = Field(default=0.0, ge=0, le=1)
     """The share of `auto` requests that feedback may send elsewhere by way of trial."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """What the engine computes in, and so what evaluation and gate score; `auto` is what this machine is faster at."""
     threads: int = 0
     """CPU threads for torch; 0 takes the cores of the cgroup."""
     log_level: str = "INFO"

@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 from moatelier.contracts import AdapterManifest
 from moatelier.errors import IntegrityError, InvalidRequest
+from moatelier.settings import settings
 from modalities.bundle import open_bundle
 from modalities.text.model import TextBase, load_base
 from modalities.text.template import answer_text, render
@@ -60,14 +61,14 @@ class TextEngine:
 
     Args:
         base_id: A catalogue id; the base must have been pulled.
-        precision: `bf16`, `fp32`, or `auto` for what this machine is faster at.
+        precision: `bf16`, `fp32`, or `auto` for what this machine is faster at; None takes the setting.
 
     Raises:
         ModelUnavailable: The base has not been pulled.
     """
 
-    def __init__(self, base_id: str, precision: Literal["auto", "bf16", "fp32"] = "auto") -> None:
-        self.base: TextBase = load_base(base_id, precision)
+    def __init__(self, base_id: str, precision: Literal["auto", "bf16", "fp32"] | None = None) -> None:
+        self.base: TextBase = load_base(base_id, precision or settings().precision)
         self.device, self.context = self.base.device, self.base.config.context
         # With a sliding window the padding behind a shared prefix would count as distance.
         self._may_share = not getattr(self.base.model.config, "sliding_window", None)

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Generator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -51,11 +51,10 @@ class Pool:
 
     Args:
         base: The catalogue id of the base.
-        precision: As for `TextEngine`.
     """
 
-    def __init__(self, base: str, precision: Literal["auto", "bf16", "fp32"] = "auto") -> None:
-        self.base, self.precision = base, precision
+    def __init__(self, base: str) -> None:
+        self.base = base
         self.scheduler = Scheduler()
         self.started = int(time.time())
         self._engine: TextEngine | None = None
@@ -68,7 +67,7 @@ class Pool:
     def engine(self) -> TextEngine:
         """The engine, loaded at its first use; call this on the scheduler's thread only."""
         if self._engine is None:
-            self._engine = TextEngine(self.base, self.precision)
+            self._engine = TextEngine(self.base)
         return self._engine
 
     def models(self) -> list[dict[str, Any]]:

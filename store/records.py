@@ -1,4 +1,4 @@
-"""Signed records about adapters: what an evaluation found, what the gate decided. Each is signed once, with Ed25519."""
+"""Signed records about adapters and recipes: what was found, what was decided. Each is signed once, with Ed25519."""
 
 from datetime import datetime
 from functools import lru_cache
@@ -23,13 +23,14 @@ from store import keyring
 from store.db import insert_once, reading, session
 from store.tables import RecordRow, Stored
 
-RecordKind = Literal["eval_report", "gate_decision", "router_profile", "router_card"]
+RecordKind = Literal["eval_report", "gate_decision", "router_profile", "router_card", "mixture_decision"]
 
 
 class Record(Stored):
-    """A signed record. `subject` is the bundle digest it is about; (kind, key) is its name within the project.
+    """A signed record. `subject` is the digest of the bundle or recipe it is about.
 
-    `digest` is that of the signed content, `signature` hex, `signer` the public key in hex.
+    (kind, key) is its name within the project, `digest` is that of the signed content, `signature` hex, `signer` the
+    public key in hex.
     """
 
     project: str

@@ -301,3 +301,20 @@ class FeedbackRow(Base):
     region: Mapped[str | None]
     propensity: Mapped[float | None]
     at: Mapped[datetime] = mapped_column(default=now)
+
+
+class RecipeRow(Base):
+    """A Mixture of Agents: `source` as it was sent, `sealed` with digests for names, and the digest of that."""
+
+    __tablename__ = "recipes"
+
+    project: Mapped[str] = mapped_column("project_id", primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(Digest)
+    source: Mapped[str]
+    sealed: Mapped[dict[str, Any]]
+    state: Mapped[str]
+    reason: Mapped[str] = mapped_column(default="")
+    record: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    updated_at: Mapped[datetime] = mapped_column(default=now)

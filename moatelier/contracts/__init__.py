@@ -1,6 +1,7 @@
 """The typed records that pass between the parts. Frozen, JSON-able, unknown fields refused.
 
-Order follows the main flow: profile -> plan -> dataset -> training -> evaluation -> routing -> serving and events.
+Order follows the main flow: profile -> plan -> dataset -> training -> evaluation -> routing -> recipes
+and traces -> serving and events.
 Ids of files and artifacts are SHA-256 digests (64 hex digits) unless a field says otherwise.
 """
 
@@ -36,6 +37,17 @@ from moatelier.contracts.mixture import (
 )
 from moatelier.contracts.plan import Budget, Columns, Goal, Question, Sourced, TaskPlan
 from moatelier.contracts.profile import ColumnGuess, ColumnProfile, DataProfile, RowProblem
+from moatelier.contracts.recipes import (
+    Ensemble,
+    Gate,
+    Layer,
+    Proposer,
+    Recipe,
+    RecipeState,
+    Synthesis,
+    Voice,
+    read_recipe,
+)
 from moatelier.contracts.routing import (
     BuiltProfile,
     Calibration,
@@ -50,6 +62,7 @@ from moatelier.contracts.routing import (
     RoutingSpec,
 )
 from moatelier.contracts.serving import Event, Feedback, RouteDecision
+from moatelier.contracts.traces import Extent, Proposal, Trace, Way
 from moatelier.contracts.training import AdapterManifest, TrainResult, TrainSpec
 
 __all__ = [
@@ -69,11 +82,14 @@ __all__ = [
     "DataProfile",
     "DatasetCard",
     "Diagnosis",
+    "Ensemble",
     "EvalReport",
     "EvalSpec",
     "Event",
+    "Extent",
     "Feedback",
     "Finding",
+    "Gate",
     "GateDecision",
     "GateSpec",
     "Goal",
@@ -81,6 +97,7 @@ __all__ = [
     "Interval",
     "Kind",
     "KnownProfile",
+    "Layer",
     "MetricName",
     "MixtureDecision",
     "MixtureLine",
@@ -91,7 +108,11 @@ __all__ = [
     "PairedComparison",
     "PrivateFinding",
     "ProfileSource",
+    "Proposal",
+    "Proposer",
     "Question",
+    "Recipe",
+    "RecipeState",
     "RouteDecision",
     "RouterCard",
     "RouterEntry",
@@ -104,8 +125,13 @@ __all__ = [
     "SplitInfo",
     "SplitName",
     "Suspicion",
+    "Synthesis",
     "TaskPlan",
+    "Trace",
     "TrainResult",
     "TrainSpec",
+    "Voice",
+    "Way",
     "now",
+    "read_recipe",
 ]

@@ -84,6 +84,7 @@ def place(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         "MOATELIER_CATALOGUE": str(fakes.tiny_catalogue(folder / "catalogue.yaml", tiny_folder)),
         "MOATELIER_BASE": "tiny",
         "MOATELIER_ENGINE_PORT": str(port),
+        "MOATELIER_PRECISION": "fp32",  # where bf16 is the faster one, the engine's process would take that
         "MOATELIER_THREADS": "1",
     }
     (folder / "home").mkdir()
