@@ -17,6 +17,7 @@ from evals.statistics import CLAIM_ALPHA
 from evals.verdict import judge_recipe
 from graphs.checkpoint import prune, saver
 from graphs.nodes import guarded, load, run_job, say, set_status
+from graphs.recipes import CANDIDATES, MIXTURE
 from graphs.state import RecipeState as State
 from moatelier.contracts import (
     CandidatesResult,
@@ -27,9 +28,6 @@ from moatelier.contracts import (
 )
 from moatelier.faults import fault_point
 from store import artifacts, datasets, recipes, records, tasks
-
-MIXTURE, CANDIDATES = "mixture", "candidates"
-"""The two jobs, and what a run of this graph may be about."""
 
 
 def first_input(run: tasks.Run, thread: tasks.Thread) -> dict[str, Any]:
@@ -76,29 +74,27 @@ def judge(state: State) -> State:
         reason = f"{verdict.reason} These were select rows: nothing follows from them."
         return {"result": result | {"reason": reason}, "outcome": "reached" if verdict.promoted else "not_reached"}
     set_status(state, "gating")
-    decision = _sign(spec, measured, verdict.promoted, verdict.reason)
+    _sign(spec, measured, verdict.promoted, verdict.reason)
     fault_point("mixture.before_state")
-    state_ = recipes.settle(state["project"], decision)
-    say(state, "recipe", recipe=spec.name, state=state_, reason=decision.reason)
-    live = state_ == "live"
+    recipe = recipes.settle(spec.project, spec.name, record=spec.task, actor=spec.task)
+    say(state, "recipe", recipe=spec.name, state=recipe.state, reason=recipe.reason)
+    live = recipe.state == "live"
     return {"result": result | {"live": live}, "outcome": "reached" if live else "not_reached"}
 
 
-def _sign(spec: MixtureSpec, measured: MixtureResult, live: bool, reason: str) -> MixtureDecision:
+def _sign(spec: MixtureSpec, measured: MixtureResult, live: bool, reason: str) -> None:
     decision = MixtureDecision(
         task=spec.task,
         name=spec.name,
         recipe=spec.recipe,
         looks=measured.looks,
         alpha=CLAIM_ALPHA,
-        adapters=measured.adapters,
         table=measured.table,
         left_out=measured.left_out,
         live=live,
         reason=reason,
     )
     records.sign(spec.project, "mixture_decision", spec.recipe, spec.task, decision)
-    return MixtureDecision.model_validate(records.get(spec.project, "mixture_decision", spec.task).body)
 
 
 @guarded

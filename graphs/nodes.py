@@ -49,7 +49,7 @@ def _step(state: TaskState) -> int:
     return state.get("round", 0) * 100 + len(state.get("trials", []))
 
 
-def say(state: TaskState, kind: str, **body: Any) -> None:
+def say(state: TaskState, kind: str, /, **body: Any) -> None:
     """Append an event for the readers of the conversation; a node that runs again repeats nothing."""
     job = f"{state['task']}/{kind}/{body.get('phase') or body.get('agent') or body.get('status') or ''}"
     events.append(

@@ -90,8 +90,6 @@ class MixtureResult(Contract):
     looks: tuple[MixtureLook, ...]
     left_out: int
     """Rows of the split that some adapter of the recipe had seen in training."""
-    adapters: dict[str, str]
-    """Name in the recipe -> digest of the adapter that answered under it."""
 
 
 class MixtureDecision(Contract):
@@ -102,7 +100,6 @@ class MixtureDecision(Contract):
     recipe: str
     looks: tuple[MixtureLook, ...]
     alpha: float
-    adapters: dict[str, str]
     table: MixtureTable
     left_out: int
     live: bool
