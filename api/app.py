@@ -12,20 +12,20 @@ from contextlib import asynccontextmanager, suppress
 from fastapi import FastAPI
 
 from api import errors
-from api.auto import Auto
-from api.backend import Backend
-from api.brief import Brief
 from api.decisions import DecisionLog
 from api.routes.admin import adapters, tasks
 from api.routes.monitoring import health, page
 from api.routes.openai import chat, embeddings, feedback, files, models
 from api.routes.threads import runs, threads
 from api.services import Services
-from api.targets import resolve
 from api.trace import RequestIds
 from moatelier.errors import MoatelierError
 from moatelier.settings import settings
+from serving.auto import Auto
+from serving.backend import Backend
+from serving.brief import Brief
 from serving.process import serve
+from serving.targets import resolve
 from serving.upstream import Upstream
 from store import db, keys
 

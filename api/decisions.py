@@ -5,8 +5,8 @@ import logging
 
 from anyio import to_thread
 
-from api.targets import Target
 from moatelier.contracts import Event
+from serving.targets import Target
 from store import events
 from store.feedback import ROUTE
 

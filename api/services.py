@@ -5,11 +5,11 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from api.auto import Auto
-from api.backend import Backend
-from api.brief import Brief
 from api.decisions import DecisionLog
-from api.targets import Target
+from serving.auto import Auto
+from serving.backend import Backend
+from serving.brief import Brief
+from serving.targets import Target
 from store.keys import Key
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from api.decisions import STREAM, DecisionLog
-from api.targets import Target
 from moatelier.contracts import Event
+from serving.targets import Target
 from store import events
 
 TARGET = Target("tiny", "tiny", "tiny", None, None, "base")

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from api.brief import Brief
 from api.follow import Look, cursor, follow
 from api.pages import page
 from api.routes.openai.chat import _relabelled
-from api.targets import Target
 from moatelier.contracts import Event
 from moatelier.errors import InvalidRequest
+from serving.brief import Brief
+from serving.targets import Target
 
 
 def test_a_brief_memory_is_never_staler_than_it_says() -> None:

@@ -10,12 +10,12 @@ from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
 
 from api.auth import Project
-from api.auto import AUTO
 from api.bodies import Body, unless_gone
 from api.errors import envelope_of
 from api.services import Services, Shared
-from api.targets import Target
 from moatelier.errors import InvalidRequest, MoatelierError, UpstreamError
+from serving.auto import AUTO
+from serving.targets import Target
 
 router = APIRouter()
 

@@ -5,10 +5,10 @@ from typing import Any
 from fastapi import APIRouter
 
 from api.auth import Project
-from api.auto import AUTO, no_adapters
 from api.services import Shared
-from api.targets import resolve
 from moatelier.settings import settings
+from serving.auto import AUTO, no_adapters
+from serving.targets import resolve
 from store import adapters
 
 router = APIRouter()

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
-from api.targets import Target
 from moatelier.errors import MoatelierError
+from serving.targets import Target
 from serving.upstream import Upstream
 
 T = TypeVar("T")

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from api.brief import Brief
-from api.targets import Routed, Target
 from moatelier.errors import NotFound
 from moatelier.settings import settings
 from serving.bandit import Bandit, Choice
+from serving.brief import Brief
 from serving.roster import Roster, Rosters
 from serving.router import BASE, Ranked, routed_text
+from serving.targets import Routed, Target
 from serving.upstream import Upstream
 from store import feedback
 
