@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from evals import sequential
+from evals.statistics import ALPHA
 from graphs.recipes import proposers
 from moatelier.contracts import Event, Recipe
 from moatelier.contracts.recipes import PREFIX
@@ -66,7 +67,7 @@ def _stop(project: str, recipe: recipes.StoredRecipe, found: sequential.Comparis
     reason = (
         f"Feedback says that its answers are liked less than those of its models alone: by "
         f"{-100 * found.gain:.0f} points, and at least {-100 * found.upper:.1f} with "
-        f"{1 - sequential.ALPHA:.0%} confidence ({found.ours} judgements on its answers, {found.theirs} on theirs)."
+        f"{1 - ALPHA:.0%} confidence ({found.ours} judgements on its answers, {found.theirs} on theirs)."
     )
     try:
         recipes.disable(project, recipe.name, reason, actor="feedback", digest=recipe.digest)
