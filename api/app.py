@@ -65,8 +65,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 def main() -> None:
     """Serve until told to stop: SIGTERM, or the end of the supervisor's pipe."""
-    logging.basicConfig(level=settings().log_level, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     try:
+        logging.basicConfig(level=settings().log_level, format="%(asctime)s %(name)s %(levelname)s %(message)s")
         db.migrate()
         keys.ensure_admin()
         serve(create_app(), settings().host, settings().port)

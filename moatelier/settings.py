@@ -1,18 +1,56 @@
 """The only place that reads the environment: every setting is `MOATELIER_<NAME>` or a field of `Settings`."""
 
+import os
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from platformdirs import user_cache_dir, user_data_dir
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from moatelier.errors import InvalidRequest
+
+
+class Endpoint(BaseModel):
+    """An OpenAI-compatible endpoint that recipes may ask."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$")]
+    """With or without the final `/v1`."""
+    key: SecretStr | None = None
+    key_env: str | None = Field(default=None, min_length=1)
+    """The environment variable that holds the key, so that it need not stand among the settings."""
+    concurrency: int = Field(default=16, ge=1)
+    """Requests under way at once; further ones wait their turn."""
+    timeout_s: float = Field(default=120.0, gt=0)
+    """Longest silence within an answer."""
+    logprobs: bool = True
+    """Whether it can be asked for the log probabilities of its tokens."""
+
+    @property
+    def secret(self) -> SecretStr | None:
+        """The key to send.
+
+        Raises:
+            InvalidRequest: The variable that should hold it is not set.
+        """
+        if self.key_env is None:
+            return self.key
+        if not (found := os.environ.get(self.key_env)):
+            raise InvalidRequest(
+                "The environment variable with an upstream's key is not set.",
+                where=self.key_env,
+                remedy="Set it, or take `key_env` out of MOATELIER_UPSTREAMS.",
+            )
+        return SecretStr(found)
 
 
 class Settings(BaseSettings):
     """What a person may set."""
 
-    model_config = SettingsConfigDict(env_prefix="MOATELIER_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="MOATELIER_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     home: Path = Field(default_factory=lambda: Path(user_data_dir("moatelier")))
     """The data directory: database, artifacts, adapters, vault, keys, job folders."""
@@ -37,6 +75,8 @@ class Settings(BaseSettings):
     planner_timeout_s: float = 20.0
     frozen_cache_gb: float = 8.0
     """Upper bound for the cache of the frozen layers' outputs."""
+    upstreams: dict[str, Endpoint] = Field(default_factory=dict)
+    """Endpoints by the names under which recipes ask them."""
     router_explore: float = Field(default=0.0, ge=0, le=1)
     """The share of `auto` requests that feedback may send elsewhere by way of trial."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -56,5 +96,20 @@ class Settings(BaseSettings):
 
 @cache
 def settings() -> Settings:
-    """The settings of this process, read once."""
-    return Settings()
+    """The settings of this process, read once.
+
+    Raises:
+        InvalidRequest: A variable cannot be used; neither its value nor a key is told.
+    """
+    remedy = "docs/guide.md lists the settings."
+    try:
+        return Settings()
+    except SettingsError as error:
+        name = next((name for name in Settings.model_fields if f'"{name}"' in str(error)), "")
+        where = f"MOATELIER_{name.upper()}" if name else "the environment"
+        raise InvalidRequest("The setting is not JSON.", where=where, remedy=remedy) from None
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_context=False, include_url=False)[0]
+        place = [str(part) for part in first["loc"]]
+        where = ".".join([f"MOATELIER_{place[0].upper()}", *place[1:]])
+        raise InvalidRequest(f"The setting cannot be used: {first['msg']}.", where=where, remedy=remedy) from None

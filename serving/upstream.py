@@ -1,8 +1,15 @@
-"""Anything that speaks the OpenAI dialect: the embedded engine, a vLLM server, a hosted endpoint."""
+"""Anything that speaks the OpenAI dialect: the embedded engine, a vLLM server, a hosted endpoint.
 
+Every call goes through the same four things: at most so many at once, a circuit breaker, a time limit, and another
+attempt where that is safe (`serving/retries.py`).
+"""
+
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +20,8 @@ from pydantic import SecretStr
 
 from moatelier.errors import MoatelierError, UpstreamError
 from moatelier.loopback import is_loopback
+from serving.breaker import Breaker
+from serving.retries import UNSENT, Again, Retries, after_s
 
 CONNECT_S = 5.0
 _OURS = ("model_unavailable", "not_found", "invalid_request", "data_error", "conflict", "integrity_error")
@@ -25,10 +34,25 @@ class Upstream:
         base_url: With or without the final `/v1`.
         key: Sent as a bearer token; never logged, never part of an error.
         timeout_s: Longest silence within an answer, also before its first byte.
+        concurrency: Requests under way at once; further ones wait their turn. None does not limit them.
+        open_s: For so long it is left alone after five failures in a row.
+        retries: How often it is asked again where that is safe.
     """
 
-    def __init__(self, base_url: str, key: SecretStr | str | None = None, timeout_s: float = 600.0) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        key: SecretStr | str | None = None,
+        timeout_s: float = 600.0,
+        *,
+        concurrency: int | None = None,
+        open_s: float = 1.0,
+        retries: Retries | None = None,
+    ) -> None:
         self.url = base_url.rstrip("/").removesuffix("/v1")
+        self.breaker = Breaker(self.url, open_s=open_s)
+        self._turn = asyncio.Semaphore(concurrency) if concurrency else nullcontext()
+        self._retries = retries or Retries()
         secret = key.get_secret_value() if isinstance(key, SecretStr) else key
         self._client = httpx.AsyncClient(
             base_url=self.url,
@@ -65,15 +89,17 @@ class Upstream:
         Raises:
             UpstreamError: As for `chat`; in the middle when the connection breaks.
         """
-        try:
-            async with self._client.stream("POST", "/v1/chat/completions", json={**payload, "stream": True}) as answer:
-                if answer.status_code >= 400:
-                    await answer.aread()
-                    raise self._error(answer)
+        request = self._client.build_request("POST", "/v1/chat/completions", json={**payload, "stream": True})
+        async with self._turn:
+            answer = await self._retries.run(partial(self._once, request, streamed=True))
+            try:
                 async for part in answer.aiter_bytes():
                     yield part
-        except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
+            except httpx.HTTPError as error:
+                self.breaker.fail()
+                raise self._unreachable(error) from error
+            finally:
+                await answer.aclose()
 
     async def embed(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         """A whole answer with embeddings, as the payload asks for them. Raises like `chat`."""
@@ -129,12 +155,47 @@ class Upstream:
         return body
 
     async def _send(self, method: str, path: str, payload: Mapping[str, Any] | None = None) -> httpx.Response:
+        request = self._client.build_request(method, path, json=payload)
+        async with self._turn:
+            return await self._retries.run(partial(self._once, request))
+
+    async def _once(self, request: httpx.Request, *, streamed: bool = False) -> httpx.Response:
+        """One attempt; its body is read unless it is streamed.
+
+        Raises:
+            Again: It failed, and the same request may be sent again.
+            MoatelierError: It failed, and may not.
+        """
         try:
-            answer = await self._client.request(method, path, json=payload)
+            with self.breaker.guard():
+                answer = await self._answer(request, streamed=streamed)
+        except UpstreamError as error:
+            cause = error.__cause__
+            unsent = isinstance(cause, UNSENT) or (request.method == "GET" and isinstance(cause, httpx.HTTPError))
+            raise (Again(error) if unsent else error) from cause
+        if answer.status_code >= 400:
+            wait = after_s(answer)
+            raise self._error(answer) if wait is None else Again(self._error(answer), wait)
+        return answer
+
+    async def _answer(self, request: httpx.Request, *, streamed: bool) -> httpx.Response:
+        """What the upstream answers, also when it refuses.
+
+        Raises:
+            UpstreamError: Unreachable, too slow, or broken. Refusals that say when to come back are none of these.
+        """
+        try:
+            answer = await self._client.send(request, stream=streamed)
+            if answer.status_code >= 400:
+                await answer.aread()
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
-        if answer.status_code >= 400:
-            raise self._error(answer)
+        if (
+            answer.status_code >= 500
+            and after_s(answer) is None
+            and isinstance(told := self._error(answer), UpstreamError)
+        ):
+            raise told
         return answer
 
     def _unreachable(self, error: httpx.HTTPError) -> UpstreamError:

@@ -1,6 +1,5 @@
 """`/v1/chat/completions`: find what answers under the model's name, forward to the engine, pass the answer on."""
 
-import json
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
@@ -13,7 +12,8 @@ from api.auth import Project
 from api.bodies import Body, unless_gone
 from api.errors import envelope_of
 from api.services import Services, Shared
-from moatelier.errors import InvalidRequest, MoatelierError, UpstreamError
+from moatelier.errors import InvalidRequest, MoatelierError
+from serving import sse
 from serving.auto import AUTO
 from serving.targets import Target
 
@@ -71,39 +71,16 @@ async def _relabelled(
     chunks: AsyncIterator[bytes], target: Target, note: Callable[[str], None]
 ) -> AsyncIterator[bytes]:
     """The engine's events under the public name; an answer that breaks off ends with an error event, never silently."""
-    done, told = False, target.told
+    told = target.told
     try:
-        # The upstream is read to its very end, also after [DONE]: only then does its connection serve the next request.
-        async for data in _events(chunks):
-            if data == b"[DONE]":
-                done = True
-                continue
-            chunk = json.loads(data)
+        async for chunk in sse.bodies(chunks):
             if "error" not in chunk:
                 _label(chunk, target)
                 note(str(chunk.get("id", "")))
                 chunk, told = chunk | told, {}  # the first chunk alone says how it was routed
-            yield _sse(chunk)
+            yield sse.event(chunk)
             if "error" in chunk:
                 return
-        if not done:
-            raise UpstreamError("The engine's answer broke off.", remedy="Send the request again.")
         yield b"data: [DONE]\n\n"
     except MoatelierError as error:
-        yield _sse(envelope_of(error))
-
-
-def _sse(body: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
-
-
-async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The `data:` fields of a stream of bytes cut anywhere; the engine writes each event's data on one line."""
-    rest = b""
-    async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:"):
-                yield line[5:].strip()
-    if rest.startswith(b"data:"):
-        yield rest[5:].strip()
+        yield sse.event(envelope_of(error))
