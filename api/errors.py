@@ -36,7 +36,7 @@ def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, MoatelierError)
     if type(error) is MoatelierError:
         log.error("request %s failed", request_id(request.scope), exc_info=error)
-    if isinstance(error, UpstreamError):
+    if isinstance(error, UpstreamError) and error.status >= 500:
         headers = {"retry-after-ms": str(RETRY_AFTER_MS)}
     else:
         headers = {"x-should-retry": "false"}

@@ -101,6 +101,12 @@ class UpstreamError(MoatelierError):
     code, status = "upstream_error", 502
 
 
+class UpstreamRefused(UpstreamError):
+    """A model endpoint is well, and refuses this request: too long, or a field it does not know."""
+
+    code, status = "upstream_refused", 400
+
+
 class ResourceExhausted(MoatelierError):
     """Disk, memory or a budget is used up."""
 

@@ -1,7 +1,8 @@
 """The engine, seen from the routes: adapters are loaded at first use, and again when the engine has forgotten them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from moatelier.errors import MoatelierError
@@ -23,33 +24,36 @@ class Backend:
         self._loaded: set[str] = set()
         self._loading = asyncio.Lock()
 
-    async def chat(self, target: Target, payload: dict[str, Any]) -> dict[str, Any]:
-        """One whole completion. Raises what the upstream raises."""
+    async def chat(self, payload: dict[str, Any], *targets: Target) -> dict[str, Any]:
+        """One whole completion by what the payload names, which are these targets. Raises what the upstream raises."""
 
         async def ask() -> dict[str, Any]:
             return await self.upstream.chat(payload)
 
-        return await self._with_adapter(target, ask)
+        return await self._with_adapters(targets, ask)
 
-    async def stream(self, target: Target, payload: dict[str, Any]) -> AsyncIterator[bytes]:
+    async def stream(self, payload: dict[str, Any], *targets: Target) -> AsyncGenerator[bytes, None]:
         """The bytes of a streamed completion. An error before the first of them is raised here, not in the stream."""
 
-        async def open_stream() -> tuple[bytes, AsyncIterator[bytes]]:
+        async def open_stream() -> tuple[bytes, AsyncGenerator[bytes, None]]:
             chunks = self.upstream.stream(payload)
             return await anext(chunks, b""), chunks
 
-        head, rest = await self._with_adapter(target, open_stream)
+        head, rest = await self._with_adapters(targets, open_stream)
         return _joined(head, rest)
 
-    async def _with_adapter(self, target: Target, call: Callable[[], Awaitable[T]]) -> T:
-        await self._load(target)
+    async def _with_adapters(self, targets: Sequence[Target], call: Callable[[], Awaitable[T]]) -> T:
+        for target in targets:
+            await self._load(target)
         try:
             return await call()
         except MoatelierError:
-            if target.bundle is None or await self._knows(target):
+            forgotten = await self._forgotten([target for target in targets if target.bundle])
+            if not forgotten:
                 raise
-        self._loaded.discard(target.served)
-        await self._load(target)
+        for target in forgotten:
+            self._loaded.discard(target.served)
+            await self._load(target)
         return await call()
 
     async def _load(self, target: Target) -> None:
@@ -62,22 +66,26 @@ class Backend:
                 await self.upstream.load_adapter(target.served, target.bundle)
             except MoatelierError:
                 # vLLM refuses to load what it has; that is what we find after a restart of this process.
-                if not await self._lists(target):
+                if target.served not in await self._listed():
                     raise
             self._loaded.add(target.served)
 
-    async def _knows(self, target: Target) -> bool:
-        """False only if the engine answers and does not list the adapter: a dead engine is no reason to load again."""
+    async def _forgotten(self, targets: Sequence[Target]) -> list[Target]:
+        """Those that the engine, if it answers, does not list: a dead engine is no reason to load again."""
+        if not targets:
+            return []
         try:
-            return await self._lists(target)
+            listed = await self._listed()
         except MoatelierError:
-            return True
+            return []
+        return [target for target in targets if target.served not in listed]
 
-    async def _lists(self, target: Target) -> bool:
-        return any(model.get("id") == target.served for model in await self.upstream.models())
+    async def _listed(self) -> set[str]:
+        return {str(model.get("id")) for model in await self.upstream.models()}
 
 
-async def _joined(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield head
-    async for chunk in rest:
-        yield chunk
+async def _joined(head: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(rest):
+        yield head
+        async for chunk in rest:
+            yield chunk

@@ -53,8 +53,11 @@ class Breaker:
         self._trying = self._failures >= self.limit
         try:
             yield
-        except MoatelierError:
-            self.fail()
+        except MoatelierError as error:
+            if error.status >= 500:
+                self.fail()
+            else:  # it refused: it lives
+                self._failures, self._trying = 0, False
             raise
         except BaseException:
             self._trying = False  # whoever asked went away: that says nothing about what was asked

@@ -7,7 +7,7 @@ attempt where that is safe (`serving/retries.py`).
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,14 @@ import httpx
 import numpy as np
 from pydantic import SecretStr
 
-from moatelier.errors import MoatelierError, UpstreamError
+from moatelier.errors import MoatelierError, UpstreamError, UpstreamRefused
 from moatelier.loopback import is_loopback
 from serving.breaker import Breaker
 from serving.retries import UNSENT, Again, Retries, after_s
 
 CONNECT_S = 5.0
+REFUSED = (400, 413, 422)
+"""Statuses that say that the request is at fault, not the upstream."""
 _OURS = ("model_unavailable", "not_found", "invalid_request", "data_error", "conflict", "integrity_error")
 
 
@@ -74,22 +76,24 @@ class Upstream:
         """Close the connections."""
         await self._client.aclose()
 
-    async def chat(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+    async def chat(self, payload: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> dict[str, Any]:
         """A whole chat completion.
 
         Raises:
             UpstreamError: Unreachable, too slow, or an answer that is none. Also the upstream's own error, as the
                 class its code names where it is one of ours.
         """
-        return await self._json("POST", "/v1/chat/completions", {**payload, "stream": False})
+        return await self._json("POST", "/v1/chat/completions", {**payload, "stream": False}, headers)
 
-    async def stream(self, payload: Mapping[str, Any]) -> AsyncIterator[bytes]:
+    async def stream(
+        self, payload: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[bytes, None]:
         """The bytes of a chat completion's server-sent events, as they come. Closing the iterator hangs up.
 
         Raises:
             UpstreamError: As for `chat`; in the middle when the connection breaks.
         """
-        request = self._client.build_request("POST", "/v1/chat/completions", json={**payload, "stream": True})
+        request = self._request("POST", "/v1/chat/completions", {**payload, "stream": True}, headers)
         async with self._turn:
             answer = await self._retries.run(partial(self._once, request, streamed=True))
             try:
@@ -144,8 +148,14 @@ class Upstream:
             return {}
         return body if isinstance(body, dict) else {}
 
-    async def _json(self, method: str, path: str, payload: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        answer = await self._send(method, path, payload)
+    async def _json(
+        self,
+        method: str,
+        path: str,
+        payload: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        answer = await self._send(method, path, payload, headers)
         try:
             body = answer.json()
         except ValueError as error:
@@ -154,10 +164,21 @@ class Upstream:
             raise UpstreamError("The upstream's answer is not a JSON object.", where=self.url + path)
         return body
 
-    async def _send(self, method: str, path: str, payload: Mapping[str, Any] | None = None) -> httpx.Response:
-        request = self._client.build_request(method, path, json=payload)
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        payload: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        request = self._request(method, path, payload, headers)
         async with self._turn:
             return await self._retries.run(partial(self._once, request))
+
+    def _request(
+        self, method: str, path: str, payload: Mapping[str, Any] | None, headers: Mapping[str, str] | None
+    ) -> httpx.Request:
+        return self._client.build_request(method, path, json=payload, headers=headers)
 
     async def _once(self, request: httpx.Request, *, streamed: bool = False) -> httpx.Response:
         """One attempt; its body is read unless it is streamed.
@@ -213,7 +234,8 @@ class Upstream:
             message, code, param = answer.text[:500] or answer.reason_phrase, None, None
         if code in _OURS:
             return MoatelierError.from_dict({"code": code, "what": message, "where": param or ""})
-        return UpstreamError(f"The upstream answered {answer.status_code}: {message}", where=self.url)
+        kind = UpstreamRefused if answer.status_code in REFUSED else UpstreamError
+        return kind(f"The upstream answered {answer.status_code}: {message}", where=self.url)
 
 
 def _vector(given: str | list[float]) -> list[float]:

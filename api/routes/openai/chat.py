@@ -26,12 +26,12 @@ async def complete(request: Request, project: Project, shared: Shared, body: Bod
     target = await _target(shared, project, body)
     payload = {**body, "model": target.served}
     if not body.get("stream"):
-        answer = await unless_gone(request, shared.backend.chat(target, payload))
+        answer = await unless_gone(request, shared.backend.chat(payload, target))
         _label(answer, target)
         answer |= target.told
         shared.decisions.note(project, target, str(answer.get("id", "")))
         return JSONResponse(answer, headers=target.headers)
-    chunks = await unless_gone(request, shared.backend.stream(target, payload))
+    chunks = await unless_gone(request, shared.backend.stream(payload, target))
     events = _relabelled(chunks, target, partial(_note_once, shared, project, target, set()))
     return EventSourceResponse(events, sep="\n", headers=target.headers)
 

@@ -1,0 +1,93 @@
+"""What a chat completion says, read strictly: an answer that is none is an error, never an empty text."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from moatelier.errors import MoatelierError, UpstreamError
+
+
+@dataclass(frozen=True)
+class Said:
+    """One answer.
+
+    Attributes:
+        text: Never empty.
+        finish_reason: As the upstream gave it.
+        likelihood: Mean log probability of its tokens; None when it was not told.
+        prompt_tokens: 0 when it was not told.
+        completion_tokens: 0 when it was not told.
+    """
+
+    text: str
+    finish_reason: str
+    likelihood: float | None
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def whole(answer: Mapping[str, Any]) -> Said:
+    """The first choice of a whole completion.
+
+    Raises:
+        UpstreamError: It is no completion, or says nothing.
+    """
+    try:
+        choice = answer["choices"][0]
+        text = choice["message"]["content"]
+        reason = choice.get("finish_reason") or "stop"
+        told = [float(token["logprob"]) for token in ((choice.get("logprobs") or {}).get("content") or [])]
+        prompt, completion = _usage(answer.get("usage"))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise UpstreamError(
+            "The answer is no chat completion.", remedy="Check what answers at this address."
+        ) from error
+    return Said(_text(text), str(reason), sum(told) / len(told) if told else None, prompt, completion)
+
+
+def _text(text: Any) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise UpstreamError("The answer is empty.", remedy="Ask for a text, or allow more tokens.")
+    return text
+
+
+def _usage(usage: Any) -> tuple[int, int]:
+    if usage is None:
+        return 0, 0
+    return int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+
+
+async def streamed(chunks: AsyncIterator[dict[str, Any]], say: Callable[[str], None]) -> Said:
+    """The first choice of a streamed completion; `say` hears each piece as it comes.
+
+    Raises:
+        UpstreamError: The stream is none, says nothing, or ends with an error.
+    """
+    pieces: list[str] = []
+    told: list[float] = []
+    reason, prompt, completion = "stop", 0, 0
+    async for chunk in chunks:
+        if "error" in chunk:
+            raise _error(chunk["error"])
+        try:
+            if chunk.get("usage"):
+                prompt, completion = _usage(chunk["usage"])
+            for choice in chunk["choices"][:1]:
+                piece = (choice.get("delta") or {}).get("content")
+                reason = choice.get("finish_reason") or reason
+                told += [float(token["logprob"]) for token in ((choice.get("logprobs") or {}).get("content") or [])]
+                if piece:
+                    pieces.append(str(piece))
+                    say(pieces[-1])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UpstreamError("The stream holds an event that is no chunk of a chat completion.") from error
+    return Said(_text("".join(pieces)), reason, sum(told) / len(told) if told else None, prompt, completion)
+
+
+def _error(told: Any) -> MoatelierError:
+    words = told if isinstance(told, Mapping) else {"message": str(told)}
+    if words.get("code"):
+        known = MoatelierError.from_dict({"code": words["code"], "what": words.get("message", "")})
+        if type(known) is not MoatelierError:
+            return known
+    return UpstreamError(f"The upstream failed within its answer: {words.get('message', '')}")
