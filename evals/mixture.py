@@ -55,6 +55,7 @@ class Outcome:
         proposals: Place among the first layer's proposals -> the proposal; the same places in every row.
         routed: The answer of the model that the router chose; None in every row when there is no router.
         recipe: The recipe's answer; its price is that of all its calls.
+        instead: The recipe's own way could not be gone, such as when the aggregator failed.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Outcome:
     proposals: Mapping[str, Given]
     recipe: Given
     routed: Given | None = None
+    instead: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def table(outcomes: Sequence[Outcome], *, alpha: float = CLAIM_ALPHA, seed: int 
         share_of_oracle=_share(recipe, routed, oracle),
         share_from_mean=_share(recipe, mean, oracle),
         error_correlation=error_correlation([column.right for column in places]),
+        instead=sum(outcome.instead for outcome in outcomes),
         failed={column.name: column.failed for column in (*singles, routed, recipe) if column.failed},
     )
 

@@ -92,6 +92,7 @@ class Panel:
         routed = await self._routed(question, alone)
         return {
             "recipe": _answered(trace, failure),
+            "instead": bool(trace and trace.instead),
             "routed": routed and asdict(routed),
             # A recipe of recipes has no single model: its proposals are all there is to compare with.
             "singles": _plain(alone or proposed),
@@ -100,10 +101,10 @@ class Panel:
 
     def _proposed(self, trace: Trace | None) -> dict[str, Given]:
         """Name of the place -> what was proposed there; nobody's where the gate let only few be asked."""
-        given = [p for p in trace.proposals if p.layer == 0] if trace and trace.extent == "full" else []
-        by_place = {proposal.place: proposal for proposal in given}
+        told = [p for p in trace.proposals if p.layer == 0] if trace and trace.extent == "full" else []
+        by_place = {proposal.place: proposal for proposal in told}
         return {
-            name: _given(by_place[place]) if place in by_place else Given("", error=NOT_ASKED)
+            name: given(by_place[place]) if place in by_place else Given("", error=NOT_ASKED)
             for place, name in enumerate(self._places)
         }
 
@@ -138,11 +139,14 @@ class Panel:
 
 
 def _is_greedy(proposer: Proposer) -> bool:
-    """Whether it proposes just what its model answers alone."""
-    return not (proposer.auto or proposer.recipe or proposer.temperature) and proposer.samples == 1
+    """Whether it proposes just what its model answers alone; a hosted model is greedy only where it is told to be."""
+    if proposer.auto or proposer.recipe or proposer.samples > 1:
+        return False
+    return proposer.temperature == 0 or (proposer.temperature is None and not proposer.upstream)
 
 
-def _given(proposal: Proposal) -> Given:
+def given(proposal: Proposal) -> Given:
+    """A proposal as an answer with its price."""
     return Given(proposal.text, proposal.tokens, proposal.milliseconds / 1000, proposal.error)
 
 
@@ -171,4 +175,5 @@ def outcome(question: Question, answered: Mapping[str, Any]) -> Outcome:
         proposals=all_of("proposals"),
         recipe=Given(**answered["recipe"]),
         routed=Given(**answered["routed"]) if answered["routed"] else None,
+        instead=answered["instead"],
     )

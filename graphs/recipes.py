@@ -59,7 +59,9 @@ def evaluate(
 def make_candidates(project: str, name: str, *, named: Sequence[str] = (), rows: int | None = None) -> tasks.Task:
     """Start making the rows for a recipe's aggregator, as a task; arguments and errors as `evaluate`."""
     task, recipe = new_id("task"), recipes.get(project, name)
-    asked, seen = _sources(project, recipe.sealed, named)
+    asked, _ = _sources(project, recipe.sealed, named)
+    # What an aggregator was made of before may teach the next one: only what the proposers were trained on is spoilt.
+    seen = _once(_tuned_on(project, proposers(project, recipe.sealed)))
     spec = CandidatesSpec(
         project=project, task=task, name=recipe.name, recipe=recipe.digest, datasets=asked, seen=seen, rows=rows
     )

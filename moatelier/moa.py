@@ -31,7 +31,7 @@ def add(
         raise DataError("There is no such file.", where=str(file), remedy="Check the path.")
     text = file.read_text(encoding="utf-8")
     with service() as client:
-        kept = client.call("POST", "/v1/moa", json={"recipe": text})
+        kept = client.call("POST", "/v1/moa", json={"yaml": text})
     name = kept["name"]
     typer.echo(
         json.dumps(kept) if as_json else f"{name} is {kept['state']}; evaluate it: moatelier moa evaluate {name}"
@@ -53,7 +53,9 @@ def show(name: Name, as_json: Json = False) -> None:
     from moatelier.show import recipe_page
 
     with service() as client:
-        recipe_page(client.call("GET", f"/v1/moa/{name}"), as_json)
+        recipe = client.call("GET", f"/v1/moa/{name}")
+        signed = client.call("GET", f"/v1/moa/{name}/decision")["body"] if recipe["record"] else None
+        recipe_page({**recipe, "decision": signed}, as_json)
 
 
 @moa_app.command("evaluate")
@@ -107,7 +109,7 @@ def train_aggregator(
 def disable(name: Name, as_json: Json = False) -> None:
     """Stop a recipe: it answers no more until a new evaluation has shown its worth."""
     with service() as client:
-        kept = client.call("POST", f"/v1/moa/{name}/disable")
+        kept = client.call("POST", f"/v1/moa/{name}/disable", json={})
     typer.echo(json.dumps(kept) if as_json else f"{name} is {kept['state']}")
 
 

@@ -199,6 +199,8 @@ def mixture_table(recipe: str, table: dict[str, Any], looks: list[dict[str, Any]
     }
     for name, value in figures.items():
         console.print(f"  {name:<33} {value}")
+    if table["instead"]:
+        console.print(f"  [yellow]on {table['instead']} rows[/] the recipe's own way could not be gone")
     for subject, count in table["failed"].items():
         console.print(f"  [yellow]failed[/] {escape(subject)}: {count} rows, counted as wrong")
 

@@ -52,6 +52,8 @@ class MixtureTable(Contract):
     """The same from the mean single model."""
     error_correlation: float | None
     """Mean correlation (phi) of two proposals' errors; None with one, or where nobody ever differs."""
+    instead: int = 0
+    """Rows on which the recipe's own way could not be gone and it answered another way."""
     failed: dict[str, int] = Field(default_factory=dict)
     """Subject -> rows on which its call failed, which count as wrong."""
 

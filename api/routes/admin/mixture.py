@@ -1,4 +1,4 @@
-"""`/v1/moa/{name}/evaluations` and `/candidates`: what takes long about a recipe, as tasks that can be followed."""
+"""`/v1/moa/{name}`: what takes long about a recipe, as tasks (`/evaluations`, `/candidates`), and its `/decision`."""
 
 from typing import Any, Literal
 
@@ -8,7 +8,9 @@ from pydantic import Field
 from api.auth import Project
 from graphs import recipes
 from moatelier.contracts.base import Contract
-from store import tasks
+from moatelier.errors import NotFound
+from store import recipes as kept
+from store import records, tasks
 
 router = APIRouter(prefix="/v1/moa")
 
@@ -46,3 +48,22 @@ def evaluate(name: str, project: Project, body: AskedOn) -> dict[str, Any]:
 def make_candidates(name: str, project: Project, body: Asked) -> dict[str, Any]:
     """Start making the rows for the recipe's aggregator; the task's result names the file. Raises as above."""
     return _json(recipes.make_candidates(project, name, named=body.datasets, rows=body.rows))
+
+
+@router.get("/{name}/decision")
+def decision(name: str, project: Project) -> dict[str, Any]:
+    """The signed decision that the recipe's state rests on, with its table.
+
+    Raises:
+        NotFound: There is no such recipe, or it has not been evaluated as it is now.
+        IntegrityError: The record was changed.
+    """
+    recipe = kept.get(project, name)
+    if recipe.record is None:
+        raise NotFound(
+            "The recipe has not been evaluated as it is now.",
+            where=f"moa/{recipe.name}",
+            remedy=f"Evaluate it: `moatelier moa evaluate {recipe.name}`.",
+        )
+    record = records.get(project, "mixture_decision", recipe.record)
+    return record.model_dump(mode="json") | {"created_at": record.created_at.isoformat()}
