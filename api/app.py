@@ -13,14 +13,17 @@ from fastapi import FastAPI
 
 from api import errors
 from api.decisions import DecisionLog
-from api.routes.admin import adapters, mixture, tasks
+from api.routes.admin import adapters, mixture, recipes, tasks
 from api.routes.monitoring import health, page
 from api.routes.openai import chat, embeddings, feedback, files, models
 from api.routes.threads import runs, threads
 from api.services import Services
 from api.trace import RequestIds
+from graphs.answering import Answers
 from moatelier.errors import MoatelierError
 from moatelier.settings import settings
+from serving import mixtures
+from serving.asking import Asker
 from serving.auto import Auto
 from serving.backend import Backend
 from serving.brief import Brief
@@ -29,7 +32,7 @@ from serving.targets import resolve
 from serving.upstream import Upstream
 from store import db, keys
 
-ROUTES = (chat, embeddings, feedback, models, files, runs, threads, tasks, adapters, mixture, health, page)
+ROUTES = (chat, embeddings, feedback, models, files, runs, threads, tasks, adapters, recipes, mixture, health, page)
 
 
 def create_app(engine_url: str | None = None) -> FastAPI:
@@ -51,10 +54,13 @@ def create_app(engine_url: str | None = None) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     decisions = DecisionLog()
-    async with Upstream(app.state.engine_url) as upstream:
+    async with Upstream(app.state.engine_url) as upstream, Asker(backend := Backend(upstream)) as asker:
         targets = Brief(resolve)
         auto = Auto(upstream, targets)
-        app.state.services = Services(Brief(keys.check), targets, auto, Backend(upstream), decisions)
+        answers = Answers(asker, auto, targets)
+        app.state.services = Services(
+            Brief(keys.check), targets, auto, backend, Brief(mixtures.load), answers, decisions
+        )
         writer = asyncio.create_task(decisions.run())
         yield
         writer.cancel()

@@ -5,8 +5,7 @@ import logging
 
 from anyio import to_thread
 
-from moatelier.contracts import Event
-from serving.targets import Target
+from moatelier.contracts import Event, RouteDecision
 from store import events
 from store.feedback import ROUTE
 
@@ -27,13 +26,13 @@ class DecisionLog:
         self._dropped = 0
         self._writing = asyncio.Lock()
 
-    def note(self, project: str, target: Target, completion: str) -> None:
+    def note(self, project: str, decision: RouteDecision) -> None:
         """Record what answered a completion. Returns at once."""
         if len(self._waiting) >= WAITING:
             self._dropped += 1
             return
-        body = target.decision(completion).model_dump(mode="json")
-        self._waiting.append(Event(project=project, stream=STREAM, job=completion, kind=ROUTE, body=body))
+        body = decision.model_dump(mode="json")
+        self._waiting.append(Event(project=project, stream=STREAM, job=decision.completion, kind=ROUTE, body=body))
         self._news.set()
 
     async def run(self) -> None:

@@ -6,9 +6,11 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.decisions import DecisionLog
+from graphs.answering import Answers
 from serving.auto import Auto
 from serving.backend import Backend
 from serving.brief import Brief
+from serving.mixtures import Mixture
 from serving.targets import Target
 from store.keys import Key
 
@@ -22,6 +24,8 @@ class Services:
         targets: (project, model name) -> what answers under that name.
         auto: Chooses what answers a request to `auto`.
         backend: The engine.
+        mixtures: (project, recipe name) -> the recipe with what it names.
+        answers: Answers by recipes.
         decisions: Writes route decisions to the event log, behind the requests.
     """
 
@@ -29,6 +33,8 @@ class Services:
     targets: Brief[tuple[str, str], Target]
     auto: Auto
     backend: Backend
+    mixtures: Brief[tuple[str, str], Mixture]
+    answers: Answers
     decisions: DecisionLog
 
 

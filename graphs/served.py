@@ -4,6 +4,7 @@ What is certified is what people will get: the same engine, precision, prompts a
 """
 
 from collections.abc import Mapping, Sequence
+
 from tokenizers import Tokenizer
 
 from evals.held_out import Lengths, Question

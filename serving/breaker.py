@@ -38,8 +38,11 @@ class Breaker:
         return not self._failures and not self._trying
 
     @contextmanager
-    def guard(self) -> Iterator[None]:
+    def guard(self, counts: Callable[[MoatelierError], bool] = lambda error: error.status >= 500) -> Iterator[None]:
         """Around one call.
+
+        Args:
+            counts: Whether an error is a failure. Any other shows that there is life, like a success.
 
         Raises:
             UpstreamError: The circuit is open; the call is not made.
@@ -54,9 +57,9 @@ class Breaker:
         try:
             yield
         except MoatelierError as error:
-            if error.status >= 500:
+            if counts(error):
                 self.fail()
-            else:  # it refused: it lives
+            else:
                 self._failures, self._trying = 0, False
             raise
         except BaseException:

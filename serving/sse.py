@@ -34,7 +34,7 @@ async def bodies(chunks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
             continue
         try:
             body = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UpstreamError("The upstream's stream holds an event that is not JSON.") from error
         if not isinstance(body, dict):
             raise UpstreamError("The upstream's stream holds an event that is not a JSON object.")

@@ -1,7 +1,8 @@
 """Anything that speaks the OpenAI dialect: the embedded engine, a vLLM server, a hosted endpoint.
 
 Every call goes through the same four things: at most so many at once, a circuit breaker, a time limit, and another
-attempt where that is safe (`serving/retries.py`).
+attempt where that is safe (`serving/retries.py`). The breaker counts only that nobody can be reached: one of the many
+models behind an address may fail as often as it likes without silencing the others (`serving/asking.py` has theirs).
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from pydantic import SecretStr
 from moatelier.errors import MoatelierError, UpstreamError, UpstreamRefused
 from moatelier.loopback import is_loopback
 from serving.breaker import Breaker
+from serving.completions import clean
 from serving.retries import UNSENT, Again, Retries, after_s
 
 CONNECT_S = 5.0
@@ -37,7 +39,7 @@ class Upstream:
         key: Sent as a bearer token; never logged, never part of an error.
         timeout_s: Longest silence within an answer, also before its first byte.
         concurrency: Requests under way at once; further ones wait their turn. None does not limit them.
-        open_s: For so long it is left alone after five failures in a row.
+        open_s: For so long it is left alone when it could not be reached five times in a row.
         retries: How often it is asked again where that is safe.
     """
 
@@ -100,7 +102,6 @@ class Upstream:
                 async for part in answer.aiter_bytes():
                     yield part
             except httpx.HTTPError as error:
-                self.breaker.fail()
                 raise self._unreachable(error) from error
             finally:
                 await answer.aclose()
@@ -158,7 +159,7 @@ class Upstream:
         answer = await self._send(method, path, payload, headers)
         try:
             body = answer.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UpstreamError("The upstream's answer is not JSON.", where=self.url + path) from error
         if not isinstance(body, dict):
             raise UpstreamError("The upstream's answer is not a JSON object.", where=self.url + path)
@@ -188,35 +189,25 @@ class Upstream:
             MoatelierError: It failed, and may not.
         """
         try:
-            with self.breaker.guard():
+            with self.breaker.guard(counts=lambda error: isinstance(error.__cause__, UNSENT)):
                 answer = await self._answer(request, streamed=streamed)
         except UpstreamError as error:
             cause = error.__cause__
-            unsent = isinstance(cause, UNSENT) or (request.method == "GET" and isinstance(cause, httpx.HTTPError))
-            raise (Again(error) if unsent else error) from cause
+            safe = isinstance(cause, UNSENT) or (request.method == "GET" and isinstance(cause, httpx.HTTPError))
+            raise (Again(error) if safe else error) from cause
         if answer.status_code >= 400:
             wait = after_s(answer)
             raise self._error(answer) if wait is None else Again(self._error(answer), wait)
         return answer
 
     async def _answer(self, request: httpx.Request, *, streamed: bool) -> httpx.Response:
-        """What the upstream answers, also when it refuses.
-
-        Raises:
-            UpstreamError: Unreachable, too slow, or broken. Refusals that say when to come back are none of these.
-        """
+        """What the upstream answers, also when it refuses. Raises UpstreamError when it does not."""
         try:
             answer = await self._client.send(request, stream=streamed)
             if answer.status_code >= 400:
                 await answer.aread()
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
-        if (
-            answer.status_code >= 500
-            and after_s(answer) is None
-            and isinstance(told := self._error(answer), UpstreamError)
-        ):
-            raise told
         return answer
 
     def _unreachable(self, error: httpx.HTTPError) -> UpstreamError:
@@ -230,12 +221,12 @@ class Upstream:
         try:
             told = json.loads(answer.content)["error"]
             message, code, param = str(told["message"]), told.get("code"), told.get("param")
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             message, code, param = answer.text[:500] or answer.reason_phrase, None, None
         if code in _OURS:
-            return MoatelierError.from_dict({"code": code, "what": message, "where": param or ""})
+            return MoatelierError.from_dict({"code": code, "what": clean(message), "where": clean(str(param or ""))})
         kind = UpstreamRefused if answer.status_code in REFUSED else UpstreamError
-        return kind(f"The upstream answered {answer.status_code}: {message}", where=self.url)
+        return kind(f"The upstream answered {answer.status_code}: {clean(message)}", where=self.url)
 
 
 def _vector(given: str | list[float]) -> list[float]:

@@ -13,8 +13,8 @@ class RouteDecision(Contract):
 
     requested: str
     chosen: str
-    """Bundle digest, or a catalogue id for a base that was named; `base` when `auto` abstained."""
-    reason: Literal["exact", "alias", "base", "auto", "abstain"]
+    """Digest of a bundle or a recipe, or a catalogue id for a base that was named; `base` when `auto` abstained."""
+    reason: Literal["exact", "alias", "base", "auto", "abstain", "recipe"]
     """`auto` was routed, `abstain` went to the base because the router thought no adapter fit."""
     completion: str = ""
     region: str | None = None

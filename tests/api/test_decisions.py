@@ -27,9 +27,9 @@ def test_decisions_that_could_not_be_written_are_written_later(home: Path, monke
     async def scene() -> None:
         log = DecisionLog()
         for number in range(3):
-            log.note("default", TARGET, f"chatcmpl-{number}")
+            log.note("default", TARGET.decision(f"chatcmpl-{number}"))
         await log.flush()
-        log.note("default", TARGET, "chatcmpl-3")
+        log.note("default", TARGET.decision("chatcmpl-3"))
         await log.flush()
 
     asyncio.run(scene())

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moatelier.contracts import now
-from moatelier.errors import ModelUnavailable, UpstreamError
+from moatelier.errors import InvalidRequest, ModelUnavailable, UpstreamError, UpstreamRefused
 from serving.breaker import Breaker
 from serving.retries import Again, Retries, after_s
 from serving.upstream import Upstream
@@ -57,6 +57,15 @@ def test_a_breaker_opens_after_failures_in_a_row_and_closes_after_one_success() 
     assert breaker.fresh
     fail(breaker)
     assert not breaker.open
+
+
+def test_a_refusal_is_no_failure_unless_it_is_said_to_be() -> None:
+    breaker = Breaker("big", failures=1)
+    fail(breaker, InvalidRequest)
+    assert breaker.fresh
+    with pytest.raises(InvalidRequest), breaker.guard(counts=lambda error: True):
+        raise InvalidRequest("no")
+    assert breaker.open
 
 
 def test_a_trial_that_fails_keeps_it_open_and_one_that_is_cancelled_does_not_count() -> None:
@@ -251,33 +260,40 @@ async def _say_ok(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     writer.close()
 
 
-def test_an_upstream_that_keeps_failing_is_left_alone_and_tried_again() -> None:
+def test_an_upstream_that_cannot_be_reached_is_left_alone_and_tried_again() -> None:
+    with answering(lambda number: OK) as (url, _):
+        pass
+    port = int(url.rsplit(":", 1)[1])
+
     async def scene(upstream: Upstream) -> None:
-        for _ in range(5):
-            with pytest.raises(UpstreamError, match="answered 500"):
+        for _ in range(2):  # of three attempts each
+            with pytest.raises(UpstreamError):
                 await upstream.chat({"model": "m"})
         for call in (upstream.chat({"model": "m"}), drain(upstream)):
             with pytest.raises(UpstreamError, match="5 times in a row"):
                 await call
-        assert len(asked) == 5
-        await asyncio.sleep(0.25)
-        assert await upstream.chat({"model": "m"}) == {"id": "x"}
+        async with await asyncio.start_server(_say_ok, "127.0.0.1", port):
+            with pytest.raises(UpstreamError, match="5 times in a row"):
+                await upstream.chat({"model": "m"})
+            await asyncio.sleep(0.25)
+            assert await upstream.chat({"model": "m"}) == {"id": "x"}
         assert upstream.breaker.fresh
 
-    with answering(lambda number: (500, {}, b"{}") if number < 6 else OK) as (url, asked):
-        play(url, scene, open_s=0.2)
+    play(url, scene, open_s=0.2)
 
 
 @pytest.mark.parametrize(
     "answer",
     [
+        (500, {}, b"{}"),
         (400, {}, b"{}"),
         (404, {}, b"{}"),
         (429, {"retry-after": "900"}, b"{}"),
         (503, {}, b'{"error": {"message": "Pull it.", "code": "model_unavailable"}}'),
+        None,
     ],
 )
-def test_an_upstream_that_refuses_is_alive(answer: Answer) -> None:
+def test_an_upstream_that_answers_badly_is_not_silenced_for_its_other_models(answer: Answer | None) -> None:
     async def scene(upstream: Upstream) -> None:
         for _ in range(8):
             with pytest.raises((UpstreamError, ModelUnavailable)):
@@ -287,6 +303,14 @@ def test_an_upstream_that_refuses_is_alive(answer: Answer) -> None:
     with answering(lambda number: answer) as (url, asked):
         play(url, scene)
     assert len(asked) == 8
+
+
+@pytest.mark.parametrize("call", ASKING)
+def test_what_is_the_requests_fault_is_told_apart(call: str) -> None:
+    with answering(lambda number: (400, {}, b'{"error": {"message": "Too long."}}')) as (url, _):
+        with pytest.raises(UpstreamRefused, match="Too long") as caught:
+            play(url, ASKING[call])
+    assert caught.value.status == 400
 
 
 @pytest.mark.parametrize("call", ASKING)

@@ -11,7 +11,9 @@ from sse_starlette import EventSourceResponse
 from api.auth import Project
 from api.bodies import Body, unless_gone
 from api.errors import envelope_of
+from api.routes.openai import mixtures
 from api.services import Services, Shared
+from moatelier.contracts.recipes import PREFIX
 from moatelier.errors import InvalidRequest, MoatelierError
 from serving import sse
 from serving.auto import AUTO
@@ -23,13 +25,15 @@ router = APIRouter()
 @router.post("/v1/chat/completions")
 async def complete(request: Request, project: Project, shared: Shared, body: Body) -> Response:
     """One chat completion, whole or as a stream."""
+    if _model(body).startswith(PREFIX):
+        return await mixtures.complete(request, project, shared, body)
     target = await _target(shared, project, body)
     payload = {**body, "model": target.served}
     if not body.get("stream"):
         answer = await unless_gone(request, shared.backend.chat(payload, target))
         _label(answer, target)
         answer |= target.told
-        shared.decisions.note(project, target, str(answer.get("id", "")))
+        shared.decisions.note(project, target.decision(str(answer.get("id", ""))))
         return JSONResponse(answer, headers=target.headers)
     chunks = await unless_gone(request, shared.backend.stream(payload, target))
     events = _relabelled(chunks, target, partial(_note_once, shared, project, target, set()))
@@ -37,7 +41,7 @@ async def complete(request: Request, project: Project, shared: Shared, body: Bod
 
 
 async def _target(shared: Services, project: str, body: dict[str, Any]) -> Target:
-    model = _model(body)
+    model = body["model"]
     return await (
         shared.auto.target(project, body["messages"]) if model == AUTO else shared.targets.get((project, model))
     )
@@ -64,7 +68,7 @@ def _label(answer: dict[str, Any], target: Target) -> None:
 def _note_once(shared: Services, project: str, target: Target, noted: set[str], completion: str) -> None:
     if not noted:
         noted.add(completion)
-        shared.decisions.note(project, target, completion)
+        shared.decisions.note(project, target.decision(completion))
 
 
 async def _relabelled(

@@ -1,4 +1,4 @@
-"""`/v1/models`: the base, the project's adapters, and the aliases that point at them."""
+"""`/v1/models`: the base, the project's adapters, the aliases that point at them, and recipes that are live."""
 
 from typing import Any
 
@@ -6,10 +6,12 @@ from fastapi import APIRouter
 
 from api.auth import Project
 from api.services import Shared
+from moatelier.contracts.recipes import PREFIX
 from moatelier.settings import settings
+from serving import mixtures
 from serving.auto import AUTO, no_adapters
 from serving.targets import resolve
-from store import adapters
+from store import adapters, recipes
 
 router = APIRouter()
 OWNER = "moatelier"
@@ -24,6 +26,11 @@ def _of(record: adapters.AdapterRecord, name: str) -> dict[str, Any]:
     return _model(name, root=record.model_id, parent=record.base, created=created)
 
 
+def _mixture(stored: recipes.StoredRecipe) -> dict[str, Any]:
+    name = PREFIX + stored.name
+    return _model(name, root=name, parent=settings().base, created=int(stored.created_at.timestamp()))
+
+
 @router.get("/v1/models")
 def list_models(project: Project, shared: Shared) -> dict[str, Any]:
     """All names a request may use as `model`; `root` is what the name stands for, `parent` its base."""
@@ -31,6 +38,9 @@ def list_models(project: Project, shared: Shared) -> dict[str, Any]:
     data = [_model(base, root=base, parent=None)]
     if shared.auto.offered(project):
         data.append(_model(AUTO, root=AUTO, parent=base))
+    for stored in recipes.list_recipes(project):
+        if stored.state == "live":
+            data.append(_mixture(stored))
     for record in adapters.list_adapters(project):
         data += [_of(record, name) for name in (record.model_id, *record.aliases)]
     return {"object": "list", "data": data, "has_more": False}
@@ -38,11 +48,15 @@ def list_models(project: Project, shared: Shared) -> dict[str, Any]:
 
 @router.get("/v1/models/{model:path}")
 def get_model(model: str, project: Project, shared: Shared) -> dict[str, Any]:
-    """One model by its id, digest or alias; `auto` once an adapter has joined it."""
+    """One model by its id, digest or alias; `auto` once an adapter has joined it; a live recipe."""
     if model == AUTO:
         if not shared.auto.offered(project):
             raise no_adapters()
         return _model(AUTO, root=AUTO, parent=settings().base)
+    if model.startswith(PREFIX):
+        mixture = mixtures.load((project, model))
+        mixture.need_live()
+        return _mixture(mixture.stored)
     target = resolve((project, model))
     if target.digest is None:
         return _model(model, root=target.model, parent=None)
