@@ -17,7 +17,7 @@ from graphs.answering import answering
 from graphs.outcomes import singles
 from graphs.questions import ask_all
 from graphs.recipes import proposers
-from graphs.served import Served, engine_url, loaded, rehearsal, token_lengths
+from graphs.served import Served, engine_url, loaded, token_lengths
 from moatelier.contracts import CandidatesResult, CandidatesSpec, Recipe
 from moatelier.contracts.recipes import Synthesis, Vote
 from moatelier.errors import DataError, MoatelierError, UpstreamError
@@ -52,7 +52,7 @@ async def make(spec: CandidatesSpec, job: Job) -> CandidatesResult:
     asked = open_questions(spec.datasets, "dev", spec.seen, spec.rows, token_lengths())
     async with answering(engine_url()) as answers:
         models = Served(spec.project, mixture, answers, proposers(spec.project, whole.recipe))
-        await models.rehearse(rehearsal([]), singles(whole.recipe, models.label))
+        await models.rehearse(asked.questions[0], singles(whole.recipe, models.label))
 
         async def ask(question: Question) -> Any:
             try:

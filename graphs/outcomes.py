@@ -157,15 +157,16 @@ def _answered(trace: Trace | None, failure: str) -> dict[str, Any]:
     return asdict(Given(trace.text, tokens, trace.milliseconds / 1000))
 
 
-def _plain(given: Mapping[str, Given]) -> dict[str, Any]:
-    return {name: asdict(one) for name, one in given.items()}
+def _plain(answers: Mapping[str, Given]) -> list[list[Any]]:
+    """Pairs: the order counts, and kept JSON sorts the keys of an object."""
+    return [[name, asdict(one)] for name, one in answers.items()]
 
 
 def outcome(question: Question, answered: Mapping[str, Any]) -> Outcome:
     """The row of the table, from what `Panel.ask` gave."""
 
     def all_of(field: str) -> dict[str, Given]:
-        return {name: Given(**one) for name, one in answered[field].items()}
+        return {name: Given(**one) for name, one in answered[field]}
 
     return Outcome(
         id=question.id,

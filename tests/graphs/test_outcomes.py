@@ -69,7 +69,7 @@ def ask(models: Models) -> dict[str, Any]:
 
 
 def texts(answered: dict[str, Any], field: str) -> dict[str, str]:
-    return {name: one["error"] or one["text"] for name, one in answered[field].items()}
+    return {name: one["error"] or one["text"] for name, one in answered[field]}
 
 
 def test_a_greedy_proposal_is_its_models_answer_alone() -> None:
@@ -91,7 +91,7 @@ def test_samples_are_proposals_and_their_model_is_asked_alone() -> None:
     models = Models(recipe({"base": True, "samples": 3, "temperature": 0.8}))
     answered = ask(models)
     assert texts(answered, "singles") == {"base": "base!"} and models.asked == ["base"]
-    assert list(answered["proposals"]) == ["base 1", "base 2", "base 3"] and answered["routed"] is None
+    assert [name for name, _ in answered["proposals"]] == ["base 1", "base 2", "base 3"] and answered["routed"] is None
 
 
 def test_who_came_too_late_in_the_recipe_is_asked_alone_and_missing_among_the_proposals() -> None:
