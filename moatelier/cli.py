@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from moatelier import __version__
 from moatelier.errors import DataError, InvalidRequest, MoatelierError
 from moatelier.moa import moa_app
-from moatelier.options import Json, Yes, service
+from moatelier.options import NOT_REACHED, Json, Yes, service
 
 
 class TaskGroup(TyperGroup):
@@ -127,9 +127,13 @@ def task_cancel(task: str, as_json: Json = False) -> None:
 def task_watch(task: str, as_json: Json = False) -> None:
     """Follow a task from its first event to its end."""
     from moatelier import streams
+    from moatelier.journey import recipe_task
 
     with service() as client:
-        thread = client.call("GET", f"/tasks/{task}")["conversation"]
+        found = client.call("GET", f"/tasks/{task}")
+        thread = found["conversation"]
+        if thread == found["thread"]:  # a recipe's: it has no conversation, and asks nobody anything
+            raise typer.Exit(0 if recipe_task(client, task, as_json)["status"] == "reached" else NOT_REACHED)
         _follow(client, thread, streams.watch(client, task, thread), yes=False, as_json=as_json)
 
 

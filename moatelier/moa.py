@@ -5,11 +5,11 @@ Exit status: 0 done, or live after an evaluation; 1 an error; 3 evaluated, and n
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from moatelier.errors import DataError, MoatelierError
+from moatelier.errors import DataError
 from moatelier.options import NOT_REACHED, Json, Yes, service
 
 moa_app = typer.Typer(help="Recipes that ask several models and make one answer of theirs.", no_args_is_help=True)
@@ -29,7 +29,10 @@ def add(
     """Add a recipe, as a draft: it answers when an evaluation has shown that it is worth its calls."""
     if not file.is_file():
         raise DataError("There is no such file.", where=str(file), remedy="Check the path.")
-    text = file.read_text(encoding="utf-8")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError("The file is not UTF-8.", where=str(file), remedy="Save it as UTF-8.") from error
     with service() as client:
         kept = client.call("POST", "/v1/moa", json={"yaml": text})
     name = kept["name"]
@@ -69,10 +72,12 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a recipe on held-out rows; it goes live if its gain over routing to one is shown, else off."""
+    from moatelier.journey import recipe_task
+
     asked = {"rows": rows, "datasets": dataset or [], "split": "select" if select else "test"}
     with service() as client:
         task = client.call("POST", f"/v1/moa/{name}/evaluations", json=asked)
-        ended = _follow(client, task["id"], as_json)
+        ended = recipe_task(client, task["id"], as_json)
     raise typer.Exit(0 if ended["status"] == "reached" else NOT_REACHED)
 
 
@@ -89,16 +94,16 @@ def train_aggregator(
 ) -> None:
     """Train an adapter that makes one answer of the proposers': rows from dev rows, then an ordinary task."""
     from moatelier import streams
-    from moatelier.journey import follow
+    from moatelier.journey import follow, recipe_task
 
     with service() as client:
         asked = {"rows": rows, "datasets": dataset or []}
         task = client.call("POST", f"/v1/moa/{name}/candidates", json=asked)
-        made = _follow(client, task["id"], as_json)
+        made = recipe_task(client, task["id"], as_json)
         if not as_json:
             typer.echo(f"{made['rows']} rows; on {made['solvable']:.1%} of them some proposal is right")
         thread = client.call("POST", "/threads", json={})["thread_id"]
-        words = f"Train a chat model from the messages, {goal}, call it {name}-aggregator."
+        words = f"Train a chat model, {goal}, group rows by group, call it {name}-aggregator."
         said = {"messages": [{"role": "user", "content": words}], "files": {"train": made["file"]}}
         stream = streams.run(client, thread, input=said)
         status = follow(client, thread, stream, yes=yes, as_json=as_json)
@@ -111,22 +116,3 @@ def disable(name: Name, as_json: Json = False) -> None:
     with service() as client:
         kept = client.call("POST", f"/v1/moa/{name}/disable", json={})
     typer.echo(json.dumps(kept) if as_json else f"{name} is {kept['state']}")
-
-
-def _follow(client: Any, task: str, as_json: bool) -> dict[str, Any]:
-    """Tell a recipe's task from its first event to its end; what came of it.
-
-    Raises:
-        MoatelierError: Why it failed.
-    """
-    from moatelier import streams
-    from moatelier.show import Teller
-
-    with Teller(as_json) as teller:
-        for _, _, data in streams.watch(client, task, thread=""):
-            if isinstance(data, dict) and "kind" in data and data["kind"] != "error":
-                teller.tell(data["kind"], data["step"], data["body"])
-    ended = client.call("GET", f"/tasks/{task}")
-    if ended["error"]:
-        raise MoatelierError.from_dict(ended["error"])
-    return {"status": ended["status"], **(ended["result"] or {})}

@@ -177,18 +177,17 @@ def mixture_table(recipe: str, table: dict[str, Any], looks: list[dict[str, Any]
     """A recipe beside its proposers, routing to one, a vote and the oracle; then the figures that are no rates."""
     looked = ", ".join(f"look {look['number']} of {look['allowed']}" for look in looks)
     title = f"{recipe} on {table['rows']} held-out rows{f' ({looked})' if looked else ''}"
-    shown = Table("", "right", "low", "high", "tokens", "s", "right/1,000 tokens", "right/s", title=title)
-    shown.title_justify = "left"
-    routed = "the router's choice" if table["routed_by"] == "router" else "the best single, in hindsight"
-    lines = [(line["subject"], line) for line in table["singles"]]
-    lines += [("mean of them", table["mean_single"]), ("best of them", table["best_single"])]
-    lines += [(f"routing to one: {routed}", table["routed"]), ("majority vote", table["vote"])]
-    lines += [(f"the recipe, {recipe}", table["recipe"]), ("oracle: any proposal is right", table["oracle"])]
-    for told, line in lines:
-        rates = (f"{line['right'][key]:.1%}" for key in ("point", "low", "high"))
+    shown = Table(
+        "", "right", "95 %", "tokens", "s", "right/1,000 tokens", "right/s", title=title, title_justify="left"
+    )
+    for told, line in (*((line["subject"], line) for line in table["singles"]), *((n, table[n]) for n in BESIDE)):
+        right = line["right"]
+        interval = f"{100 * right['low']:.1f}-{100 * right['high']:.1f}"
         price = (f"{line[key]:.{digits}f}" for key, digits in PRICE)
-        shown.add_row(escape(told), *rates, *price)
+        shown.add_row(escape(told.replace("_", " ")), f"{right['point']:.1%}", interval, *price)
     console.print(shown)
+    routed = "the router's choice" if table["routed_by"] == "router" else f"{table['gain']['other']}, best in hindsight"
+    console.print(f"  {'routed stands for':<33} {escape(routed)}")
     gain, mean = table["gain"]["difference"], table["gain_over_mean"]
     figures = {
         "gain over routing to one": f"{_points(gain)}, claimed {100 * gain['claim_low']:+.1f}",
@@ -205,6 +204,7 @@ def mixture_table(recipe: str, table: dict[str, Any], looks: list[dict[str, Any]
         console.print(f"  [yellow]failed[/] {escape(subject)}: {count} rows, counted as wrong")
 
 
+BESIDE = ("mean_single", "best_single", "routed", "vote", "recipe", "oracle")
 PRICE = (("tokens", 0), ("seconds", 2), ("per_1000_tokens", 2), ("per_second", 2))
 
 
