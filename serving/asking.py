@@ -28,6 +28,8 @@ TRAIL = "x-moatelier-recipes"
 OURS = frozenset({"top_k", "deadline_s", "prompt_logprobs"})
 """Fields that hosted endpoints refuse."""
 OPEN_S = 10.0
+MOST_BREAKERS = 2000
+"""Models whose failures are counted; beyond that those without any are forgotten."""
 
 
 @dataclass(frozen=True)
@@ -82,21 +84,22 @@ class Asker:
         begun = time.perf_counter()
         told = Proposal(layer=call.layer, place=call.place, model=call.label, adapter=call.adapter, prior=call.prior)
         heard: list[str] = []
-        breaker = self._breakers.setdefault(call.label, Breaker(call.label, open_s=OPEN_S))
         try:
-            with breaker.guard():
+            with self._breaker(call.label).guard():
                 said = await self._said(call, messages, question, _both(heard, say))
             found: dict[str, Any] = dict(vars(said))
         except MoatelierError as error:
             found = {"error": error.code, "reason": str(error), "text": "".join(heard)}
-        finally:
-            if breaker.fresh:
-                self._breakers.pop(call.label, None)
         return told.model_copy(update=found | {"milliseconds": round(1000 * (time.perf_counter() - begun), 2)})
 
     def late(self, call: Call) -> None:
         """Its layer went on without it: that counts as a failure."""
-        self._breakers.setdefault(call.label, Breaker(call.label, open_s=OPEN_S)).fail()
+        self._breaker(call.label).fail()
+
+    def _breaker(self, label: str) -> Breaker:
+        if label not in self._breakers and len(self._breakers) >= MOST_BREAKERS:
+            self._breakers = {known: kept for known, kept in self._breakers.items() if not kept.fresh}
+        return self._breakers.setdefault(label, Breaker(label, open_s=OPEN_S))
 
     async def _said(
         self, call: Call, messages: Messages, question: Question, say: Callable[[str], None] | None

@@ -66,6 +66,10 @@ def seal(project: str, recipe: Recipe) -> Recipe:
     _check_loops(project, recipe)
     for voice in recipe.voices:
         _check_upstream(voice)
+    return _sealed_all(project, recipe)
+
+
+def _sealed_all(project: str, recipe: Recipe) -> Recipe:
     layers = [
         layer.model_copy(update={"proposers": tuple(_sealed(project, proposer) for proposer in layer.proposers)})
         for layer in recipe.layers

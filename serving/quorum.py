@@ -7,7 +7,7 @@ from typing import Any
 
 from moatelier.contracts import Layer, Proposal
 
-LEAST_PATIENCE_S = 0.05
+LEAST_PATIENCE_S = 0.25
 """The rest have at least so long after the quorum, however quick it was."""
 
 

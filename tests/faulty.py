@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 FAULTS = ("killed", "hung", "slow", "babble", "junk", "empty", "down", "cut")
-SLOW_S = 1.0
+SLOW_S = 8.0
 
 
 class Models:
@@ -20,9 +20,12 @@ class Models:
     def __init__(self, answer: str = "parcel", likelihood: float = -0.1) -> None:
         self.answer, self.likelihood = answer, likelihood
         self.asked: list[dict[str, Any]] = []
+        self.ending = asyncio.Event()
+        self._open: dict[asyncio.Task[None] | None, asyncio.StreamWriter] = {}
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
+        self._open[asyncio.current_task()] = writer
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
@@ -32,13 +35,27 @@ class Models:
                 if not await self._answer(body, writer):
                     break
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        del self._open[asyncio.current_task()]
+
+    async def end(self) -> None:
+        """Close what is open; whoever hangs is woken."""
+        self.ending.set()
+        for writer in self._open.values():
+            writer.close()
+        await asyncio.gather(*(task for task in self._open if task))
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.ending.wait(), seconds)
 
     async def _answer(self, body: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
         kind = str(body["model"]).split("-")[0]
         if kind == "hung":
-            await asyncio.sleep(3600)
+            await self._pause(3600)
         if kind == "slow":
-            await asyncio.sleep(SLOW_S)
+            await self._pause(SLOW_S)
         if kind == "killed":
             return False
         if kind == "down":
@@ -74,3 +91,4 @@ async def serving(models: Models) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
+        await models.end()

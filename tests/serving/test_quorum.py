@@ -37,8 +37,8 @@ def test_without_trouble_everybody_is_heard() -> None:
 
 
 def test_once_the_quorum_is_there_the_rest_have_as_long_again() -> None:
-    found, seconds = asyncio.run(race(0.1, 0.1, 0.16, None, quorum=2))
-    assert found == ["yes", "yes", "yes", "late"] and 0.18 < seconds < 0.35
+    found, seconds = asyncio.run(race(0.3, 0.3, 0.45, None, quorum=2))
+    assert found == ["yes", "yes", "yes", "late"] and 0.58 < seconds < 1.2
 
 
 def test_a_quick_quorum_leaves_the_rest_a_moment() -> None:
