@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 console = Console(highlight=False)
 SHOWN = ("kind", "columns", "goal", "budget", "method", "base", "private", "too_long", "modality")
@@ -177,9 +177,9 @@ def mixture_table(recipe: str, table: dict[str, Any], looks: list[dict[str, Any]
     """A recipe beside its proposers, routing to one, a vote and the oracle; then the figures that are no rates."""
     looked = ", ".join(f"look {look['number']} of {look['allowed']}" for look in looks)
     title = f"{recipe} on {table['rows']} held-out rows{f' ({looked})' if looked else ''}"
-    shown = Table(
-        "", "right", "95 %", "tokens", "s", "right/1,000 tokens", "right/s", title=title, title_justify="left"
-    )
+    shown = Table(Column(overflow="fold"), title=title, title_justify="left")
+    for heading in ("right", "95 %", "tokens", "s", "right/1k tok", "right/s"):
+        shown.add_column(heading, no_wrap=True)
     for told, line in (*((line["subject"], line) for line in table["singles"]), *((n, table[n]) for n in BESIDE)):
         right = line["right"]
         interval = f"{100 * right['low']:.1f}-{100 * right['high']:.1f}"
