@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from moatelier.contracts import read_recipe
 from moatelier.errors import InvalidRequest, NotFound, UpstreamError
 from store import adapters, recipes
 from tests.graphs.conftest import FakeJobs
 from tests.graphs.planted import adapter, dataset
 from tests.moatelier.conftest import Command
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 PANEL = """\
 name: panel
 layers:
@@ -111,3 +113,9 @@ def test_the_plan_of_an_aggregator_is_approved_by_a_person(command: Command, pan
     asked = command("moa", "train-aggregator", "panel", "--goal", "at least 70% exact match")
     assert asked.exit_code == 2 and "moatelier task answer" in asked.output and "70.0%" in asked.output
     assert "train" not in [kind for kind, _ in jobs.ran]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "examples" / "recipes").glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_examples_are_recipes(file: Path) -> None:
+    recipe = read_recipe(file.read_text(encoding="utf-8"))
+    assert recipe.summary and recipe.layers
