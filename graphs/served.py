@@ -4,6 +4,7 @@ What is certified is what people will get: the same engine, precision, prompts a
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from tokenizers import Tokenizer
 
@@ -12,11 +13,12 @@ from evals.mixture import Given
 from evals.rows import EvalRow
 from graphs.answering import Answers
 from graphs.outcomes import given
-from moatelier.contracts import Trace, Voice
+from moatelier.contracts import Proposal, Trace, Voice
 from moatelier.errors import Conflict, InvalidRequest, MoatelierError, UpstreamError
 from moatelier.settings import settings
 from modalities import catalogue
 from serving import asking, mixtures, roster
+from serving.completions import EMPTY
 from serving.mixtures import Mixture
 from serving.moa import Call
 from serving.prompts import Messages
@@ -80,13 +82,22 @@ class Served:
         return await self._answers.answer(self._mixture, question.messages, {"max_tokens": question.max_tokens})
 
     async def alone(self, voice: Voice, question: Question) -> Given:
-        """One model's greedy answer; a failure is told in it."""
+        """One model's greedy answer; a failure is told in it. To say nothing is an answer, and a wrong one."""
+        proposal = await self._ask(voice, question)
+        answer = given(proposal)
+        return replace(answer, error="") if EMPTY in proposal.reason else answer
+
+    async def _ask(self, voice: Voice, question: Question) -> Proposal:
         asked = asking.Question({"max_tokens": question.max_tokens}, False, (), _no_recipe)
+        label = self.label(voice)
         try:
             call = await self._call(voice)
         except MoatelierError as error:
-            return Given("", error=error.code)
-        return given(await self._answers.asker.ask(call, [dict(turn) for turn in question.messages], asked))
+            return Proposal(layer=0, place=0, model=label, error=error.code, reason=str(error))
+        # A breaker of its own for each question: what a model alone fails at must not silence it in the recipe, nor
+        # may a few failures decide about the rows that follow.
+        call = replace(call, label=f"{label} {question.id}")
+        return await self._answers.asker.ask(call, [dict(turn) for turn in question.messages], asked)
 
     async def _call(self, voice: Voice) -> Call:
         sampling = {

@@ -30,12 +30,13 @@ Says = Callable[[str, str], str]
 
 @dataclass
 class Engine:
-    """Answers as planted; remembers what it was asked. `down` refuses everything."""
+    """Answers as planted; remembers what it was asked. `down` refuses everything, `refuses` one adapter's questions."""
 
     says: Says
     asked: list[dict[str, Any]] = field(default_factory=list)
     loaded: set[str] = field(default_factory=set)
     down: bool = False
+    refuses: str = "nobody"
     down_after: int | None = None
 
     def app(self) -> FastAPI:
@@ -45,7 +46,11 @@ class Engine:
         @app.post("/v1/chat/completions")
         async def chat(request: Request) -> JSONResponse:
             body = await request.json()
-            if self.down or (self.down_after is not None and len(self.asked) >= self.down_after):
+            if (
+                body["model"].startswith(self.refuses)
+                or self.down
+                or (self.down_after is not None and len(self.asked) >= self.down_after)
+            ):
                 return JSONResponse({"error": {"message": "down", "code": None}}, status_code=500)
             self.asked.append(body)
             name = str(body["model"]).partition("@")[0]

@@ -1,6 +1,9 @@
 """A recipe measured through a real client on an engine with planted answers: who is asked, and what is looked at."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +11,7 @@ from typing import Any
 import pytest
 
 from evals.rows import SPARE_TOKENS
-from graphs import candidates, held_out
+from graphs import candidates, held_out, processes
 from graphs.served import token_lengths
 from moatelier.contracts import CandidatesResult, CandidatesSpec, MixtureResult
 from moatelier.errors import Cancelled, Conflict, DataError, LooksExhausted, NotFound, UpstreamError
@@ -107,13 +110,20 @@ def test_select_rows_cost_no_look(measure: Measure, desk: str) -> None:
 
 
 def test_no_look_is_taken_when_a_model_does_not_answer(measure: Measure, engine: Engine, desk: str) -> None:
-    engine.says = lambda model, said: "" if model == "two" else thirds(model, said)
+    engine.refuses = "two"
     with pytest.raises(UpstreamError, match="no look was taken"):
         measure()
     engine.down = True
     with pytest.raises(UpstreamError):
         measure()
     assert looks.looks_taken("default", datasets.get_card(desk).locked) == 0
+
+
+def test_to_say_nothing_is_a_wrong_answer_not_a_failure(measure: Measure, engine: Engine) -> None:
+    engine.says = lambda model, said: "" if model == "two" else thirds(model, said)
+    table = measure().table
+    assert table.singles[1].right.point == 0.0 and table.failed == {}
+    assert table.recipe.right.point == pytest.approx(0.8), "of two that differ the first one counts"
 
 
 def test_an_engine_that_dies_on_the_way_decides_nothing(measure: Measure, engine: Engine) -> None:
@@ -172,6 +182,29 @@ def test_layers_that_read_each_other_can_be_measured(measure: Measure, engine: E
     engine.says = lambda model, said: "" if model == "base" else thirds(model, said)
     table = measure(text, task="task-8").table
     assert table.instead == 60, "an aggregator that fails is told: something else was measured"
+
+
+def test_the_job_is_a_process_of_its_own(desk: str, engine: Engine, tmp_path: Path) -> None:
+    """As the worker starts it: the engine is found by the settings, the result and the progress are in the folder."""
+    file = tmp_path / "spec.json"
+    file.write_text(json.dumps(spec(add(PANEL), desk, split="select")))
+    port = held_out.engine_url().rpartition(":")[2]
+    command = [
+        sys.executable,
+        "-m",
+        processes.MODULES["mixture"],
+        "--spec",
+        str(file),
+        "--folder",
+        str(tmp_path / "out"),
+    ]
+    env = {**os.environ, "MOATELIER_ENGINE_PORT": port}
+    done = subprocess.run([*command, "--quiet"], env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found = MixtureResult.model_validate_json((tmp_path / "out" / "result.json").read_text())
+    assert found.table.rows == 30 and found.looks == ()
+    events = [json.loads(line) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]
+    assert events[-1]["body"] == {"phase": "mixture", "done": 30, "rows": 30, "seconds_left": 0.0}
 
 
 # ---------------------------------------------------------------- candidates
