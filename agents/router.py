@@ -76,6 +76,8 @@ def _why_not(evidence: RouterEvidence) -> str:
     built = evidence.built
     if not evidence.promoted:
         return "The gate did not promote it."
+    if evidence.successor:
+        return f"{evidence.successor[:8]} has taken its place."
     if built.rows < LEAST_ROWS:
         return f"{built.rows} training rows are too few to know its domain by ({LEAST_ROWS} are needed)."
     if built.held_out_rows < LEAST_HELD_OUT:

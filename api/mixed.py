@@ -6,7 +6,6 @@ about the recipe stands in the field `moatelier`, which other clients ignore.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +24,7 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
     # Each would change the answer; what it may be nevertheless, because it changes nothing.
     "n": (None, 1),
     **dict.fromkeys(LOGPROBS, (None, False)),
-    **dict.fromkeys(("tools", "functions", "ensemble"), (None, [])),
+    **dict.fromkeys(("tools", "functions"), (None, [])),
     **dict.fromkeys(("tool_choice", "function_call"), (None, "none", "auto")),
     "audio": (None,),
 }
@@ -114,7 +113,13 @@ async def stream(frame: Frame, answer: Answer, *, include_usage: bool) -> AsyncI
     """
     news: asyncio.Queue[dict[str, Any] | str | None] = asyncio.Queue()
     task = asyncio.ensure_future(answer(news.put_nowait, news.put_nowait))
-    task.add_done_callback(lambda _: news.put_nowait(None))
+
+    def ended(done: asyncio.Future[Trace]) -> None:
+        if not done.cancelled():
+            done.exception()  # seen, also when nobody is there to hear of it
+        news.put_nowait(None)
+
+    task.add_done_callback(ended)
     blank = {"usage": None} if include_usage else {}
     spoken = False
     try:
@@ -135,6 +140,6 @@ async def stream(frame: Frame, answer: Answer, *, include_usage: bool) -> AsyncI
     except MoatelierError as error:
         yield sse.event(envelope_of(error))
     finally:
+        # Not awaited: whoever closes us cancels every wait again and again, and the graph, cancelled a second time
+        # while it stops its nodes, would leave them running.
         task.cancel()
-        with suppress(asyncio.CancelledError, MoatelierError):
-            await task

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from evals.rows import EvalRow
-from modalities.text.template import Encoded, encode_row
+from modalities.text.template import encode_row
 from serving.engine import TextEngine
-from training.loss import frozen_head_loss
 
 LOSS_ROWS = 64
 """A whole row goes through all layers for a handful of trained tokens, so a fixed part of a large split must do."""
@@ -30,14 +29,7 @@ def mean_loss(engine: TextEngine, rows: Sequence[EvalRow], *, adapter: str | Non
     fitting = [row for row in encoded if len(row.ids) <= engine.context and any(row.trained)]
     if not fitting:
         return None
-    with engine.using(adapter):
-        total = sum(_row_loss(engine, row) for row in fitting)
-    return total / sum(sum(row.trained) for row in fitting)
-
-
-def _row_loss(engine: TextEngine, row: Encoded) -> float:
-    model = engine.base.model
-    ids = engine.base.tokenizer.pad({"input_ids": [row.ids]}, return_tensors="pt")["input_ids"].to(engine.device)
-    places = ids.new_tensor([place for place, trained in enumerate(row.trained) if trained])
-    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0]
-    return float(frozen_head_loss(hidden[places - 1], ids[0, places], model.get_output_embeddings()))
+    total = 0.0
+    for row, told in zip(fitting, engine.score([row.ids for row in fitting], adapter=adapter), strict=True):
+        total -= sum(logprob for logprob, trained in zip(told, row.trained[1:], strict=True) if trained)
+    return total / sum(sum(row.trained[1:]) for row in fitting)

@@ -131,6 +131,7 @@ def card(tried: Trial, profiles: Sequence[RouterProfile], adapter: str, *, seed:
     return RouterCard(
         adapter=adapter,
         adapters=tried.adapters,
+        embedding_digest=profiles[0].embedding_digest,
         rows=len(chosen),
         out_rows=len(far) + len(near),
         ours=_rate(ours),

@@ -27,6 +27,7 @@ from moatelier.contracts import (
     SplitName,
 )
 from moatelier.errors import IntegrityError, NotFound
+from moatelier.faults import fault_point
 from moatelier.job import Job, main
 from modalities import catalogue, embedding
 from modalities.bundle import bundle_folder, read_manifest
@@ -74,11 +75,13 @@ def enter(spec: RoutingSpec, job: Job) -> RoutingResult:
             continue
         profiles[source.adapter], held_out[source.adapter] = made, rows
         built[source.adapter] = artifacts.put_json(made), artifacts.put_json(rows)
+        fault_point("routing.running")
         job.emit("progress", done, phase="profile", done=done, total=len(spec.build), adapter=source.adapter)
     everyone = [made for made in profiles.values() if made.embedding_digest == digest]
     tried = router_card.trial(everyone, held_out, embed(SENTENCES))
     card = router_card.card(tried, everyone, spec.candidate, seed=spec.seed)
     artifacts.put_json(card)
+    fault_point("routing.written")
     first = sorted(built, key=lambda adapter: adapter != spec.candidate)
     return RoutingResult(
         built=tuple(_told(tried, profiles[name], held_out[name], *built[name]) for name in first), card=card

@@ -12,6 +12,7 @@ from moatelier.contracts import DataProfile, DatasetCard, Question, TaskPlan
 from moatelier.errors import DataError
 from moatelier.settings import settings
 from modalities.text import data
+from modalities.text.config import TEXT
 from store import artifacts, datasets
 
 DEFAULT_TRIALS = 3
@@ -52,7 +53,7 @@ def plan_inputs(state: LifecycleState) -> dict[str, Any]:
 def defaults() -> Defaults:
     """What this service does when a person says nothing, and what it offers."""
     # Only the base that the engine serves: an adapter on another would be certified and then not be served.
-    return Defaults(base=settings().base, trials=DEFAULT_TRIALS, seconds=DEFAULT_BUDGET_S)
+    return Defaults(base=settings().base, trials=DEFAULT_TRIALS, seconds=DEFAULT_BUDGET_S, methods=TEXT.methods)
 
 
 def with_locked_note(state: LifecycleState, plan: TaskPlan) -> TaskPlan:

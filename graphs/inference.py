@@ -74,7 +74,7 @@ async def route(state: State, runtime: Runtime[Work]) -> Command[Next]:
     told = {"extent": plan.extent, "effective": round(moa.effective(ranked), 3) if ranked else None}
     work.tell({"event": "routed", **told})
     if not plan.stages[0].calls:
-        raise why or no_adapters()
+        raise why or no_adapters({})
     return _begin(work, plan, [f"The router could not be asked: {why}"] if why else [])
 
 

@@ -5,6 +5,7 @@ Separate queues keep a conversation that waits for its task, a task that waits f
 waiting for one another's places.
 """
 
+import logging
 import time
 from functools import cache
 from typing import Any
@@ -12,17 +13,19 @@ from typing import Any
 from dbos import DBOSClient, EnqueueOptions, WorkflowHandle
 
 from moatelier.errors import Cancelled, Conflict, MoatelierError
+from moatelier.faults import fault_point
 from moatelier.ids import digest_json, job_key
 from moatelier.settings import settings
 from store import tasks
 
 APPLICATION_VERSION = "1"
 """Pinned, so that work that was queued before an upgrade is carried on after it."""
-QUEUES = {"conversation": 32, "lifecycle": 32, "mixture": 8, "jobs": 1}
+QUEUES = {"conversation": 32, "lifecycle": 32, "entry": 4, "mixture": 8, "jobs": 1}
 """Queue -> how many of its workflows a worker runs at once; one training at a time."""
 
 
 POLL_S = 0.2
+log = logging.getLogger("moatelier.jobs")
 _QUEUED = ("ENQUEUED", "DELAYED")
 _OPEN = (*_QUEUED, "PENDING")
 
@@ -50,8 +53,24 @@ def submit_run(run_id: str) -> None:
     client().enqueue(_options(thread.graph, "advance", run.id), run.id)
 
 
+def submit_or_leave(run: tasks.Run) -> None:
+    """Queue a run; when the queue cannot be reached just now, the worker's sweeper finds its row."""
+    try:
+        submit_run(run.id)
+    except Exception:
+        log.exception("run %s could not be queued; the sweeper will do it", run.id)
+
+
+def enter(project: str, adapter: str) -> tasks.Run:
+    """Have an adapter enter the router again, on a thread of its own."""
+    thread = tasks.create_thread(project, graph="entry")
+    run = tasks.create_run(project, thread=thread.id, input={"adapter": adapter})
+    submit_or_leave(run)
+    return run
+
+
 def run_job(
-    kind: str, spec: dict[str, Any], *, project: str, stream: str, task: str, thread: str, attempt: int = 0
+    kind: str, spec: dict[str, Any], *, project: str, stream: str, task: str | None, thread: str, attempt: int = 0
 ) -> tuple[str, dict[str, Any]]:
     """Run a job to its end, or find it done or running, and return its key and result.
 
@@ -60,8 +79,8 @@ def run_job(
         spec: The JSON that becomes the job's spec.json.
         project: Whose it is.
         stream: The conversation that sees its events.
-        task: The task it belongs to; a cancelled task stops its job.
-        thread: The lifecycle thread that asks.
+        task: The task it belongs to, if any; a cancelled task stops its job.
+        thread: The thread that asks.
         attempt: Tells apart repeated work with equal inputs.
 
     Raises:
@@ -73,8 +92,9 @@ def run_job(
     enqueued: WorkflowHandle[dict[str, Any]] = client().enqueue(
         _options("jobs", "run_job", key), key, kind, spec, context
     )
+    fault_point(f"{kind}.enqueued")
     while (stands := enqueued.get_status().status) in _OPEN:
-        if stands in _QUEUED and tasks.find_task(task).cancel_requested:
+        if stands in _QUEUED and task and tasks.find_task(task).cancel_requested:
             client().cancel_workflow(key)  # one that has just begun sees the wish itself
         time.sleep(POLL_S)
     if stands == "CANCELLED":

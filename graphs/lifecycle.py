@@ -220,7 +220,6 @@ def register(state: State) -> State:
 
 def route(state: State) -> State:
     """Enter the adapter into the router; whatever goes wrong here undoes nothing of what the gate decided."""
-    fault_point("node.routing")
     routing.enter(state)
     return {}
 

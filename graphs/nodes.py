@@ -51,13 +51,14 @@ def _step(state: TaskState) -> int:
 
 def say(state: TaskState, kind: str, /, **body: Any) -> None:
     """Append an event for the readers of the conversation; a node that runs again repeats nothing."""
-    job = f"{state['task']}/{kind}/{body.get('phase') or body.get('agent') or body.get('status') or ''}"
+    about = body.get("phase") or body.get("agent") or body.get("status") or ""
+    job = f"{state.get('task') or state['run']}/{kind}/{about}"
     events.append(
         [
             Event(
                 project=state["project"],
                 stream=state["stream"],
-                task=state["task"],
+                task=state.get("task"),
                 job=job,
                 kind=kind,
                 step=_step(state),
@@ -79,14 +80,14 @@ def set_status(state: TaskState, status: str) -> None:
 
 
 def run_job(state: TaskState, kind: str, spec: dict[str, Any], attempt: int = 0) -> tuple[str, dict[str, Any]]:
-    """Run a job for this task and wait for it: (key, result)."""
-    task = tasks.find_task(state["task"])
+    """Run a job for this thread and wait for it: (key, result)."""
+    task = state.get("task")
     return jobs.run_job(
         kind,
         spec,
         project=state["project"],
         stream=state["stream"],
-        task=task.id,
-        thread=task.thread,
+        task=task,
+        thread=tasks.find_task(task).thread if task else state["stream"],
         attempt=attempt,
     )

@@ -51,7 +51,7 @@ class JobProcess:
 
     key: str
     kind: str
-    context: dict[str, str]
+    context: dict[str, Any]
     process: subprocess.Popen[bytes] | None = None
     pipe: int = -1
     offset: int = 0
@@ -136,7 +136,7 @@ class JobProcess:
             self.pipe = -1
 
 
-def run(key: str, kind: str, spec: dict[str, Any], context: dict[str, str]) -> dict[str, Any]:
+def run(key: str, kind: str, spec: dict[str, Any], context: dict[str, Any]) -> dict[str, Any]:
     """Carry a job to its end: {"result": ...} or {"error": ...}. Called again after a crash, it goes on."""
     job = JobProcess(key, kind, context)
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -206,8 +206,8 @@ def _error(code: str, what: str, folder: Path) -> dict[str, Any]:
     return {"error": {"code": code, "what": what, "where": str(folder), "remedy": "Its log.txt says more."}}
 
 
-def _cancelled(context: dict[str, str]) -> bool:
-    return tasks.find_task(context["task"]).cancel_requested
+def _cancelled(context: dict[str, Any]) -> bool:
+    return bool(context["task"]) and tasks.find_task(context["task"]).cancel_requested
 
 
 def _tail(folder: Path) -> str:

@@ -1,7 +1,8 @@
 """How a registered adapter enters the router: its profile, the card, and the agent's word on whether `auto` knows it.
 
 The spec is written down when the adapter is registered, so that a node that runs again asks for the very same job. Its
-records are signed once. No failure here undoes the registration: an event says that routing is off, and why.
+records are signed once a run: an adapter that enters again has further ones, and the newest counts. No failure here
+undoes the registration: an event says that routing is off, and why.
 """
 
 import logging
@@ -21,40 +22,43 @@ from moatelier.contracts import (
     RoutingSpec,
 )
 from moatelier.errors import MoatelierError, ModelUnavailable, NotFound
+from moatelier.faults import fault_point
 from modalities import catalogue
 from serving import roster
 from store import adapters, artifacts, records
 
 BACKLOG = 8
-"""Adapters that were registered without a profile and get theirs with this registration, at most."""
+"""Adapters whose profile is missing, or of another embedding model, and is made with this registration, at most."""
 log = logging.getLogger("moatelier.worker")
 
 
 def ask(state: LifecycleState, decision: GateDecision) -> str | None:
     """Write down what the routing job shall do; its digest, or None when that cannot be said."""
     try:
-        return artifacts.put_json(_spec(state, decision))
+        return artifacts.put_json(spec(state["project"], decision))
     except Exception as error:  # the adapter is registered, whatever the router makes of it
         _off(state, error)
         return None
 
 
-def _spec(state: LifecycleState, decision: GateDecision) -> RoutingSpec:
-    """The candidate's profile, and those of earlier adapters that have none yet."""
-    project = state["project"]
+def spec(project: str, decision: GateDecision) -> RoutingSpec:
+    """The candidate's profile, and those of earlier adapters that have none or one of another embedding model.
+
+    Raises:
+        NotFound, InvalidRequest: The setting names no embedding model.
+        IntegrityError: A record was changed.
+    """
     entered = roster.entries(project)
-    known = [
-        entry for entry in roster.on_roster(entered) if entry.adapter not in (decision.candidate, decision.champion)
-    ]
+    others = [e for e in roster.on_roster(entered) if e.adapter not in (decision.candidate, decision.champion)]
+    known = [entry for entry in others if (made := roster.profile_of(entry)) and roster.comparable(made)]
     seen = {entry.adapter for entry in entered} | {decision.candidate}
-    missing = [record for record in adapters.list_adapters(project) if record.digest not in seen and record.aliases]
+    missing = [r.digest for r in adapters.list_adapters(project) if r.digest not in seen and r.aliases]
+    stale = [entry.adapter for entry in others if entry not in known]
     return RoutingSpec(
         candidate=decision.candidate,
-        build=tuple(
-            _source(project, digest) for digest in [decision.candidate, *(r.digest for r in missing[:BACKLOG])]
-        ),
+        build=tuple(_source(project, digest) for digest in [decision.candidate, *(stale + missing)[:BACKLOG]]),
         known=tuple(KnownProfile(adapter=e.adapter, profile=e.profile, held_out=e.held_out) for e in known),
-        embedding=catalogue.EMBEDDING,
+        embedding=catalogue.embedding(),
     )
 
 
@@ -70,7 +74,7 @@ def enter(state: LifecycleState) -> None:
     if not state.get("routing"):
         return
     try:
-        _enter(state)
+        carry_out(state)
     except Exception as error:  # as above
         _off(state, error)
 
@@ -82,40 +86,61 @@ def _off(state: LifecycleState, error: Exception) -> None:
     say(state, "routing", phase="routing", status="off", **error.to_dict())
 
 
-def _enter(state: LifecycleState) -> None:
+def carry_out(state: LifecycleState) -> None:
+    """Run the job, sign what came of it and what the router agent makes of it.
+
+    Raises:
+        ModelUnavailable: The embedding model is not pulled.
+        MoatelierError: What the job could not do.
+    """
     asked, decision = load(state, "routing", RoutingSpec), load(state, "decision", GateDecision)
     if not catalogue.is_pulled(asked.embedding):  # said here, without a process that loads torch to find it out
         raise ModelUnavailable(
             "The embedding model is not pulled: `auto` does not know this adapter.",
             where=asked.embedding,
-            remedy=f"Run `moatelier models pull {asked.embedding}`; the next registration enters this adapter too.",
+            remedy=f"Run `moatelier models pull {asked.embedding}`; the next registration enters this adapter too, "
+            "or `moatelier adapters route NAME` does.",
         )
     _, result = run_job(state, "routing", asked.model_dump(mode="json"))
     found = RoutingResult.model_validate(result)
-    records.sign(state["project"], "router_card", asked.candidate, asked.candidate, found.card)
+    records.sign(state["project"], "router_card", asked.candidate, _key(state, asked.candidate), found.card)
+    fault_point("routing.before_join")
     for built in found.built:
         _decide(state, built, decision)
     card = found.card.model_dump(mode="json", exclude={"adapters"})
     say(state, "routing", phase="routing", status="on", card=card)
 
 
+def _key(state: LifecycleState, adapter: str) -> str:
+    return roster.record_key(adapter, state["run"])
+
+
 def _decide(state: LifecycleState, built: BuiltProfile, decision: GateDecision) -> None:
-    """Ask the agent about one adapter, sign its entry, and log the decision on the candidate."""
+    """Ask the agent about one adapter, sign its entry, and log the decision."""
     candidate = built.adapter == decision.candidate
-    promoted = decision.promoted if candidate else bool(_aliases(state["project"], built.adapter))
-    replaces = decision.champion if candidate else None
-    membership = router.join(RouterEvidence(built=built, promoted=promoted, replaces=replaces))
+    membership = router.join(_evidence(state["project"], built, decision if candidate else None))
     entry = RouterEntry(
         adapter=built.adapter, profile=built.profile, held_out=built.held_out, **membership.model_dump()
     )
-    records.sign(state["project"], "router_profile", built.adapter, built.adapter, entry)
+    records.sign(state["project"], "router_profile", built.adapter, _key(state, built.adapter), entry)
+    fault_point("routing.after_join")
     told = {"agent": "router", "decision": membership.model_dump(mode="json"), "reason": membership.reason}
     phase = "routing" if candidate else f"routing {built.adapter[:8]}"
     say(state, "decision", phase=phase, **told)
 
 
-def _aliases(project: str, digest: str) -> tuple[str, ...]:
+def _evidence(project: str, built: BuiltProfile, decision: GateDecision | None) -> RouterEvidence:
+    """What the agent decides on: the profile, what the gate said of the adapter, and who has its place by now."""
+    said = decision or gate_verdict(project, built.adapter)
+    replaces = said.champion if said else None
+    heirs = [e.adapter for e in roster.on_roster(roster.entries(project)) if e.replaces == built.adapter]
+    successor = next((heir for heir in heirs if heir != replaces), None)
+    return RouterEvidence(built=built, promoted=bool(said and said.promoted), replaces=replaces, successor=successor)
+
+
+def gate_verdict(project: str, adapter: str) -> GateDecision | None:
+    """What the gate decided on an adapter last; None when its record is gone."""
     try:
-        return adapters.get(project, digest).aliases
+        return GateDecision.model_validate(records.newest(project, "gate_decision", adapter).body)
     except NotFound:
-        return ()
+        return None

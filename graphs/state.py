@@ -64,6 +64,12 @@ class RecipeState(TaskState, total=False):
     result: dict[str, Any]
 
 
+class EntryState(LifecycleState, total=False):
+    """One adapter's entering the router because a person asked for it: no task's work. `stream` is its own thread."""
+
+    adapter: str
+
+
 class ConversationState(TypedDict, total=False):
     """One conversation: what was said, and the task it is about."""
 

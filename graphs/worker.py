@@ -22,14 +22,19 @@ from filelock import FileLock
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
-from graphs import conversation, jobs, lifecycle, mixture, processes
+from graphs import conversation, entry, jobs, lifecycle, mixture, processes
 from graphs.checkpoint import saver
 from moatelier.contracts import Event
 from moatelier.errors import MoatelierError
 from moatelier.settings import settings
 from store import artifacts, events, tasks
 
-GRAPHS: dict[str, Any] = {"conversation": conversation.build, "lifecycle": lifecycle.build, "mixture": mixture.build}
+GRAPHS: dict[str, Any] = {
+    "conversation": conversation.build,
+    "lifecycle": lifecycle.build,
+    "entry": entry.build,
+    "mixture": mixture.build,
+}
 SWEEP_S = 3.0
 SHUTDOWN_S = 6.0
 log = logging.getLogger("moatelier.worker")
@@ -83,6 +88,7 @@ def _last_text(data: dict[str, Any]) -> str:
 GRAPHS_INPUT: dict[str, Any] = {
     "conversation": conversation.first_input,
     "lifecycle": lifecycle.first_input,
+    "entry": entry.first_input,
     "mixture": mixture.first_input,
 }
 
@@ -143,12 +149,12 @@ def _advance_workflow(run_id: str) -> str:
 
 
 @DBOS.step(name="run_job_step", retries_allowed=True, max_attempts=100, interval_seconds=SWEEP_S, backoff_rate=1.0)
-def _job_step(key: str, kind: str, spec: dict[str, Any], context: dict[str, str]) -> dict[str, Any]:
+def _job_step(key: str, kind: str, spec: dict[str, Any], context: dict[str, Any]) -> dict[str, Any]:
     return processes.run(key, kind, spec, context)
 
 
 @DBOS.workflow(name="run_job", max_recovery_attempts=None)
-def _job_workflow(key: str, kind: str, spec: dict[str, Any], context: dict[str, str]) -> dict[str, Any]:
+def _job_workflow(key: str, kind: str, spec: dict[str, Any], context: dict[str, Any]) -> dict[str, Any]:
     return _job_step(key, kind, spec, context)
 
 

@@ -203,6 +203,17 @@ def adapters_card(
         router_card(client.call("GET", f"/adapters/{name}/card"), as_json)
 
 
+@adapters_app.command("route")
+def adapters_route(
+    name: Annotated[str, typer.Argument(help="Model id, alias or digest.")], as_json: Json = False
+) -> None:
+    """Enter an adapter into `auto` again: who stayed out, or joined by another embedding model, may fit now."""
+    from moatelier.journey import enter_router
+
+    with service() as client:
+        enter_router(client, name, as_json)
+
+
 @adapters_app.command("export")
 def adapters_export(
     name: str,

@@ -107,6 +107,12 @@ class UpstreamRefused(UpstreamError):
     code, status = "upstream_refused", 400
 
 
+class DeadlineExceeded(MoatelierError):
+    """The answer was not ready by the time the caller had set."""
+
+    code, status = "deadline_exceeded", 504
+
+
 class ResourceExhausted(MoatelierError):
     """Disk, memory or a budget is used up."""
 

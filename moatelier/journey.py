@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from moatelier.errors import Conflict, MoatelierError
 from moatelier.show import Teller, console, plan_table
 
 DONE, OPEN, NOT_REACHED, FAILED = 0, 2, 3, 1
+POLL_S = 0.3
 
 
 def follow(client: Client, thread: str, stream: streams.Stream, *, yes: bool, as_json: bool) -> int:
@@ -127,21 +129,51 @@ def dialogue(client: Client, model: str, words: str | None, as_json: bool) -> No
         if not said:
             return
         talk.append({"role": "user", "content": said})
-        answer = ""
-        for _, _, chunk in client.stream(
-            "POST", "/v1/chat/completions", {"model": model, "messages": talk, "stream": True}
-        ):
-            if isinstance(chunk, dict) and "error" in chunk:
-                raise MoatelierError.from_dict({"code": chunk["error"].get("code"), "what": chunk["error"]["message"]})
-            if isinstance(chunk, dict) and chunk["choices"]:
-                piece = chunk["choices"][0]["delta"].get("content") or ""
-                answer += piece
-                if not as_json:
-                    print(piece, end="", flush=True)
-        print(json.dumps({"model": model, "content": answer}, ensure_ascii=False) if as_json else "")
-        talk.append({"role": "assistant", "content": answer})
+        told = _answered(client, {"model": model, "messages": talk, "stream": True}, as_json)
+        if as_json:
+            print(json.dumps(told, ensure_ascii=False))
+        else:  # beside the answer, so that a pipe gets the answer alone
+            print()
+            print(f"[{told['id']} by {told['model']}]", file=sys.stderr)
+        talk.append({"role": "assistant", "content": told["content"]})
         if words is not None:
             return
+
+
+def _answered(client: Client, body: dict[str, Any], as_json: bool) -> dict[str, Any]:
+    """One streamed answer, shown as it comes unless as JSON: its id, who gave it, its text, and how it was routed."""
+    told: dict[str, Any] = {"id": "", "model": body["model"], "content": ""}
+    for _, _, chunk in client.stream("POST", "/v1/chat/completions", body):
+        if not isinstance(chunk, dict):  # such as [DONE]
+            continue
+        if "error" in chunk:
+            raise MoatelierError.from_dict({"code": chunk["error"].get("code"), "what": chunk["error"]["message"]})
+        told |= {name: chunk[name] for name in ("id", "model", "moatelier") if name in chunk}
+        for choice in chunk.get("choices") or ():
+            piece = choice["delta"].get("content") or ""
+            told["content"] += piece
+            if not as_json:
+                print(piece, end="", flush=True)
+    return told
+
+
+def enter_router(client: Client, name: str, as_json: bool) -> None:
+    """Have an adapter enter `auto` again, wait until it has, and tell what came of it.
+
+    Raises:
+        MoatelierError: Why it could not be tried.
+    """
+    asked = client.call("POST", f"/adapters/{name}/route")
+    told = asked
+    while told["status"] in ("pending", "running"):  # as long as jobs before it take
+        time.sleep(POLL_S)
+        told = client.call("GET", f"/adapters/{asked['adapter']}/route/{asked['run']}")
+    if told["error"]:
+        raise MoatelierError.from_dict(told["error"])
+    if as_json:
+        print(json.dumps(told["entry"], ensure_ascii=False))
+        return
+    console.print(told["entry"]["reason"], markup=False)
 
 
 def fetch_report(client: Client, task: str, to: Path) -> Path:

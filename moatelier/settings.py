@@ -66,6 +66,8 @@ class Settings(BaseSettings):
     project: str = "default"
     base: str = "smollm2-135m-instruct"
     """The catalogue id of the base that new tasks tune and the engine serves."""
+    embedding: str = "all-minilm-l6-v2"
+    """The catalogue id of the embedding model that `auto` routes by."""
     key: SecretStr | None = None
     """The API key a client sends; default: the one the first start wrote to `home`/keys/admin.key."""
     planner_url: str | None = None
@@ -79,8 +81,10 @@ class Settings(BaseSettings):
     """Endpoints by the names under which recipes ask them."""
     router_explore: float = Field(default=0.0, ge=0, le=1)
     """The share of `auto` requests that feedback may send elsewhere by way of trial."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Literal["auto", "bf16", "fp32", "int8", "int4"] = "auto"
     """What the engine computes in, and so what evaluation and gate score; `auto` is what this machine is faster at."""
+    engine_memory_gb: float = Field(default=4.0, gt=0)
+    """Upper bound for what the engine holds beside the base: running answers, cached prompts, adapters."""
     threads: int = 0
     """CPU threads for torch; 0 takes the cores of the cgroup."""
     log_level: str = "INFO"

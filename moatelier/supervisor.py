@@ -18,7 +18,7 @@ from types import FrameType
 import httpx
 from filelock import FileLock, Timeout
 
-from moatelier.errors import JobFailed, ServiceRunning
+from moatelier.errors import JobFailed, MoatelierError, ServiceRunning
 from moatelier.job import write_atomically
 from moatelier.loopback import is_loopback
 from moatelier.settings import Settings, settings
@@ -155,12 +155,28 @@ def _in_use(host: str, port: int) -> str:
 
 
 def _prepare() -> None:
-    """Bring the store up to date, in a process of its own: this layer knows no store."""
+    """Check what the settings name and bring the store up to date, in processes of their own: this layer knows neither.
+
+    Raises:
+        MoatelierError: A setting names no model, or one of the wrong kind.
+        JobFailed: The store cannot be brought up to date.
+    """
+    named = subprocess.run([sys.executable, "-m", "modalities.catalogue"], capture_output=True, text=True, check=False)
+    if named.returncode:
+        raise _told(named.stderr.strip())
     done = subprocess.run([sys.executable, "-m", "store.db"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise JobFailed(f"The store could not be brought up to date: {done.stderr.strip()[-2000:]}")
     if done.stdout:
         print(done.stdout, end="", flush=True)
+
+
+def _told(said: str) -> MoatelierError:
+    """The error that a process left as its last line."""
+    try:
+        return MoatelierError.from_dict(json.loads(said.splitlines()[-1]))
+    except (ValueError, IndexError):
+        return JobFailed(f"The settings could not be checked: {said[-2000:]}")
 
 
 def serve() -> None:

@@ -3,6 +3,8 @@
 A pulled model is a folder of plain Hugging Face files with a `pack.json` beside them that holds its digest.
 """
 
+import json
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,13 +14,11 @@ from pydantic import Field, ValidationError
 from rapidfuzz import process
 
 from moatelier.contracts import Contract
-from moatelier.errors import IntegrityError, InvalidRequest, ModelUnavailable, NotFound
+from moatelier.errors import IntegrityError, InvalidRequest, MoatelierError, ModelUnavailable, NotFound
 from moatelier.ids import digest_file, digest_json
 from moatelier.settings import settings
 
 BUILT_IN = Path(__file__).with_name("catalogue.yaml")
-EMBEDDING = "all-minilm-l6-v2"
-"""The embedding model that routes, unless another is named."""
 LAYOUT = 1
 """Goes up when a conversion writes other files than before, so that old copies are left alone."""
 
@@ -135,6 +135,30 @@ def get(base_id: str) -> Entry:
     raise NotFound(f"There is no model {base_id!r} in the catalogue.", where=base_id, remedy=hint)
 
 
+def embedding() -> str:
+    """The id of the embedding model that `auto` routes by, as `MOATELIER_EMBEDDING` names it.
+
+    Raises:
+        NotFound: The catalogue has no such model.
+        InvalidRequest: It is no embedding model.
+    """
+    return _of_kind("embedding", settings().embedding, "MOATELIER_EMBEDDING")
+
+
+def _of_kind(kind: ModelKind, base_id: str, variable: str) -> str:
+    """The id that a setting names, if it is of the kind that the setting is for."""
+    try:
+        found = get(base_id).kind
+    except NotFound as error:
+        raise NotFound(error.what, where=variable, remedy=error.remedy) from error
+    if found != kind:
+        fit = ", ".join(entry.id for entry in entries() if entry.kind == kind)
+        raise InvalidRequest(
+            f"{base_id!r} is a model for {found}.", where=variable, remedy=f"For {kind} there is {fit}."
+        )
+    return base_id
+
+
 def target_folder(entry: Entry) -> Path:
     """Where the entry's converted folder belongs; another payload or conversion gets another folder."""
     made_of = [entry.files, entry.convert, LAYOUT]
@@ -247,3 +271,20 @@ def _entry(item: object, file: Path, number: int) -> Entry:
             where=str(file),
             remedy="See modalities/catalogue.yaml for how entries look.",
         ) from error
+
+
+def check() -> None:
+    """Check that the models which the settings name are in the catalogue and of the right kind.
+
+    Raises:
+        NotFound, InvalidRequest: One is not; `where` names the setting.
+    """
+    _of_kind("text", settings().base, "MOATELIER_BASE")
+    embedding()
+
+
+if __name__ == "__main__":
+    try:
+        check()
+    except MoatelierError as told:
+        sys.exit(json.dumps(told.to_dict()))

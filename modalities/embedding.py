@@ -12,18 +12,21 @@ from transformers import logging
 from moatelier.errors import ModelUnavailable
 from modalities import catalogue
 
-DEFAULT = catalogue.EMBEDDING
 
-
-def embed(texts: Sequence[str], base_id: str = DEFAULT, batch: int = 32) -> NDArray[np.float32]:
+def embed(texts: Sequence[str], base_id: str | None = None, batch: int = 32) -> NDArray[np.float32]:
     """Vectors of unit length, `[texts, 384]` for the default model, in the order of the texts.
+
+    Args:
+        texts: What to embed.
+        base_id: Catalogue id of an embedding model; default: that of the settings.
+        batch: How many texts are embedded at once.
 
     Raises:
         NotFound: Unknown id.
         ModelUnavailable: The model is not pulled, no embedding model, or does not load.
         IntegrityError: Its files are not those that were pulled.
     """
-    model = _load(catalogue.folder(base_id), base_id, catalogue.base_digest(base_id))
+    model = _model(base_id)
     if not texts:
         return np.zeros((0, int(model.get_embedding_dimension() or 0)), dtype=np.float32)
     vectors = model.encode(
@@ -32,11 +35,16 @@ def embed(texts: Sequence[str], base_id: str = DEFAULT, batch: int = 32) -> NDAr
     return np.asarray(vectors, dtype=np.float32)
 
 
-def tokens(texts: Sequence[str], base_id: str = DEFAULT) -> int:
+def tokens(texts: Sequence[str], base_id: str | None = None) -> int:
     """How many tokens the model reads of these texts, at most its context of each. Raises like `embed`."""
-    model = _load(catalogue.folder(base_id), base_id, catalogue.base_digest(base_id))
+    model = _model(base_id)
     read = model.tokenizer(list(texts), truncation=True, max_length=model.max_seq_length)
     return sum(map(len, read["input_ids"]))
+
+
+def _model(base_id: str | None) -> SentenceTransformer:
+    named = base_id or catalogue.embedding()
+    return _load(catalogue.folder(named), named, catalogue.base_digest(named))
 
 
 @lru_cache(maxsize=2)
@@ -44,7 +52,9 @@ def _load(folder: Path, base_id: str, _digest: str) -> SentenceTransformer:
     kind = catalogue.get(base_id).kind
     if kind != "embedding":
         raise ModelUnavailable(
-            f"{base_id!r} is a model for {kind}, not an embedding model.", where=base_id, remedy=f"Use {DEFAULT!r}."
+            f"{base_id!r} is a model for {kind}, not an embedding model.",
+            where=base_id,
+            remedy=f"Use {catalogue.embedding()!r}.",
         )
     logging.disable_progress_bar()
     try:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from moatelier.contracts import Proposal, Trace
-from moatelier.errors import MoatelierError, NotFound
+from moatelier.errors import DeadlineExceeded, MoatelierError, NotFound
 from moatelier.settings import settings
 from serving import sse
 from serving.backend import Backend
@@ -85,7 +85,7 @@ class Asker:
         told = Proposal(layer=call.layer, place=call.place, model=call.label, adapter=call.adapter, prior=call.prior)
         heard: list[str] = []
         try:
-            with self._breaker(call.label).guard():
+            with self._breaker(call.label).guard(counts=_is_failure):
                 said = await self._said(call, messages, question, _both(heard, say))
             found: dict[str, Any] = dict(vars(said))
         except MoatelierError as error:
@@ -142,6 +142,11 @@ class Asker:
                 endpoint.url, endpoint.secret, endpoint.timeout_s, concurrency=endpoint.concurrency, open_s=OPEN_S
             )
         return self._upstreams[name]
+
+
+def _is_failure(error: MoatelierError) -> bool:
+    """Whether the model is to blame, and not the request or its deadline."""
+    return error.status >= 500 and not isinstance(error, DeadlineExceeded)
 
 
 USAGE = {"stream_options": {"include_usage": True}}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from moatelier.errors import NotFound
+from moatelier.errors import Conflict, MoatelierError, NotFound
 from moatelier.settings import settings
 from serving.bandit import Bandit, Choice
 from serving.brief import Brief
@@ -27,13 +27,26 @@ TALLIES_S = 2.0
 """Feedback moves routes after at most this long."""
 
 
-def no_adapters() -> NotFound:
-    """Why `auto` is no model yet."""
+def no_adapters(foreign: Mapping[str, str]) -> MoatelierError:
+    """Why `auto` is no model: nobody has joined, or all have by the vectors of another embedding model.
+
+    Args:
+        foreign: As in a `Roster`.
+    """
+    named = settings().embedding
+    if foreign:
+        told = (f"other files of {name}" if name == named else name for name in sorted(set(foreign.values())))
+        return Conflict(
+            f"The profiles that `auto` chooses by were made with {', '.join(told)}, not with {named}, which "
+            "MOATELIER_EMBEDDING names; vectors of two models cannot be compared.",
+            where="model",
+            remedy="`moatelier adapters route NAME` makes them anew, or set the variable back.",
+        )
     return NotFound(
         "`auto` has no adapter to choose from yet.",
         where="model",
         remedy="It knows adapters whose task reached its goal while the embedding model was there "
-        "(`moatelier models pull all-minilm-l6-v2`).",
+        f"(`moatelier models pull {named}`).",
     )
 
 
@@ -53,15 +66,24 @@ class Auto:
         self._tallies = Brief(feedback.tallies, seconds=TALLIES_S)
         self._random = np.random.default_rng(seed)
 
+    def check(self, project: str) -> None:
+        """Check that `auto` has adapters to choose from (blocking).
+
+        Raises:
+            NotFound: No adapter has joined.
+            Conflict: Those that have joined did so by another embedding model.
+        """
+        _require(self._kept.get(project))
+
     def offered(self, project: str) -> bool:
-        """Whether any adapter has joined (blocking)."""
+        """Whether `check` passes (blocking)."""
         return self._kept.get(project).embedding is not None
 
     async def target(self, project: str, messages: Sequence[Mapping[str, Any]]) -> Target:
         """What answers these messages, with how it was chosen.
 
         Raises:
-            NotFound: No adapter has joined.
+            NotFound, Conflict: As `check` does.
             ModelUnavailable: The embedding model is not pulled.
             UpstreamError: The engine does not answer.
         """
@@ -81,13 +103,19 @@ class Auto:
     async def ranked(self, project: str, messages: Sequence[Mapping[str, Any]]) -> Ranked:
         """The adapters by how well they fit these messages; raises as `target` does."""
         roster: Roster = await self._rosters.get(project)
-        if roster.embedding is None:
-            raise no_adapters()
+        embedding = _require(roster)
         text = routed_text([message for message in messages if isinstance(message, Mapping)])
         if not text:  # pictures, say: no adapter's rows look like that
             return Ranked((BASE,), (1.0,), -1.0)
-        [vector] = await self._upstream.embeddings([text], roster.embedding)
+        [vector] = await self._upstream.embeddings([text], embedding)
         return roster.router.route(vector)
+
+
+def _require(roster: Roster) -> str:
+    """The embedding model of a roster that has anybody on it."""
+    if roster.embedding is None:
+        raise no_adapters(roster.foreign)
+    return roster.embedding
 
 
 def _routed(choice: Choice, milliseconds: float) -> Routed:

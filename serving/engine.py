@@ -1,33 +1,45 @@
-"""The text engine: one base, any number of adapters on it, one decode loop. No server, no threads of its own."""
+"""The text engine: one base, any number of adapters in one batch, one decode loop. No server, no threads of its own.
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+    submit -> step, step, step -> news of the rows
+
+`generate`, `stream` and `score` are the loop run to its end for those who wait on the spot.
+"""
+
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import DynamicCache
 
 from moatelier.contracts import AdapterManifest
-from moatelier.errors import IntegrityError, InvalidRequest
+from moatelier.errors import IntegrityError, InvalidRequest, MoatelierError
 from moatelier.settings import settings
 from modalities.bundle import open_bundle
-from modalities.text.model import TextBase, load_base
+from modalities.text.model import DTYPES, TextBase, load_base, probe_precision
 from modalities.text.template import answer_text, render
+from serving.adapters import Adapters, Loaded
+from serving.batch import Passes
 from serving.constrained import Grammars
-from serving.decoding import FinishReason, Forward, Prefix, Row, batches, common_prefix, decode, prefill
-from serving.lora import Adapters, Loaded
-from serving.sampling import Chooser, Sampling, TokenLogprob
+from serving.kv import Blocks, Chain
+from serving.linear import ServingPrecision
+from serving.llama import SITES, Llama
+from serving.loop import Loop
+from serving.lora import LoraWeights, read_weights
+from serving.memory import Memory
+from serving.room import Rooms, Shape
+from serving.row import Delta, FinishReason, Lane, Row
+from serving.sampling import Chooser, Sampling
+from serving.sharing import Sharing
 from serving.textstream import TextStream
 
 __all__ = ["Completion", "Delta", "Messages", "Sampling", "TextEngine"]
 
+FUSED = tuple(name for names in SITES.values() for name in names)
+
 Messages = Sequence[Mapping[str, str]]
 """A conversation: {"role", "content"} each, the system message first if there is one."""
-
-SHORTEST_PREFIX = 4
-"""A shared beginning of fewer tokens is not worth a forward pass of its own."""
 
 
 @dataclass(frozen=True)
@@ -41,66 +53,85 @@ class Completion:
     completion_tokens: int
 
 
-@dataclass(frozen=True)
-class Delta:
-    """One more token of an answer; its text is empty while a character or a stop string is incomplete."""
-
-    text: str
-    finish_reason: FinishReason | None
-    prompt_tokens: int
-    completion_tokens: int
-    """Generated so far."""
-    index: int = 0
-    """Which of several answers to the prompt."""
-    logprobs: tuple[TokenLogprob, ...] = ()
-    """The token's log probability, where they were asked for; the stop token has none."""
-
-
 class TextEngine:
-    """Generates with a base or one of its adapters. Steps of several threads exclude each other.
+    """Generates with a base and its adapters. Not for several threads: `serving.driver` has one for it.
 
     Args:
         base_id: A catalogue id; the base must have been pulled.
-        precision: `bf16`, `fp32`, or `auto` for what this machine is faster at; None takes the setting.
+        precision: Of the linear layers; None takes the setting, `auto` is bf16 where the machine is fast at it.
+        memory_gb: For rows, cached blocks and adapters together; None takes the setting.
+        share: Whether requests that begin alike share what has been computed.
 
     Raises:
-        ModelUnavailable: The base has not been pulled.
+        ModelUnavailable: The base has not been pulled, or the machine has no kernels for the precision.
     """
 
-    def __init__(self, base_id: str, precision: Literal["auto", "bf16", "fp32"] | None = None) -> None:
-        self.base: TextBase = load_base(base_id, precision or settings().precision)
-        self.device, self.context = self.base.device, self.base.config.context
-        # With a sliding window the padding behind a shared prefix would count as distance.
-        self._may_share = not getattr(self.base.model.config, "sliding_window", None)
-        self._adapters = Adapters(self.base.model)
+    def __init__(
+        self,
+        base_id: str,
+        precision: ServingPrecision | Literal["auto"] | None = None,
+        memory_gb: float | None = None,
+        share: bool = True,
+    ) -> None:
+        wished = precision or settings().precision
+        # What is rounded to few bits is rounded from the full weights.
+        base = load_base(base_id, "fp32" if wished == "int8" or wished == "int4" else wished)
+        self._shapes = {
+            name: tuple(base.model.get_decoder().layers[0].get_submodule(name).weight.shape) for name in FUSED
+        }
+        self.precision: ServingPrecision = base.precision if wished == "auto" else wished
+        computed = base.precision if self.precision == base.precision else probe_precision()
+        self.model = Llama(base.model, self.precision, DTYPES[computed], base.config.context)
+        self.device, self.context = self.model.device, base.config.context
+        self.base: TextBase = replace(base, model=None)
+        self.boundary = base.first_layer_default
+        self.memory = Memory(int((memory_gb or settings().engine_memory_gb) * 1e9))
+        self.blocks = Blocks(self.memory, enabled=share)
+        self.passes = Passes(self.model, self.boundary)
+        self._adapters = Adapters(self.memory, self._read, self.passes.forget)
+        self._loop = Loop(
+            self.model,
+            base.stop_ids,
+            rooms=Rooms(self._shape(), self.memory),
+            sharing=Sharing(self.blocks, self.boundary),
+            adapters=self._adapters,
+            passes=self.passes,
+        )
+        self.scheduler = self._loop.scheduler
+        self.step, self.cancel = self._loop.step, self._loop.cancel
         self.grammars = Grammars(self.base.tokenizer, self.base.stop_ids)
+
+    # ---------------------------------------------------------------------------------------------------- adapters
 
     @property
     def adapters(self) -> dict[str, AdapterManifest]:
         """Loaded adapters by name."""
         return {loaded.name: loaded.manifest for loaded in self._adapters.all()}
 
-    def load_adapter(self, name: str, bundle: Path) -> AdapterManifest:
+    def load_adapter(self, name: str, bundle: Path, pinned: bool = False) -> AdapterManifest:
         """Verify a sealed bundle and load it under a name. The same bundle again changes nothing.
+
+        Args:
+            name: What requests will call it.
+            bundle: Its folder.
+            pinned: Never evict its weights.
 
         Raises:
             NotFound: There is no bundle in the folder.
             IntegrityError: Changed bytes, another base, template or stop tokens, weights that do not fit, or an
                 adapter that does not change what the base says.
             Conflict: The name stands for another bundle.
+            ResourceExhausted: Memory has no room for it.
         """
-        manifest = open_bundle(bundle, base_digest=self.base.digest, template_digest=self.base.template_digest)
-        if set(manifest.stop_ids) != set(self.base.stop_ids):
-            what = f"The adapter was tuned to stop at tokens {manifest.stop_ids}, not {self.base.stop_ids}."
-            raise IntegrityError(what, where=str(bundle), remedy="Tune it again on this base.")
-        with self._adapters.lock:  # nobody may be answered by an adapter whose canary is not back yet
-            loaded = self._adapters.add(name, bundle, manifest)
+        new = name not in self.adapters
+        loaded = self._adapters.add(name, bundle, pinned)
+        if new:
             try:
                 self._check_canary(loaded)
-            except IntegrityError:
+            except MoatelierError:
                 self._adapters.remove(name)
                 raise
-        return manifest
+        return loaded.manifest
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter. Answers it is in the middle of are finished with it.
@@ -110,41 +141,63 @@ class TextEngine:
         """
         self._adapters.remove(name)
 
+    # -------------------------------------------------------------------------------------------------- answers
+
+    def submit(
+        self,
+        messages: Messages,
+        *,
+        adapters: Sequence[str | None],
+        sampling: Sampling,
+        choices: int = 1,
+        scored: int | None = None,
+        flow: str = "",
+    ) -> list[Row]:
+        """Let a request wait for its turn.
+
+        Args:
+            messages: The conversation.
+            adapters: Names of loaded adapters, None is the base. Several decide each token together.
+            sampling: How tokens are chosen.
+            choices: Answers made side by side, a row each.
+            scored: Tell the log probability of each prompt token, with so many alternatives.
+            flow: Who asks; requests of all flows, by adapter, take turns.
+
+        Raises:
+            NotFound: No adapter of this name is loaded.
+            InvalidRequest: The prompt fills the whole context.
+        """
+        loaded = [self._adapters.get(name) if name is not None else None for name in adapters]
+        prompts = [self._prompt(messages, adapter) for adapter in loaded]
+        return [
+            self._add(prompts, loaded, sampling, choice=n, scored=scored, flow=f"{flow} {list(adapters)}")
+            for n in range(choices)
+        ]
+
     def generate(
         self,
         prompts: Sequence[Messages],
         *,
         adapter: str | None,
         sampling: Sampling,
-        batch: int = 32,
         progress: Callable[[int], None] | None = None,
     ) -> list[Completion]:
         """Answer many prompts, in their order. In float32 the tokens are those of one prompt at a time.
-
-        What all prompts begin with (the system message of a task) is computed once.
 
         Args:
             prompts: Conversations to be answered.
             adapter: Name of a loaded adapter; None is the base.
             sampling: The same for all.
-            batch: Rows computed together.
-            progress: Called with the number of answers so far after each batch; may raise to stop.
+            progress: Called with the number of answers so far whenever it has grown; may raise to stop.
 
         Raises:
             NotFound: No adapter of this name is loaded.
             InvalidRequest: A prompt fills the whole context; `where` says which, counted from 0.
         """
-        with self._adapters.use(adapter) as loaded:
-            rows = [self._row(messages, loaded, sampling, n) for n, messages in enumerate(prompts)]
-            forward = self._forward(loaded)
-            prefix = self._shared(forward, rows)
-            done = 0
-            for part in batches(rows, batch):
-                for _ in self._decode(forward, part, prefix):
-                    pass
-                done += len(part)
-                if progress:
-                    progress(done)
+        loaded = self._adapters.get(adapter) if adapter is not None else None
+        ids = [self._prompt(messages, loaded, n) for n, messages in enumerate(prompts)]
+        rows = [self._add([prompt], [loaded], sampling) for prompt in ids]
+        self._finish(rows, progress)
         return [_completion(row) for row in rows]
 
     def stream(
@@ -162,28 +215,49 @@ class TextEngine:
             NotFound: No adapter of this name is loaded (with the first token, as all of these).
             InvalidRequest: The prompt fills the whole context.
         """
-        with self._adapters.use(adapter) as loaded:
-            rows = [self._row(messages, loaded, sampling, n, choice=n) for n in range(choices)]
-            forward = self._forward(loaded)
-            for step in self._decode(forward, rows, self._shared(forward, rows)):
-                for row, piece in step:
-                    yield Delta(piece, row.finish_reason, len(row.prompt), row.generated, row.index, row.told)
+        rows = self.submit(messages, adapters=[adapter], sampling=sampling, choices=choices)
+        try:
+            while any(not row.over or row.news for row in rows):
+                if not any(row.news for row in rows):
+                    self.step()
+                for row in rows:
+                    while row.news:
+                        yield row.news.popleft()
+                    if row.error:
+                        raise row.error
+        finally:
+            for row in rows:
+                self.cancel(row)
 
-    @contextmanager
-    def using(self, adapter: str | None) -> Iterator[None]:
-        """Hold `base.model` with an adapter switched on, for forward passes of one's own; other threads wait.
+    def score(self, rows: Sequence[Sequence[int]], *, adapter: str | None) -> list[list[float]]:
+        """The log probability of every token but the first of each row of ids, in nats.
+
+        Raises:
+            NotFound: No adapter of this name is loaded.
+            InvalidRequest: A row is longer than the context.
+        """
+        loaded = self._adapters.get(adapter) if adapter is not None else None
+        for n, ids in enumerate(rows):
+            if len(ids) > self.context:
+                raise InvalidRequest(f"The row has {len(ids)} tokens; the context is {self.context}.", where=f"row {n}")
+        made = [self._add([list(ids)], [loaded], Sampling(1), scored=0, limit=0) for ids in rows]
+        self._finish(made, None)
+        return [[told.logprob for told in row.prompt_told] for row in made]
+
+    def logits(self, ids: Sequence[int], *, adapter: str | None) -> torch.Tensor:
+        """Logits `[tokens, vocabulary]` in float32 after each token, computed alone and without any cache.
 
         Raises:
             NotFound: No adapter of this name is loaded.
         """
-        with self._adapters.use(adapter) as loaded, self._adapters.lock:
-            self._adapters.activate(loaded)
-            yield
+        return self._logits(ids, self._adapters.get(adapter) if adapter is not None else None)
 
-    def _row(self, messages: Messages, loaded: Loaded | None, sampling: Sampling, index: int, choice: int = 0) -> Row:
+    # ------------------------------------------------------------------------------------------------- a request
+
+    def _prompt(self, messages: Messages, adapter: Loaded | None, index: int = 0) -> list[int]:
         turns = [{"role": turn["role"], "content": turn["content"]} for turn in messages]
-        if loaded and loaded.manifest.system and (not turns or turns[0]["role"] != "system"):
-            turns.insert(0, {"role": "system", "content": loaded.manifest.system})
+        if adapter and adapter.manifest.system and (not turns or turns[0]["role"] != "system"):
+            turns.insert(0, {"role": "system", "content": adapter.manifest.system})
         prompt = render(self.base.tokenizer, turns, True)
         if len(prompt) >= self.context:
             raise InvalidRequest(
@@ -191,50 +265,74 @@ class TextEngine:
                 where=f"messages of prompt {index}",
                 remedy="Shorten it.",
             )
-        limit = min(sampling.max_tokens, self.context - len(prompt))
-        text = TextStream(lambda ids: answer_text(self.base.tokenizer, ids), sampling.stop)
+        return prompt
+
+    def _add(
+        self,
+        prompts: Sequence[list[int]],
+        adapters: Sequence[Loaded | None],
+        sampling: Sampling,
+        *,
+        choice: int = 0,
+        scored: int | None = None,
+        limit: int | None = None,
+        flow: str = "",
+    ) -> Row:
+        longest = max(map(len, prompts))
+        limit = min(sampling.max_tokens, self.context - longest) if limit is None else limit
         constraint = None if sampling.schema is None else self.grammars.constraint(sampling.schema)
-        return Row(index, prompt, limit, Chooser(sampling, choice, constraint), text)
+        text = TextStream(lambda ids: answer_text(self.base.tokenizer, ids), sampling.stop)
+        lanes = tuple(self._lane(ids, adapter) for ids, adapter in zip(prompts, adapters, strict=True))
+        deadline = None if sampling.deadline_s is None else time.monotonic() + sampling.deadline_s
+        chooser = Chooser(sampling, choice, constraint)
+        row = Row(choice, lanes, len(prompts[0]), limit, chooser, text, flow, scored, deadline)
+        self._loop.add(row)
+        return row
 
-    def _forward(self, loaded: Loaded | None) -> Forward:
-        """The model as the decode loop sees it; every step makes sure that its own adapter is the active one."""
+    def _lane(self, ids: Sequence[int], adapter: Loaded | None) -> Lane:
+        base = self.base.digest
+        if adapter is None:
+            return Lane(None, list(ids), 0, Chain("lower", base), Chain("upper", base))
+        switch = _invocation(ids, adapter.invocation)
+        lower = base if adapter.first_layer >= self.boundary else adapter.digest
+        return Lane(
+            adapter,
+            list(ids),
+            switch,
+            Chain("lower", lower, base, switch),
+            Chain("upper", adapter.digest, base, switch),
+        )
 
-        def forward(
-            ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache
-        ) -> torch.Tensor:
-            with self._adapters.lock, torch.inference_mode():
-                self._adapters.activate(loaded)
-                output = self.base.model(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    position_ids=positions,
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-                logits: torch.Tensor = output.logits[:, -1]
-                return logits
+    def _finish(self, rows: Sequence[Row], progress: Callable[[int], None] | None) -> None:
+        done = 0
+        try:
+            while any(not row.over for row in rows):
+                self.step()
+                if error := next((row.error for row in rows if row.error), None):
+                    raise error
+                now = sum(row.over for row in rows)
+                if progress and now > done:
+                    progress(now)
+                done = now
+        finally:
+            for row in rows:
+                self.cancel(row)
 
-        return forward
+    # ------------------------------------------------------------------------------------------------- adapters
 
-    def _decode(self, forward: Forward, rows: Sequence[Row], prefix: Prefix | None) -> Iterator[list[tuple[Row, str]]]:
-        return decode(forward, rows, stop_ids=self.base.stop_ids, device=self.device, prefix=prefix)
-
-    def _shared(self, forward: Forward, rows: Sequence[Row]) -> Prefix | None:
-        if len(rows) < 2 or not self._may_share:
-            return None
-        length = common_prefix([row.prompt for row in rows])
-        return prefill(forward, rows[0].prompt[:length], self.device) if length >= SHORTEST_PREFIX else None
+    def _read(self, folder: Path) -> tuple[AdapterManifest, LoraWeights]:
+        manifest = open_bundle(folder, base_digest=self.base.digest, template_digest=self.base.template_digest)
+        if set(manifest.stop_ids) != set(self.base.stop_ids):
+            what = f"The adapter was tuned to stop at tokens {manifest.stop_ids}, not {self.base.stop_ids}."
+            raise IntegrityError(what, where=str(folder), remedy="Tune it again on this base.")
+        layers = len(self.model.layers)
+        return manifest, read_weights(folder, self._shapes, layers, self.model.dtype, self.device)
 
     def _check_canary(self, loaded: Loaded) -> None:
         """An adapter that changes nothing is one that silently was not applied (peft#2115, vllm#48019)."""
         turns = [{"role": "system", "content": loaded.manifest.system}] if loaded.manifest.system else []
         prompt = render(self.base.tokenizer, [*turns, {"role": "user", "content": "Good morning!"}], True)
-        ids = torch.tensor([prompt], device=self.device)
-        positions = torch.arange(len(prompt), device=self.device)[None]
-        base, tuned = (
-            self._forward(subject)(ids, torch.ones_like(ids), positions, DynamicCache()) for subject in (None, loaded)
-        )
+        base, tuned = (self._logits(prompt, subject)[-1] for subject in (None, loaded))
         if not bool(tuned.isfinite().all()):
             raise IntegrityError(
                 "The adapter's logits are not finite.", where=str(loaded.path), remedy="Tune it again."
@@ -243,7 +341,35 @@ class TextEngine:
             what = "The adapter does not change what the base says."
             raise IntegrityError(what, where=str(loaded.path), remedy="Tune it again, with more steps.")
 
+    def _logits(self, ids: Sequence[int], loaded: Loaded | None) -> torch.Tensor:
+        lane = self._lane(ids, loaded)
+        if loaded:
+            self._adapters.hold(loaded)
+        try:
+            with torch.inference_mode():
+                lane.seat = Rooms(self._shape(), Memory(2**62)).enter(len(ids))
+                return self.model.logits(self.passes.forward([], [], [(lane, len(ids))]))
+        finally:
+            if loaded:
+                self._adapters.release(loaded)
+
+    def _shape(self) -> Shape:
+        model = self.model
+        width = self.base.config.hidden
+        return Shape(len(model.layers), model.kv_heads, model.head_width, width, model.dtype, model.device)
+
+
+def _invocation(ids: Sequence[int], tokens: Sequence[int]) -> int:
+    """Where the last occurrence of an activated adapter's tokens begins; 0 for an adapter that is always active."""
+    if not tokens:
+        return 0
+    wanted = list(tokens)
+    for start in range(len(ids) - len(wanted), -1, -1):
+        if list(ids[start : start + len(wanted)]) == wanted:
+            return start
+    raise InvalidRequest("The prompt lacks the tokens that activate the adapter.", where="messages")
+
 
 def _completion(row: Row) -> Completion:
     assert row.finish_reason is not None
-    return Completion(row.text.text, tuple(row.ids), row.finish_reason, len(row.prompt), row.generated)
+    return Completion(row.text.text, tuple(row.ids), row.finish_reason, row.prompt_tokens, row.generated)

@@ -1,175 +1,222 @@
-"""Adapters in PEFT's format on one base: several loaded at once, at most one active in a step."""
+"""LoRA weights in PEFT's format, and adding several adapters' parts to one product.
 
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+Every token of a pass has at most one adapter. The adapters of a pass are stacked: one dense `x A^T` with the rows of
+all, a mask that keeps each token's own, one dense `B^T`. That costs less than gathering or a loop over adapters.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from moatelier.contracts import AdapterManifest
-from moatelier.errors import Conflict, IntegrityError, NotFound
+from moatelier.errors import IntegrityError
+from modalities.bundle import CONFIG, WEIGHTS
+from serving.llama import SITES
 
-WEIGHTS = "adapter_model.safetensors"
-
-
-@dataclass(eq=False)
-class Loaded:
-    """An adapter that is in memory. `key` is new for every load, so a name that is used again meets nothing stale."""
-
-    name: str
-    key: str
-    path: Path
-    manifest: AdapterManifest
-    digest: str
-    users: int = 0
-    """Answers in the making."""
-    retired: bool = False
-    """Unloaded by name; its weights go when the last user is done."""
+_UNSUPPORTED = (
+    "use_dora",
+    "lora_bias",
+    "use_qalora",
+    "trainable_token_indices",
+    "target_parameters",
+    "modules_to_save",
+)
+_MODULES = {name: (site, place) for site, names in SITES.items() for place, name in enumerate(names)}
 
 
-class Adapters:
-    """The adapters of one base model, by name.
+@dataclass(frozen=True)
+class Part:
+    """An adapter at one fused product: `B A`, with the scale in B."""
 
-    Whoever runs the model holds `lock` from `activate` to the end of the step; the methods here take it themselves.
+    a: torch.Tensor
+    """`[rank, in]`: the rows of all modules that are part of the product."""
+    b: torch.Tensor
+    """`[out, rank]`."""
+
+
+@dataclass(frozen=True)
+class LoraWeights:
+    """An adapter in memory.
+
+    Attributes:
+        parts: (layer, site) -> its part.
+        invocation: The tokens that activate it (aLoRA, arXiv 2504.12397); empty when it is always active.
     """
 
-    def __init__(self, model: torch.nn.Module) -> None:
-        self.lock = threading.RLock()
-        self._model = model
-        self._peft: Any = None
-        self._loaded: dict[str, Loaded] = {}
-        self._loads = 0
-        self._active: str | None = None
+    parts: Mapping[tuple[int, str], Part]
+    invocation: tuple[int, ...] = ()
 
-    def all(self) -> tuple[Loaded, ...]:
-        """What is loaded, in the order of loading."""
-        return tuple(self._loaded.values())
+    @property
+    def bytes(self) -> int:
+        """What it takes."""
+        return sum(part.a.nbytes + part.b.nbytes for part in self.parts.values())
 
-    def get(self, name: str) -> Loaded:
-        """The adapter of this name.
-
-        Raises:
-            NotFound: No adapter of this name is loaded.
-        """
-        if name not in self._loaded:
-            raise NotFound(f"No adapter `{name}` is loaded.", where="model", remedy="Load it first.")
-        return self._loaded[name]
-
-    def add(self, name: str, path: Path, manifest: AdapterManifest) -> Loaded:
-        """Put a verified bundle's weights beside the base's; a second call with the same bundle changes nothing.
-
-        Raises:
-            Conflict: Another bundle has this name.
-            IntegrityError: Weights are missing, unexpected or of another shape than the base asks for.
-        """
-        digest = manifest.digest
-        with self.lock:
-            if known := self._loaded.get(name):
-                if known.digest == digest:
-                    return known
-                raise Conflict(f"Another bundle is loaded as `{name}`.", where="lora_name", remedy="Unload it first.")
-            self._loads += 1
-            loaded = Loaded(name, f"adapter{self._loads}", path, manifest, digest)
-            self._inject(loaded)
-            self._loaded[name] = loaded
-            return loaded
-
-    def remove(self, name: str) -> None:
-        """Forget an adapter's name now, and its weights when no answer needs them any more."""
-        with self.lock:
-            loaded = self.get(name)
-            del self._loaded[name]
-            loaded.retired = True
-            self._drop_unused(loaded)
-
-    @contextmanager
-    def use(self, name: str | None) -> Iterator[Loaded | None]:
-        """Keep an adapter's weights in memory for as long as an answer is in the making; None is the base."""
-        if name is None:
-            yield None
-            return
-        with self.lock:
-            loaded = self.get(name)
-            loaded.users += 1
-        try:
-            yield loaded
-        finally:
-            with self.lock:
-                loaded.users -= 1
-                self._drop_unused(loaded)
-
-    def activate(self, loaded: Loaded | None) -> None:
-        """Make the next step run with this adapter, or with none: then the base computes what it did before any."""
-        key = loaded.key if loaded else None
-        if key == self._active or self._peft is None:
-            return
-        self._peft.base_model.set_adapter([key] if key else [], inference_mode=True)
-        self._active = key
-
-    def _inject(self, loaded: Loaded) -> None:
-        weights = load_file(loaded.path / WEIGHTS)
-        try:
-            # On the meta device: nothing is drawn at random, and what the file lacks cannot pass for a weight.
-            self._inject_empty(loaded.key, _config(loaded.path))
-            self._check(loaded, weights)
-            device = next(self._model.parameters()).device
-            weights = {key: tensor.to(device) for key, tensor in weights.items()}
-            set_peft_model_state_dict(self._peft, weights, loaded.key, low_cpu_mem_usage=True)
-        except (ValueError, TypeError, KeyError, RuntimeError) as error:
-            self._delete(loaded)
-            raise IntegrityError(f"The adapter does not fit the base: {error}", where=str(loaded.path)) from error
-        except IntegrityError:
-            self._delete(loaded)
-            raise
-        self._peft.eval()
-        self.activate(None)
-
-    def _inject_empty(self, key: str, config: PeftConfig) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers
-            if self._peft is None:
-                self._peft = PeftModel(self._model, config, key, low_cpu_mem_usage=True)
-            else:
-                self._peft.add_adapter(key, config, low_cpu_mem_usage=True)
-        self._active = key  # whatever PEFT has switched on; `activate` decides before the next step
-
-    def _check(self, loaded: Loaded, weights: dict[str, torch.Tensor]) -> None:
-        """A key that PEFT would pass over in silence is an adapter that silently does nothing (peft#2115)."""
-        state = get_peft_model_state_dict(self._peft, adapter_name=loaded.key, save_embedding_layers=False)
-        wanted = {key: tuple(tensor.shape) for key, tensor in state.items()}
-        found = {key: tuple(tensor.shape) for key, tensor in weights.items()}
-        for problem, keys in (
-            ("lacks", wanted.keys() - found.keys()),
-            ("has unexpected", found.keys() - wanted.keys()),
-            ("has misshapen", {key for key in wanted.keys() & found.keys() if wanted[key] != found[key]}),
-        ):
-            if keys:
-                what = f"The adapter {problem} weights: {len(keys)}, such as {min(keys)}."
-                raise IntegrityError(what, where=str(loaded.path / WEIGHTS))
-
-    def _drop_unused(self, loaded: Loaded) -> None:
-        if loaded.retired and loaded.users == 0:
-            self._delete(loaded)
-
-    def _delete(self, loaded: Loaded) -> None:
-        if self._peft is not None and loaded.key in self._peft.peft_config:
-            self._peft.base_model.set_adapter([], inference_mode=True)
-            self._active = None
-            self._peft.delete_adapter(loaded.key)
+    @property
+    def first_layer(self) -> int:
+        """The lowest layer that it changes."""
+        return min(layer for layer, _ in self.parts)
 
 
-def _config(path: Path) -> PeftConfig:
+def read_weights(
+    folder: Path, shapes: Mapping[str, Sequence[int]], layers: int, dtype: torch.dtype, device: torch.device
+) -> LoraWeights:
+    """Read a bundle's LoRA.
+
+    Args:
+        folder: With PEFT's two files.
+        shapes: Module within a block -> `(out, in)`.
+        layers: How many blocks the base has.
+        dtype: What the adapter is computed in.
+        device: Where.
+
+    Raises:
+        IntegrityError: Not plain LoRA, or weights are missing, unexpected or of another shape than the base asks for.
+    """
+    config = _config(folder)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise IntegrityError(f"The adapter's weights are not readable: {error}", where=str(folder / WEIGHTS)) from error
+    wanted = _wanted(config, shapes, layers, folder)
+    _check(tensors, wanted, folder)
+    parts: dict[tuple[int, str], list[tuple[int, torch.Tensor, torch.Tensor]]] = {}
+    for layer, module, rank, scale in _modules(config, shapes, layers):
+        a, b = (tensors[_key(layer, module, side)].float() for side in "AB")
+        site, place = _MODULES[module]
+        parts.setdefault((layer, site), []).append((place, a, b * scale))
+        assert len(a) == rank
+    made = {where: _fused(where[1], found, shapes, dtype, device) for where, found in parts.items()}
+    return LoraWeights(made, tuple(getattr(config, "alora_invocation_tokens", None) or ()))
+
+
+class Stack:
+    """Several adapters as one pair of matrices a product.
+
+    Args:
+        adapters: Each once, in the order of their numbers in `StackedPass`.
+    """
+
+    def __init__(self, adapters: Sequence[LoraWeights]) -> None:
+        self.parts: dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]] = {}
+        for where in dict.fromkeys(where for adapter in adapters for where in adapter.parts):
+            present = [(n, adapter.parts[where]) for n, adapter in enumerate(adapters) if where in adapter.parts]
+            columns = tuple(n for n, part in present for _ in range(len(part.a)))
+            a = torch.cat([part.a for _, part in present])
+            b = torch.cat([part.b for _, part in present], dim=1)
+            self.parts[where] = (a.T, b.T, columns)
+
+
+class StackedPass:
+    """The adapters of one pass over tokens.
+
+    Args:
+        stack: The adapters.
+        owners: Each token's adapter, by its number in the stack; -1 is none. `[tokens]`
+    """
+
+    def __init__(self, stack: Stack, owners: torch.Tensor) -> None:
+        self._stack, self._owners = stack, owners
+        self._masks: dict[tuple[int, ...], torch.Tensor | None] = {}
+
+    def add(self, layer: int, site: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The base's product y `[tokens, out]` of x, with every token's own adapter added."""
+        part = self._stack.parts.get((layer, site))
+        if part is None:
+            return y
+        a, b, columns = part
+        low = x @ a
+        mask = self._mask(columns, low)
+        return torch.addmm(y, low if mask is None else low * mask, b)
+
+    def _mask(self, columns: tuple[int, ...], like: torch.Tensor) -> torch.Tensor | None:
+        if columns not in self._masks:
+            mask = self._owners[:, None] == torch.tensor(columns, device=like.device)
+            self._masks[columns] = None if bool(mask.all()) else mask.to(like.dtype)
+        return self._masks[columns]
+
+
+def _fused(
+    site: str,
+    found: Sequence[tuple[int, torch.Tensor, torch.Tensor]],
+    shapes: Mapping[str, Sequence[int]],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Part:
+    """The modules' parts as one: their A below each other, their B on the diagonal."""
+    outs = [shapes[name][0] for name in SITES[site]]
+    b = torch.zeros(sum(outs), sum(len(a) for _, a, _ in found))
+    column = 0
+    for place, a, part in found:
+        row = sum(outs[:place])
+        b[row : row + outs[place], column : column + len(a)] = part
+        column += len(a)
+    a = torch.cat([a for _, a, _ in found])
+    return Part(a.to(device, dtype), b.to(device, dtype))
+
+
+def _config(folder: Path) -> LoraConfig:
     """The bundle's LoRA configuration, read from its folder and nowhere else."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a key of a newer PEFT is worth a refusal below, or nothing
-        config = PeftConfig.from_pretrained(str(path), local_files_only=True)
-    if not isinstance(config, LoraConfig) or config.modules_to_save or config.bias != "none":
-        raise IntegrityError("The adapter is not plain LoRA, the only method this engine runs.", where=str(path))
-    config.inference_mode = True
+    try:
+        raw: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())
+        known = {key: value for key, value in raw.items() if key in LoraConfig.__dataclass_fields__}
+        config: PeftConfig = (
+            LoraConfig(**(known | {"inference_mode": True})) if raw["peft_type"] == "LORA" else PeftConfig()
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"The adapter's configuration is not readable: {error!r}", where=str(folder)) from error
+    plain = isinstance(config, LoraConfig) and config.bias == "none"
+    if not plain or any(getattr(config, name, None) for name in _UNSUPPORTED):
+        raise IntegrityError("The adapter is not plain LoRA, the only method this engine runs.", where=str(folder))
+    assert isinstance(config, LoraConfig)
     return config
+
+
+def _modules(config: LoraConfig, shapes: Mapping[str, Sequence[int]], layers: int) -> list[tuple[int, str, int, float]]:
+    """(layer, module, rank, scale) of each module that the configuration names."""
+    targets = config.target_modules
+    chosen = range(layers) if config.layers_to_transform is None else config.layers_to_transform
+    numbers = [chosen] if isinstance(chosen, int) else sorted(chosen)
+    found = []
+    for layer in numbers:
+        for module in shapes:
+            name = module.rpartition(".")[2]
+            if targets == "all-linear" or name in (targets or ()):
+                rank = (config.rank_pattern or {}).get(name, config.r)
+                alpha = (config.alpha_pattern or {}).get(name, config.lora_alpha)
+                found.append((layer, module, rank, alpha / (rank**0.5 if config.use_rslora else rank)))
+    return found
+
+
+def _key(layer: int, module: str, side: str) -> str:
+    return f"base_model.model.model.layers.{layer}.{module}.lora_{side}.weight"
+
+
+def _wanted(
+    config: LoraConfig, shapes: Mapping[str, Sequence[int]], layers: int, folder: Path
+) -> dict[str, tuple[int, ...]]:
+    wanted: dict[str, tuple[int, ...]] = {}
+    for layer, module, rank, _ in _modules(config, shapes, layers):
+        out, width = shapes[module]
+        wanted |= {_key(layer, module, "A"): (rank, width), _key(layer, module, "B"): (out, rank)}
+    if not wanted:
+        raise IntegrityError("The adapter does not fit the base: it changes none of its layers.", where=str(folder))
+    return wanted
+
+
+def _check(tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """A key that is passed over in silence is an adapter that silently does nothing (peft#2115)."""
+    found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    for problem, keys in (
+        ("lacks", wanted.keys() - found.keys()),
+        ("has unexpected", found.keys() - wanted.keys()),
+        ("has misshapen", {key for key in wanted.keys() & found.keys() if wanted[key] != found[key]}),
+    ):
+        if keys:
+            what = f"The adapter {problem} weights: {len(keys)}, such as {min(keys)}."
+            raise IntegrityError(what, where=str(folder / WEIGHTS))

@@ -9,7 +9,7 @@ by a request's `model`.
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Generator
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,12 +22,13 @@ from starlette.exceptions import HTTPException
 from moatelier.errors import Cancelled, InvalidRequest, MoatelierError, NotFound
 from moatelier.faults import fault_point
 from moatelier.settings import settings
+from serving.driver import Driver, Ticket
 from serving.embeddings import Embedder, EmbeddingRequest
 from serving.engine import Delta, TextEngine
 from serving.process import serve
 from serving.protocol import DONE, ChatRequest, Wire, envelope, sse
+from serving.row import Row
 from serving.sampling import TokenLogprob
-from serving.scheduler import Scheduler, Ticket
 
 T = TypeVar("T")
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -38,6 +39,8 @@ class LoadRequest(BaseModel):
 
     lora_name: str
     lora_path: str
+    pinned: bool = False
+    """Ours: keep the weights in memory, whatever else needs room."""
 
 
 class UnloadRequest(BaseModel):
@@ -47,7 +50,7 @@ class UnloadRequest(BaseModel):
 
 
 class Pool:
-    """The engine and the thread it runs on. Everything that touches the model goes through the scheduler.
+    """The engine and the thread it runs on. Everything that touches the model goes through the driver.
 
     Args:
         base: The catalogue id of the base.
@@ -55,7 +58,7 @@ class Pool:
 
     def __init__(self, base: str) -> None:
         self.base = base
-        self.scheduler = Scheduler()
+        self.driver = Driver(self.engine)
         self.started = int(time.time())
         self._engine: TextEngine | None = None
 
@@ -65,7 +68,7 @@ class Pool:
         return self._engine is not None
 
     def engine(self) -> TextEngine:
-        """The engine, loaded at its first use; call this on the scheduler's thread only."""
+        """The engine, loaded at its first use; call this on the driver's thread only."""
         if self._engine is None:
             self._engine = TextEngine(self.base)
         return self._engine
@@ -78,7 +81,7 @@ class Pool:
         frame = {"object": "model", "created": self.started, "owned_by": "moatelier"}
         return [{"id": name, **frame, "root": root, "parent": parent} for name, (root, parent) in names.items()]
 
-    def answer(self, request: ChatRequest) -> Ticket[Delta]:
+    def answer(self, request: ChatRequest) -> Ticket:
         """Queue a chat request.
 
         Raises:
@@ -86,19 +89,43 @@ class Pool:
             NotFound: No model of this name is loaded.
         """
         request.check()
-        for name in ("prompt_logprobs", "deadline_s"):
-            if getattr(request, name) is not None:  # a promise that the decode loop cannot keep yet
-                raise InvalidRequest(f"{name} is not supported by this engine.", where=name, remedy="Leave it out.")
         turns, sampling = request.turns(), request.sampling()
-        adapter = None if request.model == self.base else request.model
-        self.fingerprint(request.model)
+        names = request.ensemble or [request.model]
+        for name in names:
+            self.fingerprint(name)
+        adapters = [None if name == self.base else name for name in names]
 
-        def start() -> Generator[Delta, None, None]:
-            engine = self.engine()
+        def submit(engine: TextEngine) -> Sequence[Row]:
             fault_point("engine.answering")
-            return engine.stream(turns, adapter=adapter, sampling=sampling, choices=request.n or 1)
+            return engine.submit(
+                turns,
+                adapters=adapters,
+                sampling=sampling,
+                choices=request.n or 1,
+                scored=request.prompt_logprobs,
+                flow=request.user or "",
+            )
 
-        return self.scheduler.submit(start)
+        return self.driver.submit(submit)
+
+    def counts(self) -> dict[str, int | str]:
+        """What the engine holds, in bytes and in things; nothing before it is loaded."""
+        engine = self._engine
+        if engine is None:
+            return {}
+        return {
+            "precision": engine.precision,
+            "memory_limit": engine.memory.limit,
+            "memory_used": engine.memory.used,
+            "memory_held": engine.memory.held,
+            "evicted": engine.memory.evicted,
+            "blocks": len(engine.blocks),
+            "block_hits": engine.blocks.hits,
+            "block_misses": engine.blocks.misses,
+            "running": len(engine.scheduler.running),
+            "waiting": engine.scheduler.busy - len(engine.scheduler.running),
+            "prompt_work": engine.passes.prompt_work,
+        }
 
     def spell(self, token: int) -> bytes:
         """A token's bytes; the engine has been loaded when there is one to spell."""
@@ -117,7 +144,7 @@ class Pool:
         raise NotFound(f"No model `{model}` is loaded.", where="model", remedy=f"Load it, or ask for {self.base}.")
 
 
-async def stream(ticket: Ticket[Delta], first: Delta, wire: Wire) -> AsyncIterator[bytes]:
+async def stream(ticket: Ticket, first: Delta, wire: Wire) -> AsyncIterator[bytes]:
     """An answer as server-sent events; an error that comes in the middle is the last of them."""
     completed: dict[int, int] = {}
     try:
@@ -140,20 +167,23 @@ async def stream(ticket: Ticket[Delta], first: Delta, wire: Wire) -> AsyncIterat
         ticket.cancel()
 
 
-async def whole(ticket: Ticket[Delta], wire: Wire) -> dict[str, Any]:
+async def whole(ticket: Ticket, wire: Wire) -> dict[str, Any]:
     """An answer as one body."""
     texts: dict[int, str] = {}
     told: dict[int, list[TokenLogprob]] = {}
     last: dict[int, Delta] = {}
+    prompt: tuple[TokenLogprob, ...] | None = None
     async for delta in ticket:
         texts[delta.index] = texts.get(delta.index, "") + delta.text
         told.setdefault(delta.index, []).extend(delta.logprobs)
         last[delta.index] = delta
+        prompt = prompt or delta.prompt_logprobs
     choices = [(texts[index], last[index].finish_reason, told[index]) for index in sorted(texts)]
-    return wire.body(choices, last[0].prompt_tokens, sum(delta.completion_tokens for delta in last.values()))
+    body = wire.body(choices, last[0].prompt_tokens, sum(delta.completion_tokens for delta in last.values()))
+    return body if prompt is None else body | {"prompt_logprobs": wire.prompt_logprobs(prompt)}
 
 
-async def unless_gone(request: Request, ticket: Ticket[Delta], work: Coroutine[Any, Any, T]) -> T:
+async def unless_gone(request: Request, ticket: Ticket, work: Coroutine[Any, Any, T]) -> T:
     """Wait for a part of an answer; when the client hangs up meanwhile, cancel the answer.
 
     Raises:
@@ -191,7 +221,8 @@ def create_app(pool: Pool) -> FastAPI:
     async def chat(body: ChatRequest, request: Request) -> Response:
         ticket = pool.answer(body)
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
-        wire = Wire(body.model, pool.fingerprint(body.model), include_usage, pool.spell if body.logprobs else None)
+        spell = pool.spell if body.logprobs or body.prompt_logprobs is not None else None
+        wire = Wire(body.model, pool.fingerprint(body.model), include_usage, spell, logprobs=bool(body.logprobs))
         if not body.stream:
             return JSONResponse(await unless_gone(request, ticket, whole(ticket, wire)))
         # The first token decides about the status: what goes wrong before it is an error, not a broken stream.
@@ -216,17 +247,18 @@ def create_app(pool: Pool) -> FastAPI:
         if body.lora_name == pool.base:
             raise InvalidRequest("An adapter cannot have the base's name.", where="lora_name", remedy="Use another.")
         path = Path(body.lora_path)
-        await pool.scheduler.call(lambda: pool.engine().load_adapter(body.lora_name, path))
+        await pool.driver.call(lambda engine: engine.load_adapter(body.lora_name, path, body.pinned))
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
     @app.post("/v1/unload_lora_adapter")
     async def unload(body: UnloadRequest) -> Response:
-        await pool.scheduler.call(lambda: pool.engine().unload_adapter(body.lora_name))
+        await pool.driver.call(lambda engine: engine.unload_adapter(body.lora_name))
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
     @app.get("/healthz")
     async def health() -> dict[str, Any]:
-        return {"status": "ok", "base": pool.base, "loaded": pool.loaded, "busy": pool.scheduler.busy}
+        state = {"status": "ok", "base": pool.base, "loaded": pool.loaded, "busy": pool.driver.busy}
+        return state | pool.counts()
 
     return app
 

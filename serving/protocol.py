@@ -113,6 +113,10 @@ class ChatRequest(BaseModel):
     prompt_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS, description="vLLM's; not for streams")
     response_format: ResponseFormat | None = None
     deadline_s: float | None = Field(default=None, gt=0, description="ours: seconds from now")
+    ensemble: list[str] | None = Field(
+        default=None, min_length=2, max_length=MAX_CHOICES, description="ours: models that choose each token together"
+    )
+    user: str | None = Field(default=None, description="whose requests take turns with those of others")
 
     def check(self) -> None:
         """Refuse what this engine cannot do, rather than answer as if it had not been asked.
@@ -160,12 +164,14 @@ class Wire:
 
     Attributes:
         spell: A token's bytes; given when log probabilities were asked for.
+        logprobs: Whether they were asked for of the answer, and not only of the prompt.
     """
 
     model: str
     fingerprint: str
     include_usage: bool = False
     spell: Callable[[int], bytes] | None = None
+    logprobs: bool = True
     id: str = field(default_factory=lambda: new_id("chatcmpl"))
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -203,8 +209,21 @@ class Wire:
             "usage": usage(prompt, completion),
         }
 
+    def prompt_logprobs(self, tokens: Sequence[TokenLogprob]) -> list[dict[str, Any] | None]:
+        """As vLLM tells them: None for the first token, then by token id, the prompt's own first."""
+        return [None, *(self._ranked(told) for told in tokens)]
+
+    def _ranked(self, told: TokenLogprob) -> dict[str, Any]:
+        assert self.spell is not None
+        others = [(token, logprob) for token, logprob in told.top if token != told.token]
+        known = [(told.token, told.logprob), *others]
+        return {
+            str(token): {"logprob": logprob, "decoded_token": self.spell(token).decode(errors="replace")}
+            for token, logprob in known
+        }
+
     def _logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
-        if self.spell is None:
+        if self.spell is None or not self.logprobs:
             return None
         content = [
             _spelt(self.spell(told.token), told.logprob)

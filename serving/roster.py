@@ -1,19 +1,21 @@
 """Which adapters `auto` may choose: read from the signed records, kept until a record is added.
 
-An adapter is on the roster when its record says that it joined, no later one took its place, and it is tuned on the
-base that is served. The calibration is the newest card's whose adapter is on the roster.
+An adapter is on the roster when its newest record says that it joined, no later one took its place, it is tuned on the
+base that is served, and the embedding model of the settings made its profile: vectors of two models are never
+compared. The calibration is the newest card's that was fitted on that model's vectors.
 """
 
 import logging
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
 from moatelier.contracts import Calibration, RouterCard, RouterEntry, RouterProfile
 from moatelier.errors import IntegrityError, NotFound
 from moatelier.settings import settings
+from modalities import catalogue
 from serving.router import Router
 from store import adapters, artifacts, records
 
@@ -27,10 +29,17 @@ class Roster:
     Attributes:
         router: Over the adapters on the roster; without any it gives everything to the base.
         embedding: Catalogue id of the model whose vectors it takes; None without adapters.
+        foreign: Adapters that have joined by the vectors of another model -> that model's id.
     """
 
     router: Router
     embedding: str | None
+    foreign: dict[str, str] = field(default_factory=dict)
+
+
+def record_key(adapter: str, run: str) -> str:
+    """The name of the records that a run signs as an adapter enters: (kind, key) is signed once."""
+    return f"{adapter}@{run}"
 
 
 def entries(project: str) -> list[RouterEntry]:
@@ -39,26 +48,56 @@ def entries(project: str) -> list[RouterEntry]:
 
 
 def on_roster(found: Iterable[RouterEntry]) -> list[RouterEntry]:
-    """The entries that joined and whose place nobody took."""
-    joined = [entry for entry in found if entry.joined]
-    replaced = {entry.replaces for entry in joined}
-    return [entry for entry in joined if entry.adapter not in replaced]
+    """The entries that joined and whose place nobody took since: of the entries oldest first, an adapter's newest."""
+    standing: dict[str, RouterEntry] = {}
+    for entry in found:
+        standing.pop(entry.adapter, None)
+        if entry.joined:
+            standing.pop(entry.replaces or "", None)
+            standing[entry.adapter] = entry
+    return list(standing.values())
+
+
+def comparable(made: RouterProfile) -> bool:
+    """Whether the embedding model of the settings made a profile: the same id, and where it is pulled the same files.
+
+    Raises:
+        NotFound, InvalidRequest: The setting names no embedding model.
+        IntegrityError: The model's files are not those that were pulled.
+    """
+    return made.embedding == catalogue.embedding() and _model() in (None, made.embedding_digest)
+
+
+def _model() -> str | None:
+    """The digest of the embedding model's files; None where it is not pulled."""
+    named = catalogue.embedding()
+    return catalogue.base_digest(named) if catalogue.is_pulled(named) else None
 
 
 def load(project: str) -> Roster:
-    """The roster as the records say it now. Raises IntegrityError when a record was changed."""
+    """The roster as the records say it now.
+
+    Raises:
+        IntegrityError: A record was changed, or a file of the embedding model.
+        NotFound, InvalidRequest: The setting names no embedding model.
+    """
     served = {record.digest for record in adapters.list_adapters(project) if record.base == settings().base}
-    profiles = [made for entry in on_roster(entries(project)) if entry.adapter in served and (made := _profile(entry))]
-    if not profiles:
-        return Roster(Router([]), None)
-    newest = profiles[-1]
-    fit = [made for made in profiles if made.embedding_digest == newest.embedding_digest]
-    if len(fit) < len(profiles):
-        log.warning("%d profiles are of another embedding model and are left out", len(profiles) - len(fit))
-    return Roster(Router(fit, _calibration(project, {made.adapter for made in fit})), newest.embedding)
+    joined = [made for entry in on_roster(entries(project)) if entry.adapter in served and (made := profile_of(entry))]
+    fit = [made for made in joined if comparable(made)]
+    # Without its files here nothing but the newest profile says which bytes go by the model's id.
+    fit = [made for made in fit if made.embedding_digest == fit[-1].embedding_digest]
+    known = {made.adapter for made in fit}
+    foreign = {made.adapter: made.embedding for made in joined if made.adapter not in known}
+    if foreign:
+        log.warning("auto leaves out %d adapters whose profiles another embedding model made", len(foreign))
+    if not fit:
+        return Roster(Router([]), None, foreign)
+    calibration = _calibration(project, known, fit[-1].embedding_digest)
+    return Roster(Router(fit, calibration), catalogue.embedding(), foreign)
 
 
-def _profile(entry: RouterEntry) -> RouterProfile | None:
+def profile_of(entry: RouterEntry) -> RouterProfile | None:
+    """An entry's profile; None, with a line in the log, when it cannot be read."""
     try:
         return RouterProfile.model_validate(artifacts.get_json(entry.profile))
     except (NotFound, IntegrityError, ValidationError):
@@ -66,18 +105,20 @@ def _profile(entry: RouterEntry) -> RouterProfile | None:
         return None
 
 
-def _calibration(project: str, known: set[str]) -> Calibration | None:
-    for record in reversed(records.list_kind(project, "router_card")):
-        if record.subject in known:
-            return RouterCard.model_validate(record.body).calibration
-    return None
+def _calibration(project: str, known: set[str], model: str) -> Calibration | None:
+    """The newest card's by the registration of who is on the roster; failing that, the newest's over any of them."""
+    cards = [RouterCard.model_validate(record.body) for record in records.list_kind(project, "router_card")]
+    fit = [card for card in reversed(cards) if card.embedding_digest in (None, model)]
+    own = [card for card in fit if card.adapter in known]
+    over = [card for card in fit if known & set(card.adapters)]
+    return (own or over)[0].calibration if own or over else None
 
 
 class Rosters:
-    """Rosters by project, read again only when a record was added."""
+    """Rosters by project, read again only when a record was added or the embedding model came."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, tuple[tuple[int, int, int], Roster]] = {}
+        self._kept: dict[str, tuple[tuple[int, int, int, str | None], Roster]] = {}
         self._lock = threading.Lock()
 
     def get(self, project: str) -> Roster:
@@ -86,6 +127,7 @@ class Rosters:
             records.count(project, "router_profile"),
             records.count(project, "router_card"),
             adapters.count(project),
+            _model(),
         )
         with self._lock:
             kept = self._kept.get(project)

@@ -1,103 +1,168 @@
-"""One thread that makes all answers, a step of each in turn, so that a short answer never waits for a long one.
+r"""Which rows run and what the next step computes. Decides only: memory and mathematics are the engine's.
 
-The event loop hands in generators and reads what they yield. Work on the model that is no answer (loading an adapter)
-goes through the same queue, hence never runs in the middle of a step.
+    waiting -> running -> finished
+                  \-> preempted -> running
+
+Rows wait in flows (who asks, with which adapter) that take turns by the tokens they ask for: start-time fair queueing
+(Goyal, Vin, Cheng 1996). A step decodes one token of every row that has been read, and reads prompts with what is left
+of its budget of tokens, in the order in which the rows came to run.
 """
 
-import asyncio
-import queue
-import threading
+import heapq
+import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
-from moatelier.errors import Cancelled
+from serving.kv import BLOCK, BlockKey
+from serving.row import Lane, Row
 
-T = TypeVar("T")
-MAX_ACTIVE = 8
-"""Answers in the making at one time; the others wait in the order in which they came."""
+MAX_LANES = 16
+"""Lanes that run side by side."""
+STEP_TOKENS = 256
+"""Tokens of a step. More reads prompts faster and makes those who are being answered wait longer."""
 
 
-class Ticket(AsyncIterator[T], Generic[T]):
-    """One place in the queue, held by the event loop: an async iterator over what the generator yields."""
+@dataclass(frozen=True)
+class Plan:
+    """One step.
 
-    def __init__(self, start: Callable[[], Generator[T, None, None]]) -> None:
-        self._start = start
-        self._running: Generator[T, None, None] | None = None
-        self._loop = asyncio.get_running_loop()
-        self._items: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
-        self._cancelled = False
+    Attributes:
+        decode: Rows that get one more token.
+        read: Lanes with how many tokens of their prompt are computed.
+    """
 
-    def cancel(self) -> None:
-        """The reader is gone: stop with the step that is running. Does nothing to a ticket that has ended."""
-        self._cancelled = True
+    decode: tuple[Row, ...]
+    read: tuple[tuple[Lane, int], ...]
 
-    async def __anext__(self) -> T:
-        kind, value = await self._items.get()
-        if kind == "item":
-            item: T = value
-            return item
-        self._say("end", None)  # whoever asks again gets the end again
-        if kind == "error":
-            raise value
-        raise StopAsyncIteration
-
-    def advance(self) -> bool:
-        """Run one step on the calling thread; False when there is no further one."""
-        try:
-            if self._cancelled:
-                raise Cancelled("The request was cancelled.")
-            self._running = self._running or self._start()
-            self._say("item", next(self._running))
-            return True
-        except StopIteration:
-            self._say("end", None)
-        except Exception as error:  # belongs to the reader, not to the thread that serves everybody
-            self._say("error", error)
-        if self._running:
-            self._running.close()
-        return False
-
-    def _say(self, kind: str, value: object) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._items.put_nowait, (kind, value))
-        except RuntimeError:  # the event loop is closed: nobody reads any more
-            self._cancelled = True
+    def __bool__(self) -> bool:
+        return bool(self.decode or self.read)
 
 
 class Scheduler:
-    """Runs tickets on a thread of its own, at most `MAX_ACTIVE` at a time, one step each in turn."""
+    """Rows by state.
 
-    def __init__(self, max_active: int = MAX_ACTIVE) -> None:
-        self._waiting: queue.SimpleQueue[Ticket[Any]] = queue.SimpleQueue()
-        self._active: deque[Ticket[Any]] = deque()
-        self._max_active = max_active
-        threading.Thread(target=self._run, name="generation", daemon=True).start()
+    Args:
+        max_lanes: Upper bound of lanes that run; a row with more runs alone.
+        step_tokens: Upper bound of tokens in a step, but for one a row that decodes.
+    """
+
+    def __init__(self, max_lanes: int = MAX_LANES, step_tokens: int = STEP_TOKENS) -> None:
+        self.max_lanes, self.step_tokens = max_lanes, step_tokens
+        self.running: list[Row] = []
+        """In the order in which they came to run."""
+        self.preempted: deque[Row] = deque()
+        self._queue = _FairQueue()
+
+    @property
+    def waiting(self) -> tuple[Row, ...]:
+        """Rows that have not run yet."""
+        return self._queue.rows
 
     @property
     def busy(self) -> int:
-        """Requests in the making or waiting."""
-        return len(self._active) + self._waiting.qsize()
+        """Rows that are not finished."""
+        return len(self.running) + len(self.preempted) + len(self.waiting)
 
-    def submit(self, start: Callable[[], Generator[T, None, None]]) -> Ticket[T]:
-        """Queue a generator; it is made and run on the scheduler's thread. Call this on the event loop."""
-        ticket = Ticket(start)
-        self._waiting.put(ticket)
-        return ticket
+    def add(self, row: Row) -> None:
+        """Let a row wait."""
+        self._queue.put(row)
 
-    async def call(self, work: Callable[[], T]) -> T:
-        """Run a function on the scheduler's thread, between two steps, and wait for its result."""
-
-        def once() -> Generator[T, None, None]:
-            yield work()
-
-        return await anext(self.submit(once))
-
-    def _run(self) -> None:
-        while True:
-            while len(self._active) < self._max_active and not (self._active and self._waiting.empty()):
-                self._active.append(self._waiting.get())
-            if self._active[0].advance():
-                self._active.rotate(-1)
+    def admit(self, enter: Callable[[Row], bool]) -> None:
+        """Let rows run that wait, the preempted first, as long as there is a place and `enter` finds memory."""
+        while row := self.preempted[0] if self.preempted else self._queue.first:
+            lanes = sum(len(running.lanes) for running in self.running)
+            if self.running and lanes + len(row.lanes) > self.max_lanes:
+                return
+            if not enter(row):
+                return
+            if self.preempted:
+                self.preempted.popleft()
             else:
-                self._active.popleft()
+                self._queue.pop()
+            if not row.over:
+                self.running.append(row)
+
+    def plan(self) -> Plan:
+        """What the next step computes.
+
+        Where two lanes would make the same block, the later one waits for the earlier one's.
+        """
+        decode = tuple(row for row in self.running if row.read)
+        left = self.step_tokens - sum(len(row.lanes) for row in decode)
+        read: list[tuple[Lane, int]] = []
+        claimed: set[BlockKey] = set()
+        for lane in self._unread():
+            tokens = _chunk(lane, max(left, 0))
+            making = lane.making(tokens) if tokens else set()
+            if tokens and not making & claimed:
+                claimed |= making
+                read.append((lane, tokens))
+                left -= tokens
+        return Plan(decode, tuple(read))
+
+    def preempt(self, row: Row) -> None:
+        """Take a running row's place away; it goes on before those that wait."""
+        self.running.remove(row)
+        self.preempted.appendleft(row)
+
+    def finish(self, row: Row) -> None:
+        """The row is over, whatever state it is in."""
+        if row in self.running:
+            self.running.remove(row)
+        elif row in self.preempted:
+            self.preempted.remove(row)
+        else:
+            self._queue.remove(row)
+
+    def youngest(self, but: Row) -> Row | None:
+        """The running row that came last, but for one."""
+        return next((row for row in reversed(self.running) if row is not but), None)
+
+    def all(self) -> Iterable[Row]:
+        """Every row that is not finished."""
+        return (*self.running, *self.preempted, *self.waiting)
+
+    def _unread(self) -> Iterator[Lane]:
+        return (lane for row in self.running if not row.read for lane in row.lanes if lane.logits is None)
+
+
+def _chunk(lane: Lane, left: int) -> int:
+    """How many tokens a lane reads of `left`: all that it needs, or up to the end of a block."""
+    assert lane.seat is not None
+    if lane.unread <= left:
+        return lane.unread
+    end = (lane.seat.tokens + left) // BLOCK * BLOCK
+    return max(0, end - lane.seat.tokens)
+
+
+class _FairQueue:
+    """Waiting rows; each flow's share of the work is the same, however many rows it sends."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Row]] = []
+        self._ends: dict[str, float] = {}
+        self._now = 0.0
+        self._arrivals = itertools.count()
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return tuple(row for *_, row in self._heap)
+
+    @property
+    def first(self) -> Row | None:
+        return self._heap[0][2] if self._heap else None
+
+    def put(self, row: Row) -> None:
+        start = max(self._now, self._ends.get(row.flow, 0.0))
+        self._ends[row.flow] = start + sum(len(lane.ids) + row.limit for lane in row.lanes)
+        heapq.heappush(self._heap, (start, next(self._arrivals), row))
+
+    def pop(self) -> None:
+        self._now, _, _ = heapq.heappop(self._heap)
+        if not self._heap:
+            self._ends.clear()
+
+    def remove(self, row: Row) -> None:
+        self._heap = [entry for entry in self._heap if entry[2] is not row]
+        heapq.heapify(self._heap)

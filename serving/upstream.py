@@ -28,7 +28,9 @@ from serving.retries import UNSENT, Again, Retries, after_s
 CONNECT_S = 5.0
 REFUSED = (400, 413, 422)
 """Statuses that say that the request is at fault, not the upstream."""
-_OURS = ("model_unavailable", "not_found", "invalid_request", "data_error", "conflict", "integrity_error")
+_OURS = frozenset(
+    "model_unavailable not_found invalid_request data_error conflict integrity_error deadline_exceeded".split()
+)
 
 
 class Upstream:

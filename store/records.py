@@ -80,6 +80,18 @@ def get(project: str, kind: RecordKind, key: str) -> Record:
     return record
 
 
+def newest(project: str, kind: RecordKind, subject: str) -> Record:
+    """The newest verified record of a kind about a subject. Raises NotFound, and IntegrityError like `verify`."""
+    query = select(RecordRow).where(RecordRow.project == project, RecordRow.kind == kind, RecordRow.subject == subject)
+    with reading() as opened:
+        row = opened.scalar(query.order_by(RecordRow.created_at.desc(), RecordRow.key.desc()).limit(1))
+        if row is None:
+            raise NotFound("There is no such record.", where=f"{kind} of {subject}")
+        record = Record.model_validate(row)
+    verify(record)
+    return record
+
+
 def list_records(project: str, subject: str) -> list[Record]:
     """All verified records about a subject, oldest first. Raises IntegrityError like `verify`."""
     query = select(RecordRow).where(RecordRow.project == project, RecordRow.subject == subject)

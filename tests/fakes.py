@@ -56,8 +56,8 @@ def tiny_llama(folder: Path, *, layers: int = 6, width: int = 32) -> Path:
     return folder
 
 
-def tiny_catalogue(file: Path, model: Path) -> Path:
-    """A catalogue file whose one entry, `tiny`, is the given local folder."""
+def tiny_catalogue(file: Path, model: Path, embedding: Path | None = None) -> Path:
+    """A catalogue file whose entries are local folders: `tiny`, and `tiny-sentences` where there is one."""
     entry = {
         "id": "tiny",
         "name": "Tiny random Llama",
@@ -69,7 +69,10 @@ def tiny_catalogue(file: Path, model: Path) -> Path:
         "parameters": 60_000,
         "summary": "For tests.",
     }
-    file.write_text(yaml.safe_dump({"models": [entry]}), encoding="utf-8")
+    sentences = {**entry, "id": "tiny-sentences", "kind": "embedding", "convert": "hf_embedding", "context": 32}
+    sentences["sources"] = [{"type": "path", "path": str(embedding)}]
+    listed = [entry, sentences] if embedding else [entry]
+    file.write_text(yaml.safe_dump({"models": listed}), encoding="utf-8")
     return file
 
 

@@ -20,11 +20,19 @@ def embedded(texts: Sequence[str]) -> Vectors:
 
 
 def join(
-    record: adapters.AdapterRecord, texts: Sequence[str], *, joined: bool = True, replaces: str | None = None
+    record: adapters.AdapterRecord,
+    texts: Sequence[str],
+    *,
+    joined: bool = True,
+    replaces: str | None = None,
+    run: str = "run-1",
+    embedding: str = "all-minilm-l6-v2",
+    embedding_digest: str = "e" * 64,
 ) -> RouterProfile:
-    """Sign an adapter's entry, with its dev rows like its train rows."""
+    """Sign an adapter's entry, with its dev rows like its train rows; an entry for each run."""
     labels: list[str | None] = [None] * len(texts)
-    made = profile(record.manifest, embedded(texts), labels, embedding="fake-embedding", embedding_digest="e" * 64)
+    model = {"embedding": embedding, "embedding_digest": embedding_digest}
+    made = profile(record.manifest, embedded(texts), labels, **model)
     held = HeldOut(adapter=record.digest, vectors=pack(embedded(texts)), right=(True,) * len(texts))
     entry = RouterEntry(
         adapter=record.digest,
@@ -34,11 +42,11 @@ def join(
         replaces=replaces,
         reason="for a test",
     )
-    records.sign(record.project, "router_profile", record.digest, record.digest, entry)
+    records.sign(record.project, "router_profile", record.digest, f"{record.digest}@{run}", entry)
     return made
 
 
-def sign_card(project: str, *made: tuple[RouterProfile, Sequence[str]]) -> None:
+def sign_card(project: str, *made: tuple[RouterProfile, Sequence[str]], run: str = "run-1") -> None:
     """Sign the router card over some profiles, in the name of the last."""
     profiles = [one for one, _ in made]
     held = {
@@ -46,4 +54,4 @@ def sign_card(project: str, *made: tuple[RouterProfile, Sequence[str]]) -> None:
         for one, texts in made
     }
     card = router_card.card(router_card.trial(profiles, held, embedded(SENTENCES)), profiles, profiles[-1].adapter)
-    records.sign(project, "router_card", profiles[-1].adapter, profiles[-1].adapter, card)
+    records.sign(project, "router_card", card.adapter, f"{card.adapter}@{run}", card)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _WINDOW = 8
-MICRO_TOKENS = 2048
+MICRO_TOKENS = 1024
 """Most tokens, counted as if padded, that go through the layers at once: it bounds the memory of activations."""
 
 
@@ -22,11 +22,13 @@ class Example:
         name: Where it stands, for messages: split and row number.
         ids: The whole conversation.
         trained: Which of `ids` the loss counts.
+        acts: The first token on which the adapter acts.
     """
 
     name: str
     ids: tuple[int, ...]
     trained: tuple[bool, ...]
+    acts: int = 0
 
     @property
     def targets(self) -> list[int]:

@@ -11,6 +11,7 @@ from moatelier.ids import digest_json
 from modalities.frozen import FrozenStates, Layers, open_states
 from modalities.text.model import TextBase
 from modalities.text.packed import Layout, common_beginning, layout, run_layers
+from training.acting import acting_on
 from training.batches import Example
 
 FILL_TOKENS = 4096
@@ -26,12 +27,14 @@ class Inputs:
         layout: Where the tokens stand.
         predicting: `[targets]`, packed index of the token before each trained one.
         targets: `[targets]`, the trained ids.
+        acting: `[tokens]`, on which tokens the adapter acts; None is all.
     """
 
     hidden: Tensor
     layout: Layout
     predicting: Tensor
     targets: Tensor
+    acting: Tensor | None = None
 
 
 class Source:
@@ -59,7 +62,7 @@ class Source:
         self._base, self._examples, self._first = base, examples, first_layer
         self._device = next(base.model.parameters()).device
         distinct = sorted({example.ids for example in examples}, key=lambda ids: (len(ids), ids))
-        limit = min(example.targets[0] for example in examples) - 1
+        limit = min(example.acts or example.targets[0] - 1 for example in examples)
         self.prefix = common_beginning(distinct, limit)
         """Tokens that all rows share at their beginning; they are run once a batch."""
         # Item 0 is the shared beginning, item n the n-th distinct row's own tokens.
@@ -118,12 +121,21 @@ class Source:
             layout=places,
             predicting=torch.tensor(predicting, device=self._device),
             targets=torch.tensor(targets, device=self._device),
+            acting=self._acting(examples),
         )
+
+    def _acting(self, examples: Sequence[Example]) -> Tensor | None:
+        if not any(example.acts for example in examples):
+            return None
+        own = [place >= example.acts for example in examples for place in range(self.prefix, len(example.ids))]
+        return torch.tensor([False] * self.prefix + own, dtype=torch.float32, device=self._device)
 
     def tuned(self, inputs: Inputs) -> Tensor:
         """Run the layers from the boundary up: `[targets, width]`, after the final norm, ready for the head."""
         decoder: Any = self._base.model.get_decoder()
-        hidden = run_layers(decoder, inputs.hidden, inputs.layout, self._first, len(decoder.layers), inputs.predicting)
+        layers = (self._first, len(decoder.layers))
+        with acting_on(inputs.acting):
+            hidden = run_layers(decoder, inputs.hidden, inputs.layout, *layers, inputs.predicting)
         normed: Tensor = decoder.norm(hidden[0].index_select(0, inputs.predicting))
         return normed
 

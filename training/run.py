@@ -9,6 +9,7 @@ import json
 import platform
 import time
 from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -23,7 +24,7 @@ from modalities import catalogue
 from modalities.bundle import CONFIG, WEIGHTS, seal
 from modalities.text.model import TextBase, load_base
 from modalities.text.packed import check_packed
-from modalities.text.template import encode_row
+from modalities.text.template import Encoded, answer_header, encode_row
 from store import artifacts, datasets
 from training import methods, preflight
 from training.batches import Example
@@ -49,13 +50,16 @@ def work(spec_fields: dict[str, Any], job: Job) -> dict[str, Any]:
     fault_point("train.start")
     rows = {split: read_rows(card, split) for split in ("train", "dev")}
     base = load_base(spec.base, spec.precision)
-    train, dev = (encode(base, split, rows[split]) for split in ("train", "dev"))
+    header = answer_header(base.tokenizer) if hasattr(method, "activate_by") else []
+    train, dev = (encode(base, split, rows[split], header) for split in ("train", "dev"))
     _preflight(base, spec, train, dev, job)
 
     began = time.monotonic()
     first_layer = base.first_layer_default if spec.layers == "top_third" else 0
     source = Source(base, [*train, *dev], first_layer, base.precision, _fill_progress(spec, job, began))
     adapted = Adapted(method.attach(base.model, spec, first_layer), method, base.model.get_output_embeddings())
+    if header:
+        method.activate_by(adapted.model, header)
     data = digest_json([[example.ids, example.trained] for example in (*train, *dev)])
     start = State(spec=spec.digest, data=data, seconds=time.monotonic() - began)
     try:
@@ -86,8 +90,11 @@ def read_rows(card: DatasetCard, split: SplitName) -> list[dict[str, Any]]:
     return [json.loads(line) for line in artifacts.get_bytes(info.artifact).split(b"\n") if line]
 
 
-def encode(base: TextBase, split: SplitName, rows: list[dict[str, Any]]) -> list[Example]:
+def encode(base: TextBase, split: SplitName, rows: list[dict[str, Any]], header: Sequence[int] = ()) -> list[Example]:
     """Rows as tokens with the mask of the trained ones, by the base's own template.
+
+    With a header, that of the assistant's turn, the adapter acts from its last occurrence on, as it will when it is
+    served, and only the last answer is trained.
 
     Raises:
         DataError: A row cannot be rendered or would not end in a stop token; says which.
@@ -99,8 +106,25 @@ def encode(base: TextBase, split: SplitName, rows: list[dict[str, Any]]) -> list
             encoded = encode_row(base.tokenizer, row["messages"], base.stop_ids)
         except DataError as error:
             raise DataError(error.what, where=f"{name}: {error.where}", remedy=error.remedy) from error
-        examples.append(Example(name, tuple(encoded.ids), tuple(encoded.trained)))
+        examples.append(_example(name, encoded, list(header)))
     return examples
+
+
+def _example(name: str, encoded: Encoded, header: list[int]) -> Example:
+    if not header:
+        return Example(name, tuple(encoded.ids), tuple(encoded.trained))
+    answer = max(place for place, trained in enumerate(encoded.trained) if trained)
+    while encoded.trained[answer - 1]:
+        answer -= 1
+    acts = answer - len(header)
+    if encoded.ids[acts:answer] != header:
+        raise DataError(
+            "The answer does not follow the header that activates the adapter.",
+            where=name,
+            remedy="Use `lora`, or a base whose template opens every answer in the same way.",
+        )
+    trained = tuple(learn and place >= answer for place, learn in enumerate(encoded.trained))
+    return Example(name, tuple(encoded.ids), trained, acts)
 
 
 def _preflight(base: TextBase, spec: TrainSpec, train: list[Example], dev: list[Example], job: Job) -> None:

@@ -107,6 +107,8 @@ class RouterEvidence(Contract):
     promoted: bool
     replaces: str | None = None
     """The adapter whose alias it took."""
+    successor: str | None = None
+    """The adapter that has since taken its place in `auto`."""
 
 
 class RouterEntry(Contract):
@@ -132,6 +134,8 @@ class RouterCard(Contract):
     adapter: str
     """The adapter whose registration wrote this card."""
     adapters: tuple[str, ...]
+    embedding_digest: str | None = None
+    """Of the model whose vectors the calibration is for; None on cards from before it was told."""
     rows: int
     out_rows: int
     ours: Interval

@@ -21,7 +21,7 @@ from modalities.text.config import TextConfig, read_config
 from modalities.text.template import encode_row, template_digest
 
 Precision = Literal["bf16", "fp32"]
-_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def load_base(base_id: str, precision: Literal["auto", "bf16", "fp32"] = "auto")
     tokenizer = load_tokenizer(folder)
     model = _quietly(
         lambda: AutoModelForCausalLM.from_pretrained(
-            folder, dtype=_DTYPES[chosen], local_files_only=True, use_safetensors=True, trust_remote_code=False
+            folder, dtype=DTYPES[chosen], local_files_only=True, use_safetensors=True, trust_remote_code=False
         ),
         folder,
     )
@@ -154,7 +154,7 @@ def probe_precision() -> Precision:
     with FileLock(f"{file}.lock"):
         known = _read_probe(file)
         if cpu not in known:
-            seconds = {name: _time_product(dtype) for name, dtype in _DTYPES.items()}
+            seconds = {name: _time_product(dtype) for name, dtype in DTYPES.items()}
             known[cpu] = {"seconds": seconds, "precision": min(seconds, key=lambda name: seconds[name])}
             write_atomically(file, json.dumps(known, indent=1).encode())
     return "bf16" if known[cpu]["precision"] == "bf16" else "fp32"

@@ -56,6 +56,13 @@ def render(tokenizer: Any, messages: Messages, add_generation_prompt: bool) -> l
     return [token for segment in segments for token in _tokenise(tokenizer, segment.text, special)]
 
 
+def answer_header(tokenizer: Any) -> list[int]:
+    """The ids that open an assistant's turn, after which the model goes on."""
+    turns = [{"role": "user", "content": "a"}]
+    closed, opened = render(tokenizer, turns, False), render(tokenizer, turns, True)
+    return opened[len(closed) :]
+
+
 def encode_row(tokenizer: Any, messages: Messages, stop_ids: Sequence[int]) -> Encoded:
     """The ids of a training row with the mask of those that are trained.
 

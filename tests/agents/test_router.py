@@ -38,11 +38,13 @@ def test_an_alias_that_moved_meanwhile_is_left_alone() -> None:
     assert "moved" in decide(gate(champion=CHAMPION), PLAN, None).reason
 
 
-def evidence(promoted: bool = True, replaces: str | None = None, **fields: object) -> RouterEvidence:
+def evidence(
+    promoted: bool = True, replaces: str | None = None, successor: str | None = None, **fields: object
+) -> RouterEvidence:
     values: dict[str, object] = {"adapter": CANDIDATE, "profile": "1" * 64, "held_out": "2" * 64}
     values |= {"rows": 300, "held_out_rows": 50, "twin": OTHER, "told_apart": 0.97}
     built = BuiltProfile.model_validate(values | fields)
-    return RouterEvidence(built=built, promoted=promoted, replaces=replaces)
+    return RouterEvidence(built=built, promoted=promoted, replaces=replaces, successor=successor)
 
 
 def test_a_promoted_adapter_with_a_domain_of_its_own_joins_auto() -> None:
@@ -61,6 +63,7 @@ def test_it_takes_the_place_of_the_champion_whose_alias_it_took() -> None:
     ("fields", "told"),
     [
         ({"promoted": False, "replaces": CHAMPION}, "did not promote"),
+        ({"successor": CHAMPION}, "dddddddd has taken its place"),
         ({"rows": 19}, "19 training rows are too few"),
         ({"held_out_rows": 2}, "2 dev rows are too few"),
         ({"told_apart": 0.6}, "cannot be told from those of eeeeeeee"),

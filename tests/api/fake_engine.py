@@ -1,7 +1,8 @@
 """A small engine that speaks the dialect without a model: it answers `<model>: <what was said last>`.
 
 What is said steers it: `slow` streams a word every 50 ms for ever, `break` breaks the connection in the middle,
-`vanish` ends the stream in the middle, `fail` sends an error in the middle, `refuse` is refused at once.
+`vanish` ends the stream in the middle, `fail` sends an error in the middle, `refuse` is refused at once. With
+`ensemble` all of its models speak as one.
 """
 
 import asyncio
@@ -71,16 +72,19 @@ def create(engine: Engine) -> FastAPI:
         body = await request.json()
         engine.requests.append(body)
         number, said = len(engine.requests), str(body["messages"][-1]["content"])
-        if body["model"] != BASE and body["model"] not in engine.loaded:
-            return _error(f"No model `{body['model']}` is loaded.", 404, "not_found")
+        for name in body.get("ensemble", [body["model"]]):
+            if name != BASE and name not in engine.loaded:
+                return _error(f"No model `{name}` is loaded.", 404, "not_found")
         if said == "refuse":
             return _error("n is not supported by this engine.", 400, "invalid_request")
         if body["stream"]:
             return StreamingResponse(_stream(engine, body, said, number), media_type="text/event-stream")
         if said == "slow":
             await _wait_for_hang_up(engine, request)
-        message = {"role": "assistant", "content": f"{body['model']}: {said}", "refusal": None}
-        choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+        told = {"content": [{"token": "x", "logprob": -0.5, "bytes": None, "top_logprobs": []}]}
+        message = {"role": "assistant", "content": f"{_speaker(body)}: {said}", "refusal": None}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        choice["logprobs"] = told if body.get("logprobs") else None
         usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
         return JSONResponse(_frame(body, "chat.completion", number) | {"choices": [choice], "usage": usage})
 
@@ -112,6 +116,10 @@ def create(engine: Engine) -> FastAPI:
     return app
 
 
+def _speaker(body: dict[str, Any]) -> str:
+    return "+".join(body.get("ensemble", [body["model"]]))
+
+
 async def _wait_for_hang_up(engine: Engine, request: Request) -> None:
     while not await request.is_disconnected():
         await asyncio.sleep(0.01)
@@ -124,7 +132,7 @@ async def _stream(engine: Engine, body: dict[str, Any], said: str, number: int) 
         return _sse(_frame(body, "chat.completion.chunk", number) | {"choices": [choice]})
 
     yield chunk({"role": "assistant", "content": ""})
-    words = [f"{body['model']}:", *said.split()]
+    words = [f"{_speaker(body)}:", *said.split()]
     for word in words:
         yield chunk({"content": word + " "})
     if said == "break":

@@ -99,7 +99,7 @@ def test_auto_is_a_model_once_an_adapter_has_joined(client: openai.OpenAI, servi
 def _answers(client: openai.OpenAI) -> bool:
     try:
         return bool(ask(client, "where is my parcel").choices)
-    except openai.NotFoundError:
+    except (openai.NotFoundError, openai.BadRequestError):
         return False  # a roster is remembered for a second
 
 
@@ -115,6 +115,22 @@ def test_without_the_embedding_model_auto_says_what_to_do(client: openai.OpenAI,
         ask(client, "where is my parcel")
     assert caught.value.status_code == 503 and caught.value.code == "model_unavailable"
     assert client.chat.completions.create(model=BASE, messages=[{"role": "user", "content": "hi"}]).choices
+
+
+def test_profiles_of_another_embedding_model_are_refused_never_mixed(client: openai.OpenAI, service: Service) -> None:
+    parcel, refund = make_adapter("parcel", seed=1), make_adapter("refund", seed=2)
+    join(parcel, PARCEL, embedding="older-model")
+    with pytest.raises(openai.BadRequestError, match="older-model.*moatelier adapters route NAME") as caught:
+        ask(client, "where is my parcel")
+    assert caught.value.code == "conflict" and "auto" not in [model.id for model in client.models.list()]
+    with pytest.raises(openai.BadRequestError, match="older-model"):
+        client.models.retrieve("auto")
+    join(refund, REFUND)
+    wait_until(lambda: "auto" in [model.id for model in client.models.list()], timeout_s=3)
+    wait_until(lambda: _answers(client), timeout_s=3)
+    assert route(ask(client, "where is my parcel"))["chosen"] != parcel.digest
+    join(parcel, PARCEL, run="run-2")
+    wait_until(lambda: route(ask(client, "where is my parcel"))["chosen"] == parcel.digest, timeout_s=3)
 
 
 def test_pictures_alone_go_to_the_base(http: httpx.Client, pair: Pair) -> None:
@@ -193,7 +209,7 @@ def test_an_adapters_card_is_shown(http: httpx.Client, pair: Pair) -> None:
 
 def test_a_changed_entry_stops_auto_and_nothing_else(client: openai.OpenAI, pair: Pair) -> None:
     with db.session() as opened:
-        row = opened.get_one(RecordRow, ("default", "router_profile", pair[0].digest))
+        row = opened.get_one(RecordRow, ("default", "router_profile", f"{pair[0].digest}@run-1"))
         row.body = {**row.body, "joined": False}
     with pytest.raises(openai.APIStatusError, match="was changed") as caught:
         ask(client, "where is my parcel")

@@ -182,6 +182,7 @@ def test_a_request_that_is_none(http: httpx.Client) -> None:
         ({"model": BASE}, "messages"),
         ({"model": BASE, "messages": []}, "messages"),
         ({"model": BASE, "messages": "hello"}, "messages"),
+        ({"model": BASE, "messages": [{"role": "user", "content": "x"}], "ensemble": [BASE, "a@b"]}, "ensemble"),
     ]:
         answer = http.post("/v1/chat/completions", json=body)
         assert answer.status_code == 400

@@ -10,6 +10,7 @@ from moatelier.contracts import Event, Feedback, Recipe, RouteDecision
 from moatelier.contracts.base import Contract
 from store import events, feedback, recipes, records
 from tests.api.conftest import Service, make_adapter
+from tests.api.running import wait_until
 
 
 class Decision(Contract):
@@ -49,8 +50,16 @@ def test_the_last_word_that_was_missing_stops_the_recipe(
     assert kept.status_code == 200, kept.text
     shown = http.get("/v1/moa/panel").json()
     assert shown["state"] == "disabled" and shown["reason"].startswith("Feedback says")
-    with pytest.raises(openai.BadRequestError, match="Feedback says.*moatelier moa evaluate panel"):
+    wait_until(lambda: refused(client, asked), timeout_s=5)  # requests know recipes as of a second ago at most
+
+
+def refused(client: openai.OpenAI, asked: Any) -> bool:
+    try:
         client.chat.completions.create(**asked)
+    except openai.BadRequestError as error:
+        assert "Feedback says" in str(error) and "moatelier moa evaluate panel" in str(error)
+        return True
+    return False
 
 
 def test_the_decision_can_be_read_and_checked(http: httpx.Client, digests: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 `make kill-matrix` runs it whole: one task for each kind of victim, which dies at every stage in turn. Each task must
 end as an undisturbed one does: the same status, one adapter with bit-equal weights, one gate decision, one look at the
-locked rows, and the same events, none missing and none twice.
+locked rows, one signed entry into `auto` with a bit-equal profile, and the same events, none missing and none twice.
 """
 
 import argparse
@@ -14,14 +14,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from tests import fakes
-from tests.e2e.harness import Service, wait_for
+from tests.e2e.harness import MODEST, TINY_SENTENCES, Service, wait_for
 
 AWAITING = "awaiting approval"
 ANSWERING = "engine.answering"
@@ -39,6 +39,11 @@ STAGES = {
     "gating, after the look": "gate.after_look",
     "gating, before the signature": "gate.before_sign",
     "registering": "node.registering",
+    "routing, its job enqueued": "routing.enqueued",
+    "routing, its job running": "routing.running",
+    "routing, profile and card written": "routing.written",
+    "routing, before it joins": "routing.before_join",
+    "routing, after it joined": "routing.after_join",
     "answering": ANSWERING,
 }
 """Stage -> the fault point at which its process waits; awaiting approval waits by itself."""
@@ -55,6 +60,11 @@ class Outcome:
     aliases: tuple[str, ...]
     gate_decisions: int
     looks: int
+    entries: tuple[str, ...]
+    """The signed entries into `auto`: who, with which profile, joined or not, and why."""
+    cards: int
+    models: tuple[str, ...]
+    """What a request may name, `auto` among it."""
     events: Counter[str]
 
 
@@ -62,8 +72,8 @@ def run_task(folder: Path, kills: Iterable[tuple[str, str]]) -> Outcome:
     """One task on a fresh service, with a kill of (stage, victim) at each named stage, in the order of STAGES."""
     victims = dict(kills)
     faults = ",".join(STAGES[stage] for stage in victims if STAGES[stage])
-    with Service(folder, MOATELIER_FAULT=faults) as service:
-        thread, task = service.begin(fakes.support_csv(folder / "support.csv", rows_per_intent=200))
+    with Service(folder, embedding=TINY_SENTENCES, MOATELIER_FAULT=faults) as service:
+        thread, task = service.begin(fakes.support_csv(folder / "support.csv", rows_per_intent=200), MODEST)
         for stage in STAGES:
             if stage == AWAITING:
                 service.interrupt(thread)
@@ -124,15 +134,19 @@ def _swallow(ask: Any) -> None:
 def _outcome(service: Service, task: dict[str, Any]) -> Outcome:
     adapters = service.call("GET", "/adapters")["data"]
     with sqlite3.connect(service.home / "moatelier.db") as store:
-        decisions = store.execute("SELECT count(*) FROM records WHERE kind = 'gate_decision'").fetchone()[0]
+        signed = Counter(kind for (kind,) in store.execute("SELECT kind FROM records"))
+        entries = [body for (body,) in store.execute("SELECT body FROM records WHERE kind = 'router_profile'")]
         looks = store.execute("SELECT count(*) FROM looks").fetchone()[0]
     store.close()
     return Outcome(
         status=task["status"],
         adapters=tuple(sorted(adapter["digest"] for adapter in adapters)),
         aliases=tuple(sorted(alias for adapter in adapters for alias in adapter["aliases"])),
-        gate_decisions=decisions,
+        gate_decisions=signed["gate_decision"],
         looks=looks,
+        entries=tuple(sorted(json.dumps(json.loads(body), sort_keys=True) for body in entries)),
+        cards=signed["router_card"],
+        models=tuple(sorted(model["id"] for model in service.call("GET", "/v1/models")["data"])),
         events=service.events(task["id"]),
     )
 
@@ -140,9 +154,9 @@ def _outcome(service: Service, task: dict[str, Any]) -> Outcome:
 def difference(expected: Outcome, got: Outcome) -> str:
     """What differs, in words; empty when nothing does."""
     told = [
-        f"{name}: {getattr(got, name)} instead of {getattr(expected, name)}"
-        for name in ("status", "adapters", "aliases", "gate_decisions", "looks")
-        if getattr(got, name) != getattr(expected, name)
+        f"{field.name}: {getattr(got, field.name)} instead of {getattr(expected, field.name)}"
+        for field in fields(Outcome)
+        if field.name != "events" and getattr(got, field.name) != getattr(expected, field.name)
     ]
     told += [f"missing event {key}" for key in expected.events - got.events]
     told += [f"surplus event {key}" for key in got.events - expected.events]

@@ -342,6 +342,20 @@ def test_a_port_in_use(home: Path) -> None:
         pass
 
 
+def test_a_setting_that_names_a_wrong_model(home: Path) -> None:
+    for variable, model, code, remedy in (
+        ("MOATELIER_EMBEDDING", "all-minilm", "not_found", "Did you mean all-minilm-l6-v2?"),
+        ("MOATELIER_EMBEDDING", "whisper-tiny.en", "invalid_request", "For embedding there is all-minilm-l6-v2."),
+        ("MOATELIER_BASE", "all-minilm-l6-v2", "invalid_request", "For text there is smollm2-135m-instruct."),
+    ):
+        ports = {"MOATELIER_PORT": str(free_port()), "MOATELIER_ENGINE_PORT": str(free_port())}
+        done = moatelier("serve", **ports, **{variable: model})
+        assert done.returncode == 1, done
+        told = done.stderr.splitlines()[-1]
+        assert told.startswith(f"error [{code}]: ") and f"(at {variable})" in told and told.endswith(remedy), told
+    assert at_work(home) == [] and not (home / "service.json").exists()
+
+
 # ---------------------------------------------------------------- what is served
 
 

@@ -1,11 +1,17 @@
 """What CI runs of the kill matrix: every process and every stage at least once (the whole: `make kill-matrix`)."""
 
+import json
+import re
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from graphs.processes import MODULES
 from tests.e2e.kill_matrix import AWAITING, STAGES, VICTIMS, Outcome, difference, run_task
 
+ROOT = Path(__file__).resolve().parents[2]
 # Each stage once, each victim at least twice; the training process dies at every stage that is its own.
 MIXED = {
     "planning": "worker",
@@ -21,8 +27,52 @@ MIXED = {
     "gating, after the look": "job",
     "gating, before the signature": "worker",
     "registering": "worker",
+    "routing, its job enqueued": "supervisor",
+    "routing, its job running": "job",
+    "routing, profile and card written": "worker",
+    "routing, before it joins": "api",
+    "routing, after it joined": "worker",
     "answering": "engine",
 }
+OUTCOME = Outcome(
+    status="reached",
+    adapters=("a" * 64,),
+    aliases=("support-intent",),
+    gate_decisions=1,
+    looks=1,
+    entries=('{"joined": true}',),
+    cards=1,
+    models=("auto", "support-intent"),
+    events=Counter(["one", "two"]),
+)
+
+
+def test_every_stage_has_its_place_in_the_code_and_its_victim() -> None:
+    sources = [path for folder in ("graphs", "training", "evals", "modalities", "serving") for path in _modules(folder)]
+    found = [name for path in sources for name in re.findall(r"fault_point\(f?(.*)\)", path.read_text())]
+    places = {place for name in found for place in re.findall(r'"([^"]+)"', name)}
+    places |= {place.replace("{kind}", kind) for place in places if "{kind}" in place for kind in MODULES}
+    assert set(STAGES.values()) - {""} <= places
+    assert len(set(STAGES.values())) == len(STAGES), "a place serves one stage: nobody waits at it twice"
+    assert set(MIXED) == set(STAGES) and set(MIXED.values()) == set(VICTIMS)
+
+
+def _modules(folder: str) -> list[Path]:
+    return list((ROOT / folder).rglob("*.py"))
+
+
+def test_whatever_differs_is_told() -> None:
+    assert difference(OUTCOME, OUTCOME) == ""
+    for change, told in (
+        ({"status": "failed"}, "status: failed instead of reached"),
+        ({"entries": ()}, "entries: ()"),
+        ({"entries": (*OUTCOME.entries, json.dumps({"joined": False}))}, "instead of"),
+        ({"cards": 2}, "cards: 2 instead of 1"),
+        ({"models": ("support-intent",)}, "models: ('support-intent',)"),
+        ({"events": Counter(["one"])}, "missing event two"),
+        ({"events": Counter(["one", "two", "two"])}, "surplus event two"),
+    ):
+        assert told in difference(OUTCOME, replace(OUTCOME, **change))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +83,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_kills_at_every_stage_change_nothing(undisturbed: Outcome, tmp_path: Path) -> None:
-    assert set(MIXED) == set(STAGES) and set(MIXED.values()) == set(VICTIMS)
-    assert undisturbed.gate_decisions == undisturbed.looks == len(undisturbed.adapters) == 1
+    assert undisturbed.gate_decisions == undisturbed.looks == len(undisturbed.adapters) == undisturbed.cards == 1
+    [entry] = undisturbed.entries
+    assert json.loads(entry)["joined"] and "auto" in undisturbed.models
     assert not difference(undisturbed, run_task(tmp_path, MIXED.items()))

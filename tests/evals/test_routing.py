@@ -122,6 +122,25 @@ def test_a_large_training_set_is_read_in_part(
     assert built.rows == 20
 
 
+@pytest.mark.parametrize("place", ["routing.running", "routing.written"])
+def test_a_killed_job_begins_again_and_makes_the_same(
+    curated: Curated, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    spec = _spec(make_adapter().digest, curated)
+    passed: list[str] = []
+
+    def die_once(name: str) -> None:
+        passed.append(name)
+        if passed.count(place) == 1 and name == place:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(routing, "fault_point", die_once)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, spec)
+    again, fresh = run(tmp_path, spec), run(tmp_path / "fresh", spec)
+    assert again.built == fresh.built and again.card.calibration == fresh.card.calibration
+
+
 def test_it_stops_when_asked_and_says_when_the_model_is_missing(
     curated: Curated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from evals import router_card
 from evals.mixture import Given, Outcome, table
-from graphs import checkpoint, conversation, jobs, lifecycle, mixture, worker
+from graphs import checkpoint, conversation, entry, jobs, lifecycle, mixture, worker
 from moatelier.contracts import (
     BuiltProfile,
     CandidatesResult,
@@ -35,7 +35,7 @@ from moatelier.contracts import (
 from moatelier.errors import MoatelierError
 from modalities import bundle
 from serving.prototypes import profile, unit
-from store import adapters, artifacts, datasets, events, tasks
+from store import adapters, artifacts, datasets, events, records, tasks
 from tests import fakes
 
 SPEED = {
@@ -65,6 +65,7 @@ class FakeJobs:
         self.score = 0.96
         self.told_apart = 1.0
         self.recipe, self.routed = "1" * 90 + "0" * 10, "1" * 60 + "0" * 40
+        self.embedding_digest = "e" * 64
         self.fail: dict[str, MoatelierError] = {}
         self.ran: list[tuple[str, dict[str, Any]]] = []
 
@@ -117,7 +118,7 @@ class FakeJobs:
     def _gate(self, data: dict[str, Any]) -> dict[str, Any]:
         gate = GateSpec.model_validate(data)
         reached = interval(self.score).claim_low >= gate.goal.target
-        return GateDecision(
+        decision = GateDecision(
             task=gate.task,
             candidate=gate.candidate,
             champion=gate.champion,
@@ -134,7 +135,9 @@ class FakeJobs:
             reached=reached,
             promoted=reached,
             reason="The lower bound meets the goal." if reached else "The lower bound misses the goal.",
-        ).model_dump(mode="json")
+        )
+        records.sign(gate.project, "gate_decision", gate.candidate, gate.task, decision)
+        return decision.model_dump(mode="json")
 
     def _mixture(self, data: dict[str, Any]) -> dict[str, Any]:
         spec = MixtureSpec.model_validate(data)
@@ -162,7 +165,8 @@ class FakeJobs:
         for source in spec.build:
             manifest = bundle.read_manifest(adapters.bundle_path(source.adapter))
             rows = unit(random.normal(size=(1, 8)) + 0.05 * random.normal(size=(24, 8)))
-            profiles.append(profile(manifest, rows, [None] * 24, embedding="e", embedding_digest="e" * 64))
+            made_by = {"embedding": spec.embedding, "embedding_digest": self.embedding_digest}
+            profiles.append(profile(manifest, rows, [None] * 24, **made_by))
         profiles += [RouterProfile.model_validate(artifacts.get_json(known.profile)) for known in spec.known]
         held = {
             one.adapter: HeldOut(adapter=one.adapter, vectors=one.prototypes, right=(True,) * len(one.counts))
@@ -254,7 +258,7 @@ def player(tiny: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     for thread in threads:
         thread.join(10)
     checkpoint.saver().conn.close()
-    for cached in (checkpoint.saver, conversation.build, lifecycle.build, mixture.build):
+    for cached in (checkpoint.saver, conversation.build, lifecycle.build, entry.build, mixture.build):
         cached.cache_clear()
 
 

@@ -46,11 +46,8 @@ class Engine:
         @app.post("/v1/chat/completions")
         async def chat(request: Request) -> JSONResponse:
             body = await request.json()
-            if (
-                body["model"].startswith(self.refuses)
-                or self.down
-                or (self.down_after is not None and len(self.asked) >= self.down_after)
-            ):
+            late = self.down_after is not None and len(self.asked) >= self.down_after
+            if self.down or late or body["model"].startswith(self.refuses):
                 return JSONResponse({"error": {"message": "down", "code": None}}, status_code=500)
             self.asked.append(body)
             name = str(body["model"]).partition("@")[0]

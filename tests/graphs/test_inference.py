@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from moatelier.errors import Conflict, InvalidRequest, MoatelierError, ModelUnavailable, NotFound, UpstreamError
+from moatelier.errors import (
+    Conflict,
+    DeadlineExceeded,
+    InvalidRequest,
+    MoatelierError,
+    ModelUnavailable,
+    NotFound,
+    UpstreamError,
+)
 from moatelier.settings import settings
 from serving.prompts import INTRODUCTION
 from tests.graphs.mixing import FakeBackend, answers, digest, mixture, play
@@ -279,6 +287,22 @@ def test_bad_requests_silence_nobody() -> None:
             with pytest.raises(InvalidRequest, match="too long"):
                 await face.answer(made, [{"role": "user", "content": "?"}])
         refusing.clear()
+        return await face.answer(made, [{"role": "user", "content": "?"}])
+
+    assert asyncio.run(scene()).text == "x"
+
+
+def test_a_deadline_that_the_request_set_silences_nobody() -> None:
+    made = mixture(recipe())
+    hasty = [True]
+    backend = FakeBackend(lambda payload: DeadlineExceeded("Not ready.") if hasty else "x")
+
+    async def scene() -> Any:
+        face = answers(backend)
+        for _ in range(8):
+            with pytest.raises(MoatelierError):
+                await face.answer(made, [{"role": "user", "content": "?"}], {"deadline_s": 0.01})
+        hasty.clear()
         return await face.answer(made, [{"role": "user", "content": "?"}])
 
     assert asyncio.run(scene()).text == "x"

@@ -39,6 +39,14 @@ def test_a_job_runs_and_its_events_are_logged_in_order(run: Run) -> None:
     assert _seen() == [("job", 0), ("progress", 0), ("progress", 1), ("progress", 2), ("job", 1)]
 
 
+def test_a_job_of_no_task_runs_to_its_end(run: Run) -> None:
+    """What a person asks for outside a task, such as an adapter's entering the router."""
+    context = {"project": "default", "stream": "thread-1", "task": None}
+    assert processes.run("route-1", "train", {"steps": 1}, context) == {"result": {"counted": 1}}
+    told = events.read("default", stream="thread-1")
+    assert [(event.kind, event.task) for event in told] == [("job", None), ("progress", None), ("job", None)]
+
+
 def test_a_finished_job_is_not_run_again(run: Run, home: Path) -> None:
     run(steps=2)
     (home / "jobs" / "train-1" / "log.txt").unlink()

@@ -15,14 +15,31 @@ from tests import fakes
 from tests.api.running import wait_until
 from tests.graphs.conftest import Player
 
+EMBEDDING = "all-minilm-l6-v2"
 REQUEST = "Train a classifier that predicts intent from message, at least 80% accuracy, at most 1 trial"
+
+
+def die_once_at(place: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Whoever comes by this fault point first dies there; the list then holds its name."""
+    died: list[str] = []
+
+    def die(name: str) -> None:
+        if name == place and not died:
+            died.append(name)
+            raise KeyboardInterrupt  # nothing of ours catches it, as nothing would catch SIGKILL
+
+    monkeypatch.setattr(routing, "fault_point", die)
+    monkeypatch.setattr("threading.excepthook", lambda _: None)
+    return died
 
 
 @pytest.fixture
 def pulled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedding model is there; only the job, which is canned, would load it."""
     real = catalogue.is_pulled
-    monkeypatch.setattr(catalogue, "is_pulled", lambda name: name == catalogue.EMBEDDING or real(name))
+    monkeypatch.setattr(catalogue, "is_pulled", lambda name: name == EMBEDDING or real(name))
+    real_digest = catalogue.base_digest
+    monkeypatch.setattr(catalogue, "base_digest", lambda name: "e" * 64 if name == EMBEDDING else real_digest(name))
 
 
 def task(player: Player, tmp_path: Path, more: str = "") -> tasks.Task:
@@ -42,7 +59,7 @@ def test_a_promoted_adapter_joins_and_its_card_is_signed(player: Player, pulled:
     [entry] = roster.entries("default")
     assert entry.adapter == digest and entry.joined and entry.replaces is None
     assert roster.load("default").router.adapters == (digest,)
-    card = RouterCard.model_validate(records.get("default", "router_card", digest).body)
+    card = RouterCard.model_validate(records.newest("default", "router_card", digest).body)
     assert card.adapters == (digest,) and roster.load("default").router.calibration == card.calibration
     [spec] = asked(player)
     assert spec.candidate == digest and spec.known == () and spec.build[0].dataset
@@ -101,6 +118,22 @@ def test_the_next_registration_enters_who_was_left_out(player: Player, tmp_path:
     assert set(roster.load("default").router.adapters) == set(both)
 
 
+def test_under_another_embedding_model_the_next_registration_makes_all_profiles_anew(
+    player: Player, pulled: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = task(player, tmp_path), task(player, tmp_path, ", seed 7")
+    assert first.result is not None and second.result is not None
+    monkeypatch.setattr(catalogue, "base_digest", lambda _: "9" * 64)
+    monkeypatch.setattr(player.jobs, "embedding_digest", "9" * 64)
+    assert roster.load("default").router.adapters == ()
+    third = task(player, tmp_path, ", call it other")
+    assert third.result is not None
+    both = [third.result["adapter"], second.result["adapter"]]
+    spec = asked(player)[-1]
+    assert [source.adapter for source in spec.build] == both and spec.known == ()
+    assert set(roster.load("default").router.adapters) == set(both), "and who was replaced does not come back"
+
+
 @pytest.mark.parametrize("fault", [DataError("No dev row.", remedy="Give more."), RuntimeError("a bug")])
 def test_a_job_that_fails_undoes_nothing(
     player: Player, pulled: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
@@ -116,20 +149,12 @@ def test_a_job_that_fails_undoes_nothing(
     assert adapters.get("default", ended.name).aliases == (ended.name,)
 
 
+@pytest.mark.parametrize("place", ["routing.before_join", "routing.after_join"])
 def test_a_node_that_runs_again_asks_for_the_same_job_and_signs_nothing_new(
-    player: Player, pulled: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    player: Player, pulled: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    """Killed after its records were signed: by then its own entry is there, and the spec must not show it."""
-    real, died = routing._decide, []
-
-    def die_once(*given: Any) -> None:
-        real(*given)
-        if not died:
-            died.append(True)
-            raise KeyboardInterrupt  # lets nothing of ours catch it, as SIGKILL would not
-
-    monkeypatch.setattr(routing, "_decide", die_once)
-    monkeypatch.setattr("threading.excepthook", lambda _: None)
+    """Killed after its own entry was signed, say: by then that is there, and the spec must not show it."""
+    died = die_once_at(place, monkeypatch)
     player.say(REQUEST, train=player.upload(fakes.support_csv(tmp_path / "support.csv")))
     player.approve()
     wait_until(lambda: bool(died), timeout_s=30)
@@ -141,5 +166,5 @@ def test_a_node_that_runs_again_asks_for_the_same_job_and_signs_nothing_new(
     assert ended.status == "reached"
     first, second = asked(player)
     assert first == second
-    assert len(records.list_records("default", first.candidate)) == 4  # dev, select, profile, card
+    assert len(records.list_records("default", first.candidate)) == 5  # dev, select, gate, profile, card
     assert len(player.events("routing")) == 1

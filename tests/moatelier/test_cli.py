@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,11 @@ from typer.testing import CliRunner
 
 from moatelier import cli
 from moatelier.client import Client
-from moatelier.errors import MoatelierError, UpstreamError
+from moatelier.errors import Conflict, MoatelierError, ModelUnavailable, UpstreamError
+from moatelier.settings import settings
 from tests import fakes
 from tests.graphs.conftest import FakeJobs
+from tests.graphs.test_routing import pulled as pulled
 from tests.moatelier.conftest import Command
 
 REQUEST = "Train a classifier that predicts intent from message, at least 80% accuracy, at most 1 trial"
@@ -99,14 +102,54 @@ def test_predict_answers_a_text_and_every_row_of_a_file(command: Command, csv: s
     assert many.exit_code == 0, many.output
     lines = (tmp_path / "out.csv").read_text().splitlines()
     assert lines[0] == "number,message,prediction" and len(lines) == 3
-    said = command("chat", "-m", adapter["model_id"], "hello")
-    assert said.exit_code == 0 and said.stdout.strip()
+
+
+def test_an_answers_id_is_told_beside_it_and_takes_feedback(command: Command, csv: str) -> None:
+    command("task", REQUEST, "--file", csv, "--yes")
+    [adapter] = json.loads(command("adapters", "list", "--json").stdout)
+    said = command("chat", "-m", adapter["aliases"][0], "hello there")
+    assert said.exit_code == 0 and said.stdout.endswith("hello there \n") and "chatcmpl" not in said.stdout
+    [completion] = re.findall(r"^\[(chatcmpl-\S+) by (\S+)\]$", said.stderr, re.M)
+    assert completion[1] == adapter["model_id"], "the alias asked, the adapter answered"
+    kept = command("feedback", completion[0], "--good")
+    assert kept.exit_code == 0 and adapter["digest"] in kept.stdout
+    told = json.loads(command("chat", "-m", adapter["model_id"], "hello", "--json").stdout)
+    assert set(told) == {"id", "model", "content"} and told["content"].endswith("hello ")
+    edited = json.loads(command("feedback", told["id"], "--edit", "Hello!", "--json").stdout)
+    assert (edited["completion"], edited["edit"]) == (told["id"], "Hello!")
+
+
+def test_who_stayed_out_of_auto_enters_when_asked(
+    command: Command, csv: str, jobs: FakeJobs, request: pytest.FixtureRequest
+) -> None:
+    command("task", REQUEST, "--file", csv, "--yes")
+    [adapter] = json.loads(command("adapters", "list", "--json").stdout)
+    off = command("adapters", "route", adapter["model_id"])
+    assert isinstance(off.exception, ModelUnavailable) and "models pull" in str(off.exception)
+    request.getfixturevalue("pulled")
+    jobs.told_apart = 0.5
+    out = command("adapters", "route", adapter["model_id"])
+    assert out.exit_code == 0 and "cannot be told from" in out.stdout
+    jobs.told_apart = 1.0
+    entry = json.loads(command("adapters", "route", adapter["aliases"][0], "--json").stdout)
+    assert entry["joined"] and entry["adapter"] == adapter["digest"]
+    assert json.loads(command("adapters", "card", adapter["model_id"], "--json").stdout)["adapters"]
+
+
+def test_an_adapter_of_another_base_does_not_enter(command: Command, csv: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    command("task", REQUEST, "--file", csv, "--yes")
+    [adapter] = json.loads(command("adapters", "list", "--json").stdout)
+    monkeypatch.setenv("MOATELIER_BASE", "smollm2-135m-instruct")
+    settings.cache_clear()
+    done = command("adapters", "route", adapter["model_id"])
+    assert isinstance(done.exception, Conflict) and "tuned on tiny" in str(done.exception)
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (("task", REQUEST, "--file", "no-such.csv"), "no such file"),
+        (("adapters", "route", "no-such-model"), "no-such-model"),
         (("task", "show", "task-000000000000"), "no such task"),
         (("adapters", "show", "no-such-model"), "no-such-model"),
         (("predict", "-m", "x"), "one text or one --file"),

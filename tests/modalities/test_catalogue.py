@@ -41,6 +41,20 @@ def test_an_unknown_id_names_its_neighbours(home: Path) -> None:
         catalogue.get("@@@")
 
 
+def test_the_embedding_model_is_the_one_that_is_set(extra: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalogue_file(extra, {"id": "mine", "kind": "embedding", "sources": [{"type": "path", "path": "/models/mine"}]})
+    assert catalogue.embedding() == "all-minilm-l6-v2"
+    monkeypatch.setenv("MOATELIER_EMBEDDING", "mine")
+    settings.cache_clear()
+    assert catalogue.embedding() == "mine"
+    for wrong, told in (("mein", "Did you mean mine"), ("efficientnet-lite0", "For embedding there is .*, mine")):
+        monkeypatch.setenv("MOATELIER_EMBEDDING", wrong)
+        settings.cache_clear()
+        with pytest.raises((NotFound, InvalidRequest), match=told) as caught:
+            catalogue.embedding()
+        assert caught.value.where == "MOATELIER_EMBEDDING"
+
+
 def test_entries_of_a_persons_own_come_after_ours(extra: Path) -> None:
     catalogue_file(extra, {"id": "mine", "sources": [{"type": "path", "path": "/models/mine"}]})
     assert [entry.id for entry in catalogue.entries()][-1] == "mine"

@@ -4,37 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from sentence_transformers import SentenceTransformer
-from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from moatelier.errors import ModelUnavailable
 from moatelier.settings import settings
 from modalities import pull
 from modalities.embedding import embed
+from tests import sentences
 from tests.modalities.packs import catalogue_file
-
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "where", "is", "my", "card", "bananas", "are", "yellow"]
 
 
 @pytest.fixture
 def tiny_embedding(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The catalogue id of a pulled random BERT of width 16."""
-    plain, folder = tmp_path / "bert", tmp_path / "sentences"
-    plain.mkdir()
-    BertTokenizerFast(vocab={word: number for number, word in enumerate(WORDS)}).save_pretrained(plain)
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        BertModel(config).save_pretrained(plain)
-    SentenceTransformer(str(plain)).save_pretrained(str(folder))
+    folder = sentences.tiny_embedding(tmp_path, "where is my card bananas are yellow")
     entry = {"id": "tiny-sentences", "kind": "embedding", "convert": "hf_embedding"}
     entry |= {"sources": [{"type": "path", "path": str(folder)}]}
     monkeypatch.setenv("MOATELIER_CATALOGUE", str(catalogue_file(home / "more.yaml", entry)))

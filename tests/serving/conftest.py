@@ -1,22 +1,26 @@
 """Adapters for the tiny base, sealed as training seals them, with random weights that are loud enough to be heard."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+import serving.engine
 from moatelier.contracts import TrainSpec
 from modalities.bundle import bundle_folder, seal
 from modalities.text.config import lora_targets
-from modalities.text.model import load_base
+from modalities.text.model import TextBase, load_base
 from serving.engine import TextEngine
 
 SYSTEM = "Name the category of the message."
 Seal = Callable[..., Path]
+Stopping = Callable[[tuple[int, ...]], TextEngine]
 
 
 @pytest.fixture(autouse=True)
@@ -26,13 +30,36 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def engine(tiny: str) -> TextEngine:
+def turned_up(tiny: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The tiny base with its layers turned up: as it is drawn it only repeats its last token, whatever the prompt."""
-    engine = TextEngine(tiny, "fp32")
-    for name, weight in engine.base.model.named_parameters():
-        if name.endswith("_proj.weight"):
-            weight.mul_(10)
-    return engine
+
+    def load(base_id: str, precision: Any = "auto") -> TextBase:
+        base = load_base(base_id, precision)
+        for name, weight in base.model.named_parameters():
+            if name.endswith("_proj.weight"):
+                weight.mul_(10)
+        return base
+
+    monkeypatch.setattr("serving.engine.load_base", load)
+    return tiny
+
+
+@pytest.fixture
+def engine(turned_up: str) -> TextEngine:
+    """An engine in float32 with the base turned up."""
+    return TextEngine(turned_up, "fp32")
+
+
+@pytest.fixture
+def stopping(turned_up: str, monkeypatch: pytest.MonkeyPatch) -> Stopping:
+    """Makes an engine whose base stops at other tokens."""
+    load = serving.engine.load_base
+
+    def make(stop_ids: tuple[int, ...]) -> TextEngine:
+        monkeypatch.setattr("serving.engine.load_base", lambda *told: replace(load(*told), stop_ids=stop_ids))
+        return TextEngine(turned_up, "fp32")
+
+    return make
 
 
 @pytest.fixture
@@ -49,13 +76,18 @@ def seal_adapter(
     seed: int = 0,
     scale: float = 0.5,
     layers: tuple[int, ...] = (4, 5),
+    lora: Mapping[str, Any] = MappingProxyType({}),
     change: Callable[[dict[str, bytes]], None] = lambda files: None,
     **fields: Any,
 ) -> Path:
-    """Seal a LoRA whose weights are normal with deviation `scale`; `change` may spoil its files before."""
+    """Seal a LoRA whose weights are normal with deviation `scale`.
+
+    `lora` goes to PEFT's configuration; `change` may spoil the files before they are sealed.
+    """
     base = load_base(base_id, "fp32")
     targets = list(lora_targets(base.config.model_type))
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, layers_to_transform=list(layers))
+    fields_of_peft = {"r": 4, "lora_alpha": 8, "target_modules": targets, "task_type": "CAUSAL_LM"} | dict(lora)
+    config = LoraConfig(layers_to_transform=list(layers), **fields_of_peft)
     model = get_peft_model(base.model, config)
     randomness = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():

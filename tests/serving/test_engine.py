@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import serving.engine
 from moatelier.errors import Cancelled, Conflict, IntegrityError, InvalidRequest, ModelUnavailable, NotFound
 from modalities.text.template import answer_text, render
 from serving.engine import Completion, Delta, Sampling, TextEngine
-from tests.serving.conftest import SYSTEM, Seal
+from serving.kv import BLOCK
+from tests.serving.conftest import SYSTEM, Seal, Stopping
 
 WORDS = "where is my order card refund please cancel the parcel has not arrived lost broken".split()
 
@@ -41,7 +43,7 @@ def test_a_batch_gives_the_tokens_of_solo_runs(
     """Padding, the shared prefix and rows that leave must not show in any row."""
     engine.load_adapter("loud", sealed("loud"))
     asked, sampling = prompts(14, system), Sampling(10)
-    together = engine.generate(asked, adapter=adapter, sampling=sampling, batch=6)
+    together = engine.generate(asked, adapter=adapter, sampling=sampling)
     assert together == [solo(engine, turns, adapter, sampling) for turns in asked]
 
 
@@ -62,9 +64,10 @@ def test_no_prompts_no_answers(engine: TextEngine) -> None:
 
 def test_greedy_agrees_with_the_models_own_generate(engine: TextEngine) -> None:
     """An independent reference: transformers' loop on the same ids."""
+    model = serving.engine.load_base("tiny", "fp32").model
     for turns in prompts(4):
         ids = torch.tensor([render(engine.base.tokenizer, turns, True)])
-        reference = engine.base.model.generate(
+        reference = model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=15, do_sample=False, pad_token_id=0
         )[0, ids.shape[1] :].tolist()
         answer = solo(engine, turns, None, Sampling(15))
@@ -73,61 +76,48 @@ def test_greedy_agrees_with_the_models_own_generate(engine: TextEngine) -> None:
         assert answer.prompt_tokens == ids.shape[1]
 
 
-def test_rows_stop_on_their_own_and_say_why(engine: TextEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_stop_on_their_own_and_say_why(engine: TextEngine, turned_up: str, stopping: Stopping) -> None:
     """With many stop tokens rows end at different steps; the batch shrinks and no row is disturbed."""
     full = engine.generate(prompts(12), adapter=None, sampling=Sampling(12))
     stops = {answer.ids[n % 6] for n, answer in enumerate(full) if len(answer.ids) > 6}
-    object.__setattr__(engine.base, "stop_ids", tuple(stops))
-    sizes: list[int] = []
-    forward = engine.base.model.forward
-
-    def count(*args: object, **kwargs: torch.Tensor) -> object:
-        sizes.append(len(kwargs["input_ids"]))
-        return forward(*args, **kwargs)
-
-    monkeypatch.setattr(engine.base.model, "forward", count)
-    answers = engine.generate(prompts(12), adapter=None, sampling=Sampling(12), batch=12)
-    for answer, unstopped in zip(answers, full, strict=True):
+    stopped, sizes = stopping(tuple(stops)), []
+    rows = [stopped.submit(turns, adapters=[None], sampling=Sampling(12))[0] for turns in prompts(12)]
+    while stopped.scheduler.busy:
+        stopped.step()
+        sizes.append(len(stopped.scheduler.running))
+    for row, unstopped in zip(rows, full, strict=True):
         end = next((n for n, token in enumerate(unstopped.ids) if token in stops), None)
-        assert list(answer.ids) == list(unstopped.ids[:end])
-        assert answer.finish_reason == ("length" if end is None else "stop")
-        assert answer.completion_tokens == len(answer.ids) + (end is not None)
-    assert len(set(sizes[1:])) > 2, "rows that had ended stayed in the batch"
-    assert sizes[1:] == sorted(sizes[1:], reverse=True)
+        assert row.ids == list(unstopped.ids[:end])
+        assert row.finish_reason == ("length" if end is None else "stop")
+        assert row.generated == len(row.ids) + (end is not None)
+    assert len(set(sizes)) > 3, "rows that had ended stayed in the batch"
 
 
-def test_a_shared_prefix_is_computed_once(engine: TextEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes: list[tuple[int, ...]] = []
-    forward = engine.base.model.forward
-
-    def note(*args: object, **kwargs: torch.Tensor) -> object:
-        shapes.append(tuple(kwargs["input_ids"].shape))
-        return forward(*args, **kwargs)
-
-    monkeypatch.setattr(engine.base.model, "forward", note)
-    asked = prompts(8)
-    longest = max(len(render(engine.base.tokenizer, turns, True)) for turns in asked)
-    engine.generate(asked, adapter=None, sampling=Sampling(1), batch=8)
-    (rows, prefix), (batch, width) = shapes
-    assert (rows, batch) == (1, 8)
-    assert prefix + width == longest
-    assert prefix > len(SYSTEM.split())
-
-
-def test_long_prompts_go_in_smaller_batches(engine: TextEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.decoding.BATCH_TOKENS", 300)
-    done: list[int] = []
-    engine.generate(prompts(10), adapter=None, sampling=Sampling(2), batch=10, progress=done.append)
-    assert len(done) > 1
-    assert done[-1] == 10
+def test_a_shared_prefix_is_computed_once(engine: TextEngine) -> None:
+    """A block of tokens with the same beginning is computed for the first prompt that has it, and for no other."""
+    asked = [
+        messages(turns[-1]["content"], "Name the category of the message as exactly as you can.")
+        for turns in prompts(8)
+    ]
+    ids = [render(engine.base.tokenizer, turns, True) for turns in asked]
+    known: set[tuple[int, ...]] = set()
+    computed = 0
+    for prompt in ids:
+        blocks = [tuple(prompt[:end]) for end in range(BLOCK, len(prompt), BLOCK)]
+        computed += len(prompt) - BLOCK * sum(block in known for block in blocks)
+        known |= set(blocks)
+    assert computed < sum(map(len, ids)) - 7 * BLOCK
+    engine.generate(asked, adapter=None, sampling=Sampling(1))
+    assert engine.passes.prompt_work == computed * 6
 
 
 def test_progress_may_stop_the_work(engine: TextEngine) -> None:
     def stop(done: int) -> None:
         raise Cancelled(f"after {done}")
 
-    with pytest.raises(Cancelled, match="after 4"):
-        engine.generate(prompts(12), adapter=None, sampling=Sampling(2), batch=4, progress=stop)
+    with pytest.raises(Cancelled, match="after"):
+        engine.generate(prompts(12), adapter=None, sampling=Sampling(2), progress=stop)
+    assert engine.scheduler.busy == 0
 
 
 @pytest.mark.parametrize("sampling", [Sampling(15), Sampling(15, temperature=1.0, seed=3), Sampling(15, stop=("e",))])
@@ -166,15 +156,13 @@ def test_a_stop_string_ends_an_answer(engine: TextEngine) -> None:
     assert cut.completion_tokens < 30
 
 
-def test_a_closed_stream_stops_with_its_step(engine: TextEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps: list[int] = []
-    forward = engine.base.model.forward
-    monkeypatch.setattr(engine.base.model, "forward", lambda **kwargs: (steps.append(1), forward(**kwargs))[1])
+def test_a_closed_stream_stops_with_its_step_and_frees_its_memory(engine: TextEngine) -> None:
     running = engine.stream(messages("refund"), adapter=None, sampling=Sampling(100))
     next(running)
     next(running)
+    assert engine.memory.taken > 0
     running.close()
-    assert len(steps) == 2
+    assert (engine.memory.taken, engine.scheduler.busy) == (0, 0)
 
 
 def test_the_context_bounds_the_answer_and_refuses_what_fills_it(engine: TextEngine) -> None:
@@ -214,18 +202,17 @@ def test_interleaved_streams_keep_their_own_adapter(engine: TextEngine, sealed: 
     assert texts == alone
 
 
-def test_a_forward_pass_of_ones_own(engine: TextEngine, sealed: Seal) -> None:
-    ids = torch.tensor([render(engine.base.tokenizer, messages("refund"), True)])
-    before = engine.base.model(ids).logits
+def test_logits_of_a_subject(engine: TextEngine, sealed: Seal) -> None:
+    ids = render(engine.base.tokenizer, messages("refund"), True)
+    before = engine.logits(ids, adapter=None)
     engine.load_adapter("one", sealed("one", seed=1))
     answers = {name: solo(engine, messages("refund"), name, Sampling(1)).ids for name in (None, "one")}
     for name in ("one", None, "one"):
-        with engine.using(name), torch.inference_mode():
-            logits = engine.base.model(ids).logits
+        logits = engine.logits(ids, adapter=name)
         assert torch.equal(logits, before) == (name is None)
-        assert (int(logits[0, -1].argmax()),) == answers[name]
-    with pytest.raises(NotFound), engine.using("nobody"):
-        pass
+        assert (int(logits[-1].argmax()),) == answers[name]
+    with pytest.raises(NotFound):
+        engine.logits(ids, adapter="nobody")
 
 
 def test_the_sealed_system_message_is_added_when_there_is_none(engine: TextEngine, sealed: Seal) -> None:
@@ -268,8 +255,9 @@ def test_unloading_lets_running_answers_end(engine: TextEngine, sealed: Seal) ->
     engine.unload_adapter("one")
     engine.load_adapter("one", sealed("two", seed=2))
     assert first.text + joined(list(running)) == whole
-    weights = [name for name, _ in engine.base.model.named_parameters() if "lora_A" in name and ".adapter1." in name]
-    assert weights == [], "the weights of an unloaded adapter stayed in memory"
+    engine.unload_adapter("one")
+    engine.blocks.clear()
+    assert engine.memory.used == 0, "the weights of an unloaded adapter stayed in memory"
 
 
 def test_unknown_adapters_are_not_found(engine: TextEngine) -> None:
@@ -356,10 +344,9 @@ def test_a_schema_that_leads_nowhere_is_an_error_in_the_middle(engine: TextEngin
     assert error.value.where == "response_format"
 
 
-def test_every_token_but_the_stop_token_has_its_log_probability(engine: TextEngine) -> None:
+def test_every_token_but_the_stop_token_has_its_log_probability(engine: TextEngine, stopping: Stopping) -> None:
     free = solo(engine, messages("refund"), None, Sampling(12))
-    object.__setattr__(engine.base, "stop_ids", (free.ids[-1],))
-    deltas = list(engine.stream(messages("refund"), adapter=None, sampling=Sampling(12, logprobs=2)))
+    deltas = list(stopping((free.ids[-1],)).stream(messages("refund"), adapter=None, sampling=Sampling(12, logprobs=2)))
     stopped = free.ids[: free.ids.index(free.ids[-1])]
     assert [told.token for delta in deltas for told in delta.logprobs] == list(stopped)
     assert deltas[-1].logprobs == ()

@@ -18,12 +18,11 @@ from typing import Any
 import httpx
 import openai
 import pytest
-import torch
 from jsonschema import Draft202012Validator
 
 from moatelier.settings import settings
 from modalities import pull
-from modalities.text.template import render
+from modalities.text.template import answer_text, render
 from serving.engine import Sampling, TextEngine
 from serving.pool import Pool, create_app
 from tests import fakes
@@ -226,8 +225,7 @@ def test_log_probabilities_are_those_of_the_models_own_forward_pass(engine: Engi
     expected = engine.reference.generate([WITH_SYSTEM], adapter="loud", sampling=Sampling(12))[0]
     assert len(answer.logprobs.content) == len(expected.ids) == 12
     prompt = render(engine.reference.base.tokenizer, WITH_SYSTEM, True)
-    with engine.reference.using("loud"), torch.inference_mode():
-        logits = engine.reference.base.model(input_ids=torch.tensor([[*prompt, *expected.ids]])).logits[0]
+    logits = engine.reference.logits([*prompt, *expected.ids], adapter="loud")
     known = logits[len(prompt) - 1 : -1].float().log_softmax(-1)
     for told, token, row in zip(answer.logprobs.content, expected.ids, known, strict=True):
         assert told.logprob == pytest.approx(float(row[token]), abs=1e-4)
@@ -242,6 +240,53 @@ def test_log_probabilities_are_those_of_the_models_own_forward_pass(engine: Engi
         for told in chunk.choices[0].logprobs.content or []
     ]
     assert [told.model_dump() for told in streamed] == [told.model_dump() for told in answer.logprobs.content]
+
+
+def test_log_probabilities_of_the_prompt(engine: Engine) -> None:
+    """As vLLM tells them, for scoring; and refused for streams, which have no place for them."""
+    body = {"model": "loud", "messages": WITH_SYSTEM, "max_tokens": 1, "prompt_logprobs": 2}
+    answer = engine.post("/v1/chat/completions", body).json()
+    ids = render(engine.reference.base.tokenizer, WITH_SYSTEM, True)
+    known = engine.reference.logits(ids, adapter="loud").log_softmax(-1)
+    first, *told = answer["prompt_logprobs"]
+    assert first is None and len(told) == len(ids) - 1
+    for row, token, entry in zip(known, ids[1:], told, strict=False):
+        assert entry[str(token)]["logprob"] == pytest.approx(float(row[token]), abs=1e-4)
+        assert max(one["logprob"] for one in entry.values()) == pytest.approx(float(row.max()), abs=1e-4)
+        assert 2 <= len(entry) <= 3
+    assert answer["choices"][0]["logprobs"] is None
+    refused = engine.post("/v1/chat/completions", body | {"stream": True})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "prompt_logprobs")
+
+
+def test_several_models_choose_each_token_together(engine: Engine) -> None:
+    body = {"model": "tiny", "messages": WITH_SYSTEM, "max_tokens": 8}
+    together = engine.post("/v1/chat/completions", body | {"ensemble": ["tiny", "loud"]}).json()
+    ids = render(engine.reference.base.tokenizer, WITH_SYSTEM, True)
+    said: list[int] = []
+    for _ in range(8):
+        both = [engine.reference.logits([*ids, *said], adapter=name)[-1].log_softmax(-1) for name in (None, "loud")]
+        said.append(int((both[0] + both[1]).argmax()))
+    assert together["choices"][0]["message"]["content"] == answer_text(engine.reference.base.tokenizer, said)
+    missing = engine.post("/v1/chat/completions", body | {"ensemble": ["tiny", "nobody"]})
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
+
+
+def test_a_deadline_that_cannot_be_kept_is_told(engine: Engine) -> None:
+    late = engine.post(
+        "/v1/chat/completions", {"model": "tiny", "messages": ASK, "max_tokens": 480, "deadline_s": 0.02}
+    )
+    assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
+
+
+def test_health_tells_what_the_engine_holds(engine: Engine) -> None:
+    engine.client.chat.completions.create(model="loud", messages=WITH_SYSTEM, max_tokens=2)
+    before = engine.get("/healthz")
+    engine.client.chat.completions.create(model="loud", messages=WITH_SYSTEM, max_tokens=2)
+    after = engine.get("/healthz")
+    assert after["block_hits"] > before["block_hits"] and 0 < after["memory_used"] <= after["memory_limit"]
+    assert after["prompt_work"] - before["prompt_work"] < 16 * 6, "the prompt was computed again"
+    assert (after["running"], after["waiting"]) == (0, 0)
 
 
 def test_streamed_choices(engine: Engine) -> None:
@@ -315,7 +360,7 @@ def test_bundles_that_cannot_be_loaded(engine: Engine, path: str, status: int, c
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"n": 17}, "n"),
         ({"top_logprobs": 2}, "top_logprobs"),
-        ({"prompt_logprobs": 1}, "prompt_logprobs"),
+        ({"ensemble": ["loud"]}, "ensemble"),
         ({"response_format": {"type": "wizard"}}, "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}}, None),
         ({"response_format": BAD_FORMAT}, "response_format"),

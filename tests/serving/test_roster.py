@@ -7,11 +7,14 @@ import pytest
 
 from moatelier.contracts import Calibration
 from moatelier.errors import IntegrityError
+from moatelier.settings import settings
+from modalities import catalogue
 from serving import roster
 from serving.router import BASE
 from store import adapters, artifacts, db, records
 from store.tables import RecordRow
 from tests.api.conftest import make_adapter
+from tests.modalities.packs import catalogue_file
 from tests.routed import PARCEL, REFUND, embedded, join, sign_card
 
 
@@ -74,23 +77,82 @@ def test_a_profile_that_is_gone_is_left_out_and_said_so(home: Path, caplog: pyte
     assert parcel.digest in caplog.text
 
 
-def test_profiles_of_an_older_embedding_model_are_left_out(home: Path) -> None:
+def test_an_adapter_that_enters_again_stands_as_it_did_last(home: Path) -> None:
+    parcel, refund = make_adapter("parcel", seed=1), make_adapter("refund", seed=2)
+    join(parcel, PARCEL, joined=False)
+    join(refund, REFUND)
+    assert names() == {refund.digest}
+    join(parcel, PARCEL, run="run-2")
+    assert names() == {parcel.digest, refund.digest}
+    join(parcel, PARCEL, joined=False, run="run-3")
+    assert names() == {refund.digest}
+    assert len(records.list_records("default", parcel.digest)) == 3, "the old ones stay"
+
+
+def test_a_champion_that_wins_its_place_back_stands_alone(home: Path) -> None:
+    first, second = make_adapter("parcel", seed=1), make_adapter("parcel", seed=2)
+    join(first, PARCEL)
+    join(second, PARCEL, replaces=first.digest)
+    join(first, PARCEL, replaces=second.digest, run="run-2")
+    assert names() == {first.digest}
+
+
+def test_profiles_of_another_embedding_model_are_left_out(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    named, files, here = (make_adapter(suffix, seed=seed) for seed, suffix in enumerate(("named", "files", "here")))
+    join(named, PARCEL, embedding="another-model")
+    join(files, PARCEL, embedding_digest="0" * 64)
+    join(here, REFUND)
+    found = roster.load("default")
+    assert found.router.adapters == (here.digest,) and found.embedding == "all-minilm-l6-v2"
+    assert found.foreign == {named.digest: "another-model", files.digest: "all-minilm-l6-v2"}
+    assert "leaves out 2 adapters" in caplog.text
+
+
+def test_the_files_of_the_embedding_model_decide_which_profiles_fit(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest profile says nothing where the model itself is at hand."""
     old, new = make_adapter("old", seed=1), make_adapter("new", seed=2)
-    made = join(old, PARCEL)
-    entry = roster.entries("default")[0]
-    stale = artifacts.put_json(made.model_copy(update={"embedding_digest": "0" * 64}))
-    with db.session() as opened:
-        opened.delete(opened.get_one(RecordRow, ("default", "router_profile", old.digest)))
-    records.sign("default", "router_profile", old.digest, old.digest, entry.model_copy(update={"profile": stale}))
-    join(new, REFUND)
-    assert names() == {new.digest}
+    join(old, PARCEL)
+    join(new, REFUND, embedding_digest="0" * 64)
+    kept = roster.Rosters()
+    assert kept.get("default").router.adapters == (new.digest,)
+    monkeypatch.setattr(catalogue, "is_pulled", lambda _: True)
+    monkeypatch.setattr(catalogue, "base_digest", lambda _: "e" * 64)
+    assert kept.get("default").router.adapters == (old.digest,)
+
+
+def test_a_setting_that_changes_leaves_nobody_on_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = catalogue_file(
+        home / "more.yaml", {"id": "other", "kind": "embedding", "sources": [{"type": "path", "path": "/x"}]}
+    )
+    parcel = make_adapter("parcel", seed=1)
+    join(parcel, PARCEL)
+    assert names() == {parcel.digest}
+    monkeypatch.setenv("MOATELIER_CATALOGUE", str(extra))
+    monkeypatch.setenv("MOATELIER_EMBEDDING", "other")
+    settings.cache_clear()
+    found = roster.load("default")
+    assert (found.embedding, found.router.adapters, found.foreign) == (None, (), {parcel.digest: "all-minilm-l6-v2"})
+    join(parcel, PARCEL, embedding="other", run="run-2")
+    assert names() == {parcel.digest}
+
+
+def test_a_calibration_for_another_models_vectors_is_not_used(home: Path) -> None:
+    parcel, out = make_adapter("a", seed=1), make_adapter("b", seed=2)
+    before = join(parcel, PARCEL, embedding_digest="0" * 64)
+    sign_card("default", (before, PARCEL))
+    made = join(parcel, PARCEL, run="run-2")
+    assert roster.load("default").router.calibration == Calibration()
+    sign_card("default", (made, PARCEL), (join(out, REFUND, joined=False), REFUND), run="run-2")
+    assert roster.load("default").router.calibration.rows == len(PARCEL) + len(REFUND), "by who did not join itself"
 
 
 def test_a_changed_record_is_refused(home: Path) -> None:
     parcel = make_adapter("parcel", seed=1)
     join(parcel, PARCEL, joined=False)
     with db.session() as opened:
-        row = opened.get_one(RecordRow, ("default", "router_profile", parcel.digest))
+        row = opened.get_one(RecordRow, ("default", "router_profile", f"{parcel.digest}@run-1"))
         row.body = {**row.body, "joined": True}
     with pytest.raises(IntegrityError, match="changed"):
         roster.load("default")

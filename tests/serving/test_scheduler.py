@@ -1,139 +1,153 @@
-import asyncio
-import threading
-import time
-from collections.abc import Generator
-from contextlib import suppress
+"""What runs and what waits, without a model."""
 
-import pytest
-
-from moatelier.errors import Cancelled, NotFound
-from serving.scheduler import Scheduler, Ticket
-
-
-def counting(name: str, steps: int, log: list[str]) -> Generator[int, None, None]:
-    try:
-        for step in range(steps):
-            log.append(f"{name}{step}")
-            yield step
-    finally:
-        log.append(f"{name}.")
+from serving.kv import BLOCK, Chain
+from serving.memory import Memory
+from serving.room import Rooms, Shape
+from serving.row import Lane, Row
+from serving.sampling import Chooser, Sampling
+from serving.scheduler import Scheduler
+from serving.textstream import TextStream
+from tests.serving.rooms import SHAPE
 
 
-async def read(ticket: Ticket[int]) -> list[int]:
-    return [item async for item in ticket]
+def row(tokens: int, *, flow: str = "", limit: int = 10, owner: str = "base", lanes: int = 1, first: int = 0) -> Row:
+    made = tuple(
+        Lane(None, list(range(first, first + tokens)), 0, Chain("lower", "base"), Chain("upper", f"{owner}{n}"))
+        for n in range(lanes)
+    )
+    return Row(0, made, tokens, limit, Chooser(Sampling(limit)), TextStream(str), flow)
 
 
-async def gate(scheduler: Scheduler) -> threading.Event:
-    """Keep the scheduler's thread waiting until the event is set, so that what follows is queued together."""
-    opened = threading.Event()
+class Table:
+    """Seats for rows, and a step without a model: what is read has been computed."""
 
-    def wait() -> Generator[None, None, None]:
-        opened.wait(10)
-        yield None
+    def __init__(self, scheduler: Scheduler, shape: Shape = SHAPE) -> None:
+        self.scheduler, self.rooms = scheduler, Rooms(shape, Memory(10**9))
 
-    scheduler.submit(wait)
-    await asyncio.sleep(0.02)
-    return opened
+    def enter(self, row: Row) -> bool:
+        for lane in row.lanes:
+            lane.seat = self.rooms.enter(len(lane.ids) + row.limit)
+        return True
 
-
-def test_answers_take_turns_so_a_short_one_overtakes_a_long_one() -> None:
-    async def scene() -> list[str]:
-        scheduler, log = Scheduler(), []
-        opened = await gate(scheduler)
-        tickets = [scheduler.submit(lambda n=n, k=k: counting(n, k, log)) for n, k in (("a", 4), ("b", 2))]
-        opened.set()
-        assert await asyncio.gather(*map(read, tickets)) == [[0, 1, 2, 3], [0, 1]]
-        return log
-
-    assert asyncio.run(scene()) == ["a0", "b0", "a1", "b1", "a2", "b.", "a3", "a."]
-
-
-def test_those_beyond_the_limit_wait_in_their_order() -> None:
-    async def scene() -> list[str]:
-        scheduler, log = Scheduler(max_active=1), []
-        opened = await gate(scheduler)
-        tickets = [scheduler.submit(lambda n=n: counting(n, 2, log)) for n in "abc"]
-        assert scheduler.busy == 4
-        opened.set()
-        await asyncio.gather(*map(read, tickets))
-        return log
-
-    assert asyncio.run(scene()) == ["a0", "a1", "a.", "b0", "b1", "b.", "c0", "c1", "c."]
+    def step(self) -> list[tuple[int, int]]:
+        """(tokens decoded, tokens read) of each row that did something, by its place among the running."""
+        self.scheduler.admit(self.enter)
+        plan = self.scheduler.plan()
+        read = {id(lane): tokens for lane, tokens in plan.read}
+        told = [
+            (int(row in plan.decode), sum(read.get(id(lane), 0) for lane in row.lanes))
+            for row in self.scheduler.running
+        ]
+        for lane, tokens in plan.read:
+            assert lane.seat is not None
+            lane.seat.tokens += tokens
+            lane.seat.lower = lane.seat.tokens
+        for row in self.scheduler.running:
+            row.read = all(lane.unread == 0 for lane in row.lanes)
+        return told
 
 
-def test_an_error_reaches_its_reader_and_nobody_else() -> None:
-    async def scene() -> None:
-        scheduler, log = Scheduler(), []
-
-        def broken() -> Generator[int, None, None]:
-            yield 1
-            raise NotFound("gone")
-
-        bad, good = scheduler.submit(broken), scheduler.submit(lambda: counting("a", 3, log))
-        assert await anext(bad) == 1
-        with pytest.raises(NotFound):
-            await anext(bad)
-        with pytest.raises(StopAsyncIteration):
-            await anext(bad)
-        assert await read(good) == [0, 1, 2]
-        with pytest.raises(ZeroDivisionError):
-            await scheduler.call(lambda: 1 // 0)
-        assert await scheduler.call(lambda: 5) == 5
-
-    asyncio.run(scene())
+def test_a_long_prompt_is_read_in_pieces_while_others_decode() -> None:
+    table = Table(Scheduler(step_tokens=4 * BLOCK))
+    table.scheduler.add(row(10))
+    assert table.step() == [(0, 10)]
+    table.scheduler.add(row(200, first=1000))
+    assert table.step() == [(1, 0), (0, 3 * BLOCK)], "whole blocks, beside one token of the row that decodes"
+    assert [table.step()[1] for _ in range(3)] == [(0, 3 * BLOCK)] * 2 + [(0, 200 - 9 * BLOCK)]
+    assert table.step() == [(1, 0), (1, 0)]
 
 
-def test_cancelling_closes_the_generator_within_a_step() -> None:
-    async def scene() -> list[str]:
-        scheduler, log = Scheduler(), []
-
-        def endless() -> Generator[int, None, None]:
-            try:
-                while True:
-                    time.sleep(0.001)
-                    yield 0
-            finally:
-                log.append("closed")
-
-        ticket = scheduler.submit(endless)
-        await anext(ticket)
-        ticket.cancel()
-        with suppress(Cancelled):
-            async for _ in ticket:
-                pass
-        assert scheduler.busy == 0
-        return log
-
-    assert asyncio.run(scene()) == ["closed"]
+def test_where_two_would_compute_the_same_block_the_later_one_waits() -> None:
+    table = Table(Scheduler())
+    for owner in ("a", "b"):
+        table.scheduler.add(row(3 * BLOCK, owner=owner))
+    table.scheduler.add(row(3 * BLOCK, first=500))
+    assert table.step() == [(0, 3 * BLOCK), (0, 0), (0, 3 * BLOCK)]
+    assert table.step() == [(1, 0), (0, 3 * BLOCK), (1, 0)]
 
 
-def test_one_that_was_cancelled_while_it_waited_never_starts() -> None:
-    async def scene() -> list[str]:
-        scheduler, log = Scheduler(max_active=1), []
-        opened = await gate(scheduler)
-        ticket = scheduler.submit(lambda: counting("a", 2, log))
-        ticket.cancel()
-        opened.set()
-        with pytest.raises(Cancelled):
-            await anext(ticket)
-        return log
-
-    assert asyncio.run(scene()) == []
+def test_short_prompts_without_a_whole_block_do_not_wait_for_each_other() -> None:
+    table = Table(Scheduler())
+    for _ in range(3):
+        table.scheduler.add(row(BLOCK - 1))
+    assert table.step() == [(0, BLOCK - 1)] * 3
 
 
-def test_a_reader_whose_loop_is_gone_stops_its_answer() -> None:
-    scheduler, closed = Scheduler(), threading.Event()
+def test_no_more_lanes_run_than_there_are_places() -> None:
+    table = Table(Scheduler(max_lanes=5))
+    for _ in range(3):
+        table.scheduler.add(row(5, lanes=2))
+    table.step()
+    assert (len(table.scheduler.running), len(table.scheduler.waiting)) == (2, 1)
+    table.scheduler.finish(table.scheduler.running[0])
+    table.step()
+    assert (len(table.scheduler.running), len(table.scheduler.waiting)) == (2, 0)
 
-    def endless() -> Generator[int, None, None]:
-        try:
-            while True:
-                time.sleep(0.001)
-                yield 0
-        finally:
-            closed.set()
 
-    async def leave() -> None:
-        await anext(scheduler.submit(endless))
+def test_a_row_with_more_lanes_than_places_runs_alone() -> None:
+    table = Table(Scheduler(max_lanes=2))
+    table.scheduler.add(row(5, lanes=3))
+    table.step()
+    assert len(table.scheduler.running) == 1
 
-    asyncio.run(leave())
-    assert closed.wait(5)
+
+def order(scheduler: Scheduler) -> list[str]:
+    served = []
+    while scheduler.waiting:
+        scheduler.admit(lambda row: not served.append(row.flow))
+        scheduler.running.clear()
+    return served
+
+
+def test_one_who_asks_a_hundred_times_does_not_keep_others_waiting() -> None:
+    scheduler = Scheduler(max_lanes=1)
+    for _ in range(20):
+        scheduler.add(row(10, flow="busy"))
+    scheduler.add(row(10, flow="rare"))
+    assert order(scheduler).index("rare") == 1
+
+
+def test_flows_share_the_work_not_the_number_of_requests() -> None:
+    scheduler = Scheduler(max_lanes=1)
+    for _ in range(12):
+        scheduler.add(row(90, flow="long", limit=10))
+    for _ in range(60):
+        scheduler.add(row(5, flow="short", limit=5))
+    served = order(scheduler)[:33]
+    assert served.count("long") == 3 and served.count("short") == 30
+
+
+def test_a_preempted_row_goes_on_before_those_that_wait() -> None:
+    scheduler = Scheduler(max_lanes=1)
+    first, second = row(5), row(5)
+    scheduler.add(first)
+    scheduler.admit(lambda row: True)
+    scheduler.add(second)
+    scheduler.preempt(first)
+    scheduler.admit(lambda row: True)
+    assert scheduler.running == [first]
+    assert scheduler.waiting == (second,)
+
+
+def test_nobody_overtakes_one_for_whom_there_is_no_memory() -> None:
+    scheduler = Scheduler()
+    large, small = row(500), row(5)
+    scheduler.add(large)
+    scheduler.add(small)
+    scheduler.admit(lambda row: row is small)
+    assert scheduler.running == [] and scheduler.busy == 2
+
+
+def test_a_row_may_finish_in_any_state() -> None:
+    scheduler = Scheduler(max_lanes=1)
+    rows = [row(5), row(6), row(7)]
+    for one in rows:
+        scheduler.add(one)
+    scheduler.admit(lambda row: True)
+    scheduler.preempt(rows[0])
+    scheduler.finish(rows[0])
+    scheduler.finish(rows[2])
+    scheduler.admit(lambda row: True)
+    assert scheduler.running == [rows[1]]
+    scheduler.finish(rows[1])
+    assert scheduler.busy == 0

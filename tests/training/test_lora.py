@@ -87,8 +87,9 @@ def test_the_seed_decides_on_a(model: Any, tiny_folder: Path) -> None:
         assert all(torch.equal(again[name], first[name]) for name in first) == same
 
 
-def test_the_fused_product_equals_pefts_in_values_and_gradients(model: Any) -> None:
-    adapted = stirred(lora.attach(model, spec(), 2))
+@pytest.mark.parametrize(("dtype", "loose"), [(torch.float32, 1), (torch.bfloat16, 500)])
+def test_the_fused_product_equals_pefts_in_values_and_gradients(model: Any, dtype: torch.dtype, loose: int) -> None:
+    adapted = stirred(lora.attach(model.to(dtype), spec(), 2))
 
     def run() -> tuple[torch.Tensor, list[torch.Tensor]]:
         adapted.zero_grad()
@@ -102,14 +103,14 @@ def test_the_fused_product_equals_pefts_in_values_and_gradients(model: Any) -> N
     for module in fused:
         del module.forward
     expected_logits, expected_gradients = run()
-    torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(logits, expected_logits, rtol=1e-4 * loose, atol=1e-6 * loose)
     for gradient, expected in zip(gradients, expected_gradients, strict=True):
-        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-6)
+        assert gradient.dtype == torch.float32
+        assert (gradient - expected).norm() < 1e-4 * loose * expected.norm() + 1e-6
 
 
-@pytest.mark.parametrize("changes", [{"dropout": 0.1}, {"dtype": torch.bfloat16}])
-def test_pefts_own_product_stays_where_ours_does_not_fit(model: Any, changes: dict[str, Any]) -> None:
-    adapted = lora.attach(model.to(changes.pop("dtype", torch.float32)), spec(**changes), 4)
+def test_pefts_own_product_stays_where_ours_does_not_fit(model: Any) -> None:
+    adapted = lora.attach(model, spec(dropout=0.1), 4)
     assert not any("forward" in vars(module) for module in adapted.modules() if isinstance(module, LoraLinear))
 
 

@@ -19,7 +19,7 @@ def test_lora_is_registered_and_its_defaults_are_fields_of_the_spec() -> None:
 
 
 def test_an_unknown_method_names_those_there_are() -> None:
-    with pytest.raises(NotFound, match="Use one of lora"):
+    with pytest.raises(NotFound, match="Use one of alora, lora"):
         methods.load(spec(method="telepathy"))
 
 

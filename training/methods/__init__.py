@@ -6,6 +6,10 @@ A method's implementation is a module loaded by its dotted path when a training 
     weights(model) -> dict[str, Tensor]         the adapter's tensors, named as PEFT saves them
     restore(model, weights) -> None             put them back, bit by bit
     config(model, base) -> bytes                `adapter_config.json`, the same bytes for the same training
+
+and, where the adapter acts from certain tokens on only,
+
+    activate_by(model, tokens) -> None          write those tokens down, so that the bundle tells
 """
 
 import importlib
@@ -78,5 +82,15 @@ register(
         path="training.methods.lora",
         max_rank=256,
         defaults={"rank": 16, "alpha": 32.0, "learning_rate": 1e-3, "epochs": 3.0, "batch_rows": 16},
+    )
+)
+
+register(
+    MethodSpec(
+        name="alora",
+        summary="LoRA that acts on the answer only: the prompt is the base's, computed once for all such adapters.",
+        path="training.methods.alora",
+        max_rank=256,
+        defaults={"rank": 32, "alpha": 64.0, "learning_rate": 1e-3, "epochs": 3.0, "batch_rows": 16},
     )
 )

@@ -8,9 +8,12 @@ from fastapi.responses import FileResponse
 from api.archives import zipped
 from api.auth import Project
 from api.pages import listing
-from moatelier.errors import NotFound
+from graphs import jobs
+from moatelier.errors import Conflict, NotFound
+from moatelier.settings import settings
 from modalities.bundle import RECORDS, open_bundle
-from store import adapters, records
+from serving import roster
+from store import adapters, records, tasks
 
 router = APIRouter(prefix="/adapters")
 
@@ -49,20 +52,53 @@ def export(name: str, project: Project) -> FileResponse:
 
 @router.get("/{name:path}/card")
 def card(name: str, project: Project) -> dict[str, Any]:
-    """The router card that the adapter's registration wrote.
+    """The newest router card that the adapter's entering wrote.
 
     Raises:
-        NotFound: Routing was off then.
+        NotFound: It has not entered: routing was off.
     """
     record = adapters.get(project, name)
     try:
-        return records.get(project, "router_card", record.digest).body
+        return records.newest(project, "router_card", record.digest).body
     except NotFound as error:
         raise NotFound(
-            "This adapter has no router card: the embedding model was missing when it was registered.",
+            "This adapter has no router card: routing was off when it was registered.",
             where=name,
-            remedy="Run `moatelier models pull all-minilm-l6-v2`; the next registration enters this adapter too.",
+            remedy=f"Run `moatelier models pull {settings().embedding}`, then `moatelier adapters route {name}`.",
         ) from error
+
+
+@router.post("/{name:path}/route", status_code=202)
+def enter(name: str, project: Project) -> dict[str, Any]:
+    """Have an adapter enter `auto` again: who stayed out, or joined by another embedding model, may fit now.
+
+    Raises:
+        Conflict: It is tuned on another base than the one that is served.
+    """
+    record = adapters.get(project, name)
+    if record.base != settings().base:
+        raise Conflict(
+            f"The adapter is tuned on {record.base}, and {settings().base} is served.",
+            where=name,
+            remedy="Serve its base: set MOATELIER_BASE.",
+        )
+    return _entering(record, jobs.enter(project, record.digest))
+
+
+@router.get("/{name:path}/route/{run_id}")
+def get_entering(name: str, run_id: str, project: Project) -> dict[str, Any]:
+    """How an entering goes: its run's status, its error, and in the end the signed entry."""
+    run = tasks.find_run(run_id)
+    return _entering(adapters.get(project, name), tasks.get_run(project, run.thread, run_id))
+
+
+def _entering(record: adapters.AdapterRecord, run: tasks.Run) -> dict[str, Any]:
+    told = {"object": "adapter.route", "run": run.id, "adapter": record.digest, "status": run.status}
+    try:
+        entry = records.get(record.project, "router_profile", roster.record_key(record.digest, run.id)).body
+    except NotFound:
+        entry = None
+    return told | {"error": run.error, "entry": entry}
 
 
 @router.get("/{name:path}")

@@ -57,6 +57,8 @@ def _model(body: dict[str, Any]) -> str:
             where="messages",
             remedy='Send a list such as [{"role": "user", "content": "Hello"}].',
         )
+    if "ensemble" in body:  # it names adapters as the engine knows them, whosever they are
+        raise InvalidRequest("Models choose tokens together in a recipe.", where="ensemble", remedy="Ask `moa/<name>`.")
     return model
 
 

@@ -9,7 +9,7 @@ from api.services import Shared
 from moatelier.contracts.recipes import PREFIX
 from moatelier.settings import settings
 from serving import mixtures
-from serving.auto import AUTO, no_adapters
+from serving.auto import AUTO
 from serving.targets import resolve
 from store import adapters, recipes
 
@@ -50,8 +50,7 @@ def list_models(project: Project, shared: Shared) -> dict[str, Any]:
 def get_model(model: str, project: Project, shared: Shared) -> dict[str, Any]:
     """One model by its id, digest or alias; `auto` once an adapter has joined it; a live recipe."""
     if model == AUTO:
-        if not shared.auto.offered(project):
-            raise no_adapters()
+        shared.auto.check(project)
         return _model(AUTO, root=AUTO, parent=settings().base)
     if model.startswith(PREFIX):
         mixture = mixtures.load((project, model))

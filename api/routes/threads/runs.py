@@ -4,7 +4,6 @@ A run is written to the store first and queued under its id second; if the queue
 worker's sweeper finds the row.
 """
 
-import logging
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
@@ -24,7 +23,6 @@ from moatelier.ids import digest_json
 from store import tasks
 
 router = APIRouter(prefix="/threads/{thread_id}/runs")
-log = logging.getLogger("moatelier.api")
 LastEventId = Annotated[str | None, Header(alias="last-event-id")]
 
 
@@ -49,7 +47,7 @@ def start(project: str, thread_id: str, body: dict[str, Any]) -> tasks.Run:
         run = tasks.create_run(project, thread=thread_id, input=said)
     else:
         run = _resume(thread, body["command"])
-    _submit(run)
+    jobs.submit_or_leave(run)
     return run
 
 
@@ -71,13 +69,6 @@ def _resume(thread: tasks.Thread, command: Any) -> tasks.Run:
     if run.command != written:
         raise Conflict(f"{interrupt} has been answered already.", where=f"command.resume.{interrupt}")
     return run
-
-
-def _submit(run: tasks.Run) -> None:
-    try:
-        jobs.submit_run(run.id)
-    except Exception:
-        log.exception("run %s could not be queued; the sweeper will do it", run.id)
 
 
 def _place(run: tasks.Run, then: str) -> dict[str, str]:

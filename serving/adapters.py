@@ -1,0 +1,146 @@
+"""Adapters by name: verified, loaded, evicted when their memory is needed, read again at their next use."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from moatelier.contracts import AdapterManifest
+from moatelier.errors import Conflict, NotFound, ResourceExhausted
+from serving.lora import LoraWeights
+from serving.memory import Memory
+
+
+class Read(Protocol):
+    """Verifies a bundle, every byte of it, and reads its weights."""
+
+    def __call__(self, folder: Path) -> tuple[AdapterManifest, LoraWeights]:
+        """Raises what a bundle that must not be served deserves."""
+        ...
+
+
+@dataclass(eq=False)
+class Loaded:
+    """An adapter that requests may name, or that answers in the making still need."""
+
+    name: str
+    path: Path
+    manifest: AdapterManifest
+    digest: str
+    first_layer: int
+    invocation: tuple[int, ...]
+    weights: LoraWeights | None = field(repr=False)
+    """None after an eviction, until the next use."""
+    users: int = 0
+    """Answers in the making, waiting ones too."""
+    retired: bool = False
+    """Unloaded by name; goes when its last user is done."""
+    pinned: bool = False
+
+
+class Adapters:
+    """The adapters of one base.
+
+    Args:
+        memory: Holds their bytes.
+        read: See `Read`.
+        dropped: Called when an adapter's weights have left memory.
+    """
+
+    def __init__(self, memory: Memory, read: Read, dropped: Callable[[Loaded], None]) -> None:
+        self._memory, self._read, self._dropped = memory, read, dropped
+        self._named: dict[str, Loaded] = {}
+
+    def all(self) -> tuple[Loaded, ...]:
+        """What requests may name, in the order of loading."""
+        return tuple(self._named.values())
+
+    def get(self, name: str) -> Loaded:
+        """The adapter of this name.
+
+        Raises:
+            NotFound: No adapter of this name is loaded.
+        """
+        if name not in self._named:
+            raise NotFound(f"No adapter `{name}` is loaded.", where="model", remedy="Load it first.")
+        return self._named[name]
+
+    def add(self, name: str, path: Path, pinned: bool = False) -> Loaded:
+        """Verify a bundle and give it a name; a second call with the same bundle changes nothing but its pin.
+
+        Raises:
+            Conflict: Another bundle has this name.
+            ResourceExhausted: Memory has no room for it.
+        """
+        manifest, weights = self._read(path)
+        known = self._named.get(name)
+        if known and known.digest != manifest.digest:
+            raise Conflict(f"Another bundle is loaded as `{name}`.", where="lora_name", remedy="Unload it first.")
+        loaded = known or Loaded(
+            name, path, manifest, manifest.digest, weights.first_layer, weights.invocation, weights=None
+        )
+        if known is None:
+            self._keep(loaded, weights)
+            self._named[name] = loaded
+        if pinned and not loaded.pinned:
+            self.hold(loaded)
+            loaded.pinned = True
+        return loaded
+
+    def remove(self, name: str) -> None:
+        """Forget an adapter's name now, and its weights when no answer needs them any more.
+
+        Raises:
+            NotFound: No adapter of this name is loaded.
+        """
+        loaded = self.get(name)
+        del self._named[name]
+        if loaded.pinned:
+            self._memory.release(loaded)
+        loaded.retired = True
+        self._drop_unused(loaded)
+
+    def use(self, loaded: Loaded) -> None:
+        """One more answer needs it; undone by `done`."""
+        loaded.users += 1
+
+    def done(self, loaded: Loaded) -> None:
+        """One answer less needs it."""
+        loaded.users -= 1
+        self._drop_unused(loaded)
+
+    def hold(self, loaded: Loaded) -> LoraWeights:
+        """Have the weights in memory and keep them there until `release`.
+
+        Raises:
+            ResourceExhausted: Memory has no room for them now.
+            MoatelierError: The bundle is gone or was changed since it was loaded.
+        """
+        if loaded.weights is None:
+            self._keep(loaded, self._read(loaded.path)[1])
+        self._memory.hold(loaded)
+        assert loaded.weights is not None
+        return loaded.weights
+
+    def release(self, loaded: Loaded) -> None:
+        """Undo one `hold`: the weights may be evicted."""
+        self._memory.release(loaded)
+
+    def _keep(self, loaded: Loaded, weights: LoraWeights) -> None:
+        def drop() -> None:
+            loaded.weights = None
+            self._dropped(loaded)
+
+        if not self._memory.keep(loaded, weights.bytes, drop):
+            raise ResourceExhausted(
+                f"The engine's memory has no room for the adapter's {weights.bytes:,} bytes.",
+                where=loaded.name,
+                remedy="Unload or unpin adapters, or raise MOATELIER_ENGINE_MEMORY_GB.",
+            )
+        loaded.weights = weights
+
+    def _drop_unused(self, loaded: Loaded) -> None:
+        if loaded.retired and loaded.users == 0 and loaded.weights is not None:
+            self._memory.forget(loaded)
+            loaded.weights = None
+            self._dropped(loaded)

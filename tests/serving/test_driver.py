@@ -1,0 +1,142 @@
+"""The thread that runs the engine, with the tiny base."""
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from moatelier.errors import Cancelled, DeadlineExceeded, InvalidRequest, NotFound
+from serving.driver import Driver, Ticket
+from serving.engine import Delta, Sampling, TextEngine
+from tests.serving.conftest import Seal
+from tests.serving.test_engine import joined, messages, prompts, solo
+
+
+@pytest.fixture
+def driver(engine: TextEngine) -> Iterator[Driver]:
+    driver = Driver(lambda: engine)
+    yield driver
+    asyncio.run(driver.call(lambda engine: None))  # the thread is at rest, hence nothing is left of this test
+
+
+def ask(driver: Driver, text: str, sampling: Sampling, **options: Any) -> Ticket:
+    fields = {"adapters": [None]} | options
+    return driver.submit(lambda engine: engine.submit(messages(text), sampling=sampling, **fields))
+
+
+async def read(ticket: Ticket) -> list[Delta]:
+    return [delta async for delta in ticket]
+
+
+def run(scene: Coroutine[Any, Any, Any]) -> Any:
+    async def bounded() -> Any:
+        return await asyncio.wait_for(scene, 60)
+
+    return asyncio.run(bounded())
+
+
+def test_answers_are_those_of_quiet_times(driver: Driver, engine: TextEngine, sealed: Seal) -> None:
+    engine.load_adapter("loud", sealed("loud"))
+    asked = [(turns[-1]["content"], [None, "loud"][n % 2]) for n, turns in enumerate(prompts(9))]
+    quiet = [solo(engine, messages(text), name, Sampling(12)).text for text, name in asked]
+
+    async def scene() -> list[str]:
+        tickets = [ask(driver, text, Sampling(12), adapters=[name]) for text, name in asked]
+        return [joined(deltas) for deltas in await asyncio.gather(*map(read, tickets))]
+
+    assert run(scene()) == quiet
+    assert (driver.busy, engine.memory.taken) == (0, 0)
+
+
+def test_an_error_reaches_its_reader_and_nobody_else(driver: Driver) -> None:
+    async def scene() -> None:
+        good, bad = ask(driver, "refund", Sampling(8)), ask(driver, "refund", Sampling(8), adapters=["nobody"])
+        long = driver.submit(lambda engine: engine.submit(messages("Zq" * 600), adapters=[None], sampling=Sampling(8)))
+        with pytest.raises(NotFound):
+            await anext(bad)
+        with pytest.raises(StopAsyncIteration):
+            await anext(bad)
+        with pytest.raises(InvalidRequest, match="context"):
+            await anext(long)
+        assert len(await read(good)) == 8
+
+    run(scene())
+
+
+def test_work_between_two_steps(driver: Driver, sealed: Seal) -> None:
+    async def scene() -> None:
+        running = ask(driver, "refund", Sampling(30))
+        await anext(running)
+        await driver.call(lambda engine: engine.load_adapter("loud", sealed("loud")))
+        assert len(await read(ask(driver, "refund", Sampling(3), adapters=["loud"]))) == 3
+        assert len(await read(running)) == 29
+        with pytest.raises(ZeroDivisionError):
+            await driver.call(lambda engine: 1 // 0)
+        assert await driver.call(lambda engine: 5) == 5
+
+    run(scene())
+
+
+def test_cancelling_frees_memory_within_a_step(driver: Driver, engine: TextEngine) -> None:
+    async def scene() -> None:
+        ticket = ask(driver, "refund", Sampling(400), choices=3)
+        await anext(ticket)
+        assert engine.memory.taken > 0
+        ticket.cancel()
+        with suppress(Cancelled):
+            await read(ticket)
+        assert (driver.busy, engine.memory.taken) == (0, 0)
+
+    run(scene())
+
+
+def test_one_that_was_cancelled_while_it_waited_never_starts(driver: Driver, engine: TextEngine) -> None:
+    async def scene() -> None:
+        ticket = ask(driver, "refund", Sampling(5))
+        ticket.cancel()
+        with pytest.raises(Cancelled):
+            await read(ticket)
+
+    run(scene())
+    assert engine.passes.prompt_work == 0
+
+
+def test_a_deadline_ends_an_answer_and_no_other(driver: Driver) -> None:
+    async def scene() -> None:
+        late, other = ask(driver, "refund", Sampling(480, deadline_s=0.05)), ask(driver, "lost", Sampling(40))
+        with pytest.raises(DeadlineExceeded):
+            await read(late)
+        assert len(await read(other)) == 40
+
+    run(scene())
+
+
+def test_a_reader_whose_loop_is_gone_stops_its_answer(driver: Driver, engine: TextEngine) -> None:
+    async def leave() -> None:
+        await anext(ask(driver, "refund", Sampling(480)))
+
+    run(leave())
+    run(driver.call(lambda engine: None))
+    for _ in range(100):
+        if driver.busy == 0:
+            break
+        run(driver.call(lambda engine: None))
+    assert (driver.busy, engine.memory.taken) == (0, 0)
+
+
+def test_a_step_that_fails_is_told_and_the_thread_goes_on(
+    driver: Driver, engine: TextEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("the device is gone")
+
+    async def scene() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.passes, "forward", broken)
+            with pytest.raises(Exception, match="RuntimeError: the device is gone"):
+                await read(ask(driver, "refund", Sampling(5)))
+        assert len(await read(ask(driver, "refund", Sampling(5)))) == 5
+
+    run(scene())
