@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from api import errors
 from api.decisions import DecisionLog
-from api.routes.admin import adapters, recipes, tasks
+from api.routes.admin import adapters, mixture, recipes, tasks
 from api.routes.monitoring import health, page
 from api.routes.openai import chat, embeddings, feedback, files, models
 from api.routes.threads import runs, threads
@@ -32,7 +32,7 @@ from serving.targets import resolve
 from serving.upstream import Upstream
 from store import db, keys
 
-ROUTES = (chat, embeddings, feedback, models, files, runs, threads, tasks, adapters, recipes, health, page)
+ROUTES = (chat, embeddings, feedback, models, files, runs, threads, tasks, adapters, recipes, mixture, health, page)
 
 
 def create_app(engine_url: str | None = None) -> FastAPI:

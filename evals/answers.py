@@ -7,9 +7,10 @@ are kept in the folder, never the rows.
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from evals.rows import EvalRow
+from evals.rows import answer_limit as rows_limit
 from evals.scorers import Answered
 from moatelier.contracts import Kind
 from moatelier.ids import canonical_json, digest_json
@@ -18,38 +19,8 @@ from modalities.bundle import bundle_folder
 from serving.engine import Sampling, TextEngine
 
 CHUNK_ROWS = 64
-SPARE_TOKENS = {"classification": 2, "chat": 8}
-"""An answer may be this much longer than the longest expected one before it is cut: a label and its stop token."""
-LONGEST_ANSWER = 512
-"""Upper bound for the tokens of a chat answer."""
-
 Progress = Callable[[int, float], None]
 """Called with (rows done, expected seconds left) after each chunk; may raise to stop."""
-
-
-@dataclass(frozen=True)
-class EvalRow:
-    """A row as it is evaluated: the messages a model sees, and what it should answer."""
-
-    id: str
-    prompt: tuple[dict[str, str], ...]
-    truth: str
-
-    @property
-    def messages(self) -> list[dict[str, str]]:
-        """The whole row as training renders it."""
-        return [*self.prompt, {"role": "assistant", "content": self.truth}]
-
-
-def read_rows(data: bytes) -> list[EvalRow]:
-    """Parse a split's JSON lines, in the order of their ids: batches must not depend on the order in a file."""
-    rows = []
-    for line in data.split(b"\n"):  # bytes: a row's text may hold characters at which text would be split
-        if line:
-            row = json.loads(line)
-            *prompt, answer = row["messages"]
-            rows.append(EvalRow(row["id"], tuple(prompt), answer["content"]))
-    return sorted(rows, key=lambda row: (row.id, canonical_json(row.messages)))
 
 
 def load_subject(engine: TextEngine, bundle: str | None) -> str | None:
@@ -65,13 +36,12 @@ def load_subject(engine: TextEngine, bundle: str | None) -> str | None:
 
 
 def answer_limit(engine: TextEngine, kind: Kind, labels: Sequence[str], rows: Sequence[EvalRow]) -> int:
-    """Tokens an answer may have: what the longest expected answer needs, its stop token, and some to spare."""
-    expected = [*labels, *{row.truth for row in rows}]
-    tokens = engine.base.tokenizer(expected, add_special_tokens=False).input_ids
-    longest = max(len(ids) for ids in tokens)
-    if kind == "classification":
-        return longest + SPARE_TOKENS[kind]
-    return min(LONGEST_ANSWER, 2 * longest + SPARE_TOKENS[kind])
+    """`evals.rows.answer_limit` by the engine's own tokenizer."""
+
+    def lengths(texts: list[str]) -> list[int]:
+        return [len(ids) for ids in engine.base.tokenizer(texts, add_special_tokens=False).input_ids]
+
+    return rows_limit(lengths, kind, labels, rows)
 
 
 def answer_all(
@@ -87,7 +57,7 @@ def answer_all(
 
     Args:
         engine: With the adapter loaded.
-        rows: As `read_rows` gives them.
+        rows: As `evals.rows.read_rows` gives them.
         adapter: The name it is loaded under; None is the base.
         max_tokens: Limit of an answer.
         folder: Where chunks of answers are kept; a rerun reads them instead of generating.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evals import answers, vault
-from evals.answers import EvalRow
+from evals.rows import EvalRow, read_rows
 from evals.run import BASE, report
 from evals.scorers import Answered, compare, need_metric, score
 from evals.statistics import CLAIM_ALPHA, LOOKS
@@ -70,7 +70,7 @@ def _decide(gate: GateSpec, job: Job) -> GateDecision:
     fault_point("gate.before_look")
     look = looks.take_look(gate.project, card.locked, gate.task, gate.candidate, allowed=LOOKS)
     fault_point("gate.after_look")
-    rows = answers.read_rows(vault.open_locked(card.locked))
+    rows = read_rows(vault.open_locked(card.locked))
     answered: dict[str, dict[str, Answered]] = {}
     reports = {}
     for number, subject in enumerate(subjects):
@@ -131,7 +131,7 @@ def _unseen(champion: Subject, rows: list[EvalRow]) -> list[EvalRow]:
     except NotFound:
         return rows
     held = [artifacts.get_bytes(split.artifact) for split in card.splits.values() if split.artifact]
-    seen = {row.id for split in held for row in answers.read_rows(split)}
+    seen = {row.id for split in held for row in read_rows(split)}
     return [row for row in rows if row.id not in seen]
 
 

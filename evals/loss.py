@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from evals.answers import EvalRow
+from evals.rows import EvalRow
 from modalities.text.template import encode_row
 from serving.engine import TextEngine
 
@@ -17,7 +17,7 @@ def mean_loss(engine: TextEngine, rows: Sequence[EvalRow], *, adapter: str | Non
 
     Args:
         engine: With the adapter loaded.
-        rows: As `evals.answers.read_rows` gives them; the first ones in their order count.
+        rows: As `evals.rows.read_rows` gives them; the first ones in their order count.
         adapter: The name it is loaded under; None is the base.
 
     Raises:

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from evals import answers, loss
-from evals.answers import EvalRow
+from evals.rows import EvalRow, split_rows
 from evals.scorers import NO_LABEL, Answered, Scores, plain, score
 from moatelier.contracts import DatasetCard, EvalReport, EvalSpec, SplitName
-from moatelier.errors import DataError
 from moatelier.ids import canonical_json
 from moatelier.job import Job, main
 from modalities.bundle import bundle_folder, read_manifest
@@ -70,20 +69,6 @@ def evaluate(spec: EvalSpec, job: Job) -> EvalReport:
         predictions=_keep(card, rows, answered) if on_dev else None,
         seconds=time.monotonic() - started,
     )
-
-
-def split_rows(card: DatasetCard, split: SplitName) -> list[EvalRow]:
-    """The rows of a split that has an artifact: any but the locked one.
-
-    Raises:
-        DataError: There are none.
-    """
-    info = card.splits.get(split)
-    if info is None or info.artifact is None or info.rows == 0:
-        raise DataError(
-            f"The dataset has no {split} rows.", where=card.name, remedy="Give more rows, so that each split gets some."
-        )
-    return answers.read_rows(artifacts.get_bytes(info.artifact))
 
 
 def report(

@@ -1,7 +1,8 @@
 """The vault: locked test rows in `<home>/vault`, closed to other accounts (folder 0700, files 0600).
 
-Anybody may lock rows; only `evals.gate` opens them, after it has written the look down. The hash of the rows' content
-names them and counts their looks, and it is checked at both doors.
+Anybody may lock rows; only the gates open them, `evals.gate` for an adapter and `evals.held_out` for a recipe, after
+the look has been written down. The hash of the rows' content names them and counts their looks, and it is checked at
+both doors.
 """
 
 from pathlib import Path
@@ -46,7 +47,7 @@ def need(locked: str) -> None:
 
 
 def open_locked(locked: str) -> bytes:
-    """The locked rows. For the gate alone, which takes a look first.
+    """The locked rows. For the gates alone, which take a look first.
 
     Raises:
         NotFound: They are not in the vault.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import floor
 
 from evals.statistics import CLAIM_ALPHA, required_correct
-from moatelier.contracts import EvalReport, Goal, PairedComparison
+from moatelier.contracts import EvalReport, Goal, MixtureTable, PairedComparison
 
 MARGIN = 0.02
 """A candidate may be this much worse than the champion, at the lower bound of the difference."""
@@ -46,6 +46,23 @@ def judge(
         False,
         f"{claim} The goal is reached, but it may be worse: {compared}, where {points(-MARGIN)} are allowed.",
     )
+
+
+def judge_recipe(table: MixtureTable) -> Verdict:
+    """The rule of recipes: live only if the gain over routing to one is not below zero at its lower bound.
+
+    An equal recipe costs more and gains nothing, and few rows cannot show it to be no worse: it does not go live.
+    """
+    gap, alone = table.gain.difference, f"its best single model, {table.gain.other},"
+    against = "the router's own choice" if table.routed_by == "router" else alone
+    claim = (
+        f"The recipe is right on {table.recipe.right.point:.1%} of {table.rows} held-out rows, {against} on "
+        f"{table.routed.right.point:.1%}: a gain of {points(gap.point)}, at least "
+        f"{points(floor(1000 * gap.claim_low) / 1000)} with {1 - CLAIM_ALPHA:.0%} confidence."
+    )
+    if gap.claim_low >= 0:
+        return Verdict(True, True, f"{claim} It may answer.")
+    return Verdict(False, False, f"{claim} It is not shown to be worth its calls and does not answer.")
 
 
 def claim_text(goal: Goal, report_: EvalReport) -> str:

@@ -28,6 +28,8 @@ MODULES = {
     "evaluate": "evals.run",
     "gate": "evals.gate",
     "routing": "evals.routing",
+    "mixture": "graphs.held_out",
+    "candidates": "graphs.candidates",
 }
 MAX_DEATHS = 5
 FAILED = 1

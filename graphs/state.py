@@ -7,15 +7,27 @@ from operator import add
 from typing import Annotated, Any, TypedDict
 
 
-class LifecycleState(TypedDict, total=False):
-    """One task, from its request to a registered adapter. Digests name artifacts unless said otherwise."""
+class TaskState(TypedDict, total=False):
+    """What every graph knows that carries out a task."""
 
     run: str
     """Id of the run whose input was taken last."""
     project: str
     task: str
     stream: str
-    """The conversation thread whose readers follow this task."""
+    """The thread whose readers follow this task."""
+    round: int
+    """How often the person was asked something; makes each question's events distinct."""
+    trials: Annotated[list[str], add]
+    """Digests of finished trials in order."""
+    outcome: str
+    """Final status of the task."""
+    error: dict[str, Any]
+
+
+class LifecycleState(TaskState, total=False):
+    """One task, from its request to a registered adapter. Digests name artifacts unless said otherwise."""
+
     messages: Annotated[list[str], add]
     """What the person said, the request first."""
     files: dict[str, str]
@@ -26,15 +38,11 @@ class LifecycleState(TypedDict, total=False):
     questions: list[dict[str, Any]]
     asked: Annotated[list[list[dict[str, Any]]], add]
     """The questions that each message but the first answers; empty where it answers none."""
-    round: int
-    """How often the person was asked something; makes each question's events distinct."""
     verdict: str
     """What the person said to the plan: approve, edit, stale, again (with a further message) or reject."""
     forecast: dict[str, Any]
     dataset: str
     spec: str
-    trials: Annotated[list[str], add]
-    """Digests of finished trials in order."""
     pending: dict[str, Any]
     """The training result that is being evaluated."""
     stop: str
@@ -42,9 +50,18 @@ class LifecycleState(TypedDict, total=False):
     decision: str
     routing: str | None
     """The RoutingSpec: what the other adapters were when it was written down. None when there can be none."""
-    outcome: str
-    """Final status of the task."""
-    error: dict[str, Any]
+
+
+class RecipeState(TaskState, total=False):
+    """One measurement of a Mixture-of-Agents recipe, or the rows made for its aggregator."""
+
+    job: str
+    """`mixture` or `candidates`."""
+    spec: dict[str, Any]
+    """What the job is to do: a MixtureSpec or a CandidatesSpec as JSON."""
+    measured: str
+    """The job's result: the digest of an artifact."""
+    result: dict[str, Any]
 
 
 class EntryState(LifecycleState, total=False):

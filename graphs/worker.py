@@ -22,14 +22,19 @@ from filelock import FileLock
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
-from graphs import conversation, entry, jobs, lifecycle, processes
+from graphs import conversation, entry, jobs, lifecycle, mixture, processes
 from graphs.checkpoint import saver
 from moatelier.contracts import Event
 from moatelier.errors import MoatelierError
 from moatelier.settings import settings
 from store import artifacts, events, tasks
 
-GRAPHS: dict[str, Any] = {"conversation": conversation.build, "lifecycle": lifecycle.build, "entry": entry.build}
+GRAPHS: dict[str, Any] = {
+    "conversation": conversation.build,
+    "lifecycle": lifecycle.build,
+    "entry": entry.build,
+    "mixture": mixture.build,
+}
 SWEEP_S = 3.0
 SHUTDOWN_S = 6.0
 log = logging.getLogger("moatelier.worker")
@@ -84,6 +89,7 @@ GRAPHS_INPUT: dict[str, Any] = {
     "conversation": conversation.first_input,
     "lifecycle": lifecycle.first_input,
     "entry": entry.first_input,
+    "mixture": mixture.first_input,
 }
 
 
@@ -100,7 +106,7 @@ def _settle(graph: Any, config: Any, run: tasks.Run, thread: tasks.Thread) -> st
 def _fail(run: tasks.Run, thread: tasks.Thread, error: Exception) -> str:
     log.exception("run %s of thread %s failed", run.id, thread.id)
     known = error if isinstance(error, MoatelierError) else MoatelierError(f"{type(error).__name__}: {error}")
-    if thread.graph == "lifecycle" and thread.task:
+    if thread.graph != "conversation" and thread.task:
         _fail_task(tasks.find_task(thread.task), known)
     _end(run, thread, "error", {"status": "error"}, known.to_dict())
     return "error"

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -16,8 +15,8 @@ from typer.core import TyperGroup
 
 from moatelier import __version__
 from moatelier.errors import DataError, InvalidRequest, MoatelierError
-
-OPEN, NOT_REACHED = 2, 3
+from moatelier.moa import moa_app
+from moatelier.options import NOT_REACHED, Json, Yes, service
 
 
 class TaskGroup(TyperGroup):
@@ -35,9 +34,7 @@ task_app = typer.Typer(cls=TaskGroup, help='Start a task: task "what you want" -
 adapters_app = typer.Typer(help="The adapters that tasks have made.", no_args_is_help=True)
 app.add_typer(task_app, name="task")
 app.add_typer(adapters_app, name="adapters")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Approve the plan without asking.")]
+app.add_typer(moa_app, name="moa")
 
 
 @app.callback(invoke_without_command=True)
@@ -48,14 +45,6 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 # What a command needs beyond its words is imported when it runs, so that `--help` answers at once.
-
-
-@contextmanager
-def _service() -> Iterator[Any]:
-    from moatelier.client import connect
-
-    with connect() as client:
-        yield client
 
 
 def _follow(client: Any, thread: str, stream: Iterator[Any], *, yes: bool, as_json: bool) -> None:
@@ -85,7 +74,7 @@ def task_start(
     """Start a task and follow it to its end."""
     from moatelier import streams
 
-    with _service() as client:
+    with service() as client:
         files = {"train": client.upload(file)} | ({"test": client.upload(test)} if test else {})
         thread = client.call("POST", "/threads", json={})["thread_id"]
         said = {"messages": [{"role": "user", "content": words}], "files": files}
@@ -103,7 +92,7 @@ def task_answer(
     """Answer what a task waits for, and follow it."""
     from moatelier.journey import resume
 
-    with _service() as client:
+    with service() as client:
         thread = client.call("GET", f"/tasks/{task}")["conversation"]
         _follow(client, thread, resume(client, thread, words), yes=yes, as_json=as_json)
 
@@ -113,7 +102,7 @@ def task_list(as_json: Json = False) -> None:
     """List the tasks, newest first."""
     from moatelier.show import rows
 
-    with _service() as client:
+    with service() as client:
         rows(client.call("GET", "/tasks")["data"], ("id", "status", "name", "request", "created_at"), as_json)
 
 
@@ -122,14 +111,14 @@ def task_show(task: str, as_json: Json = False) -> None:
     """Show one task: its plan, where it stands, how it ended."""
     from moatelier.show import task_page
 
-    with _service() as client:
+    with service() as client:
         task_page(client.call("GET", f"/tasks/{task}"), as_json)
 
 
 @task_app.command("cancel")
 def task_cancel(task: str, as_json: Json = False) -> None:
     """End a task; what it has trained stays on disk."""
-    with _service() as client:
+    with service() as client:
         ended = client.call("POST", f"/tasks/{task}/cancel")
         typer.echo(json.dumps(ended) if as_json else f"{task} is being cancelled")
 
@@ -138,9 +127,13 @@ def task_cancel(task: str, as_json: Json = False) -> None:
 def task_watch(task: str, as_json: Json = False) -> None:
     """Follow a task from its first event to its end."""
     from moatelier import streams
+    from moatelier.journey import recipe_task
 
-    with _service() as client:
-        thread = client.call("GET", f"/tasks/{task}")["conversation"]
+    with service() as client:
+        found = client.call("GET", f"/tasks/{task}")
+        thread = found["conversation"]
+        if thread == found["thread"]:  # a recipe's: it has no conversation, and asks nobody anything
+            raise typer.Exit(0 if recipe_task(client, task, as_json)["status"] == "reached" else NOT_REACHED)
         _follow(client, thread, streams.watch(client, task, thread), yes=False, as_json=as_json)
 
 
@@ -153,7 +146,7 @@ def chat(
     """Talk with an adapter or a base."""
     from moatelier.journey import dialogue
 
-    with _service() as client:
+    with service() as client:
         dialogue(client, model, words, as_json)
 
 
@@ -177,7 +170,7 @@ def predict(
     from moatelier.predict import read_rows
 
     rows, source = read_rows(file, column) if file else ([{"text": str(words)}], "text")
-    with _service() as client:
+    with service() as client:
         answer(client, model, rows, source, output, as_json)
 
 
@@ -186,7 +179,7 @@ def adapters_list(as_json: Json = False) -> None:
     """List the adapters, newest first."""
     from moatelier.show import rows
 
-    with _service() as client:
+    with service() as client:
         rows(client.call("GET", "/adapters")["data"], ("model_id", "aliases", "base", "task", "created_at"), as_json)
 
 
@@ -195,7 +188,7 @@ def adapters_show(
     name: Annotated[str, typer.Argument(help="Model id, alias or digest.")], as_json: Json = False
 ) -> None:
     """Show one adapter with its manifest: as JSON with and without `--json`."""
-    with _service() as client:
+    with service() as client:
         typer.echo(json.dumps(client.call("GET", f"/adapters/{name}"), indent=2, ensure_ascii=False))
 
 
@@ -206,7 +199,7 @@ def adapters_card(
     """Show how well `auto` recognises the adapters' domains: the card that this one's registration wrote."""
     from moatelier.show import router_card
 
-    with _service() as client:
+    with service() as client:
         router_card(client.call("GET", f"/adapters/{name}/card"), as_json)
 
 
@@ -217,7 +210,7 @@ def adapters_route(
     """Enter an adapter into `auto` again: who stayed out, or joined by another embedding model, may fit now."""
     from moatelier.journey import enter_router
 
-    with _service() as client:
+    with service() as client:
         enter_router(client, name, as_json)
 
 
@@ -230,7 +223,7 @@ def adapters_export(
     """Write an adapter's sealed bundle (PEFT format) as a zip."""
     draft = to.with_name(f".{to.name}.part")
     try:
-        with _service() as client, draft.open("wb") as file:
+        with service() as client, draft.open("wb") as file:
             size = client.download(f"/adapters/{name}/export", file)
         draft.replace(to)
     finally:
@@ -250,7 +243,7 @@ def feedback(
     """Say what you think of an answer; `auto` learns from it."""
     said: dict[str, Any] = {"completion": completion, "edit": edit, "label": label, "comment": comment}
     said |= {"rating": 1 if good else -1} if good is not None else {}
-    with _service() as client:
+    with service() as client:
         kept = client.call("POST", "/v1/feedback", json=said)
     typer.echo(json.dumps(kept, ensure_ascii=False) if as_json else f"kept, on an answer of {kept['chosen']}")
 
@@ -264,7 +257,7 @@ def report(
     """Fetch a task's report: index.html, report.json and MODEL_CARD.md."""
     from moatelier.journey import fetch_report
 
-    with _service() as client:
+    with service() as client:
         page = str(fetch_report(client, task, to or Path(f"{task}-report")))
         typer.echo(json.dumps({"file": page}) if as_json else page)
 

@@ -104,6 +104,22 @@ def _status(result: dict[str, Any] | None) -> int:
     return {"reached": DONE, "not_reached": NOT_REACHED, "rejected": DONE}.get(result["status"], FAILED)
 
 
+def recipe_task(client: Client, task: str, as_json: bool) -> dict[str, Any]:
+    """Tell a task that asks nobody anything, as those of recipes are, to its end; its status and result.
+
+    Raises:
+        MoatelierError: Why it failed.
+    """
+    with Teller(as_json) as teller:
+        for _, _, data in streams.watch(client, task, thread=""):
+            if isinstance(data, dict) and "kind" in data and (as_json or data["kind"] != "error"):
+                teller.tell(data["kind"], data["step"], data["body"])
+    ended = client.call("GET", f"/tasks/{task}")
+    if ended["error"]:
+        raise MoatelierError.from_dict(ended["error"])
+    return {"status": ended["status"], **(ended["result"] or {})}
+
+
 def dialogue(client: Client, model: str, words: str | None, as_json: bool) -> None:
     """One message and its streamed answer, or a dialogue until an empty line."""
     model = model or client.call("GET", "/v1/models")["data"][0]["id"]

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 console = Console(highlight=False)
 SHOWN = ("kind", "columns", "goal", "budget", "method", "base", "private", "too_long", "modality")
@@ -40,6 +40,8 @@ class Teller:
             "profile": self._profile,
             "decision": self._decision,
             "routing": self._routing,
+            "table": self._table,
+            "recipe": self._recipe,
             "error": self._error,
         }.get(kind)
         if method:
@@ -67,6 +69,12 @@ class Teller:
         if body["status"] == "off":
             told = " ".join(str(body[key]) for key in ("what", "remedy") if body.get(key))
             console.print(f"  [yellow]routing is off for this adapter:[/] {escape(told)}")
+
+    def _table(self, body: dict[str, Any]) -> None:
+        mixture_table(body["recipe"], body["table"], body["looks"])
+
+    def _recipe(self, body: dict[str, Any]) -> None:
+        console.print(f"[bold]{escape(body['recipe'])} is {escape(body['state'])}[/] {escape(body['reason'])}")
 
     def _error(self, body: dict[str, Any]) -> None:
         told = " ".join(str(body[key]) for key in ("what", "where", "remedy") if body.get(key))
@@ -163,6 +171,62 @@ def router_card(card: dict[str, Any], as_json: bool) -> None:
 
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def mixture_table(recipe: str, table: dict[str, Any], looks: list[dict[str, Any]]) -> None:
+    """A recipe beside its proposers, routing to one, a vote and the oracle; then the figures that are no rates."""
+    looked = ", ".join(f"look {look['number']} of {look['allowed']}" for look in looks)
+    title = f"{recipe} on {table['rows']} held-out rows{f' ({looked})' if looked else ''}"
+    shown = Table(Column(overflow="fold"), title=title, title_justify="left")
+    for heading in ("right", "95 %", "tokens", "s", "right/1k tok", "right/s"):
+        shown.add_column(heading, no_wrap=True)
+    for told, line in (*((line["subject"], line) for line in table["singles"]), *((n, table[n]) for n in BESIDE)):
+        right = line["right"]
+        interval = f"{100 * right['low']:.1f}-{100 * right['high']:.1f}"
+        price = (f"{line[key]:.{digits}f}" for key, digits in PRICE)
+        shown.add_row(escape(told.replace("_", " ")), f"{right['point']:.1%}", interval, *price)
+    console.print(shown)
+    routed = "the router's choice" if table["routed_by"] == "router" else f"{table['gain']['other']}, best in hindsight"
+    console.print(f"  {'routed stands for':<33} {escape(routed)}")
+    gain, mean = table["gain"]["difference"], table["gain_over_mean"]
+    figures = {
+        "gain over routing to one": f"{_points(gain)}, claimed {100 * gain['claim_low']:+.1f}",
+        "gain over the mean single": _points(mean),
+        "share of the way to the oracle": f"{_share(table['share_of_oracle'])}, "
+        f"from the mean single {_share(table['share_from_mean'])}",
+        "correlation of errors": _figure(table["error_correlation"]),
+    }
+    for name, value in figures.items():
+        console.print(f"  {name:<33} {value}")
+    if table["instead"]:
+        console.print(f"  [yellow]on {table['instead']} rows[/] the recipe's own way could not be gone")
+    for subject, count in table["failed"].items():
+        console.print(f"  [yellow]failed[/] {escape(subject)}: {count} rows, counted as wrong")
+
+
+BESIDE = ("mean_single", "best_single", "routed", "vote", "recipe", "oracle")
+PRICE = (("tokens", 0), ("seconds", 2), ("per_1000_tokens", 2), ("per_second", 2))
+
+
+def _points(interval: dict[str, float]) -> str:
+    point, low, high = (100 * interval[key] for key in ("point", "low", "high"))
+    return f"{point:+.1f} points ({low:+.1f} to {high:+.1f})"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+def recipe_page(recipe: dict[str, Any], as_json: bool) -> None:
+    """One recipe: what it is, whether it answers and why, and how its last evaluation went."""
+    if as_json:
+        print(json.dumps(recipe, ensure_ascii=False))
+        return
+    for field in ("name", "state", "reason", "digest", "updated_at"):
+        console.print(f"[bold]{field:<11}[/]{escape(_short(recipe.get(field)))}")
+    console.print(recipe["yaml"], markup=False)
+    if decision := recipe.get("decision"):
+        mixture_table(recipe["name"], decision["table"], decision["looks"])
 
 
 def task_page(task: dict[str, Any], as_json: bool) -> None:

@@ -14,6 +14,8 @@ FINISHED = ("stop", "length", "content_filter", "tool_calls", "function_call")
 SLACK = 1e-3
 """A log probability may be so much above 0, by rounding."""
 MOST_TOKENS = 10**9
+EMPTY = "The answer is empty."
+"""Whoever only scores answers takes such a one for wrong, not for a fault of the service."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def whole(answer: Mapping[str, Any]) -> Said:
 
 def _text(text: Any) -> str:
     if not isinstance(text, str) or not text.strip():
-        raise UpstreamError("The answer is empty.", remedy="Ask for a text, or allow more tokens.")
+        raise UpstreamError(EMPTY, remedy="Ask for a text, or allow more tokens.")
     return clean(text)
 
 

@@ -88,6 +88,25 @@ def list_feedback(project: str, completion: str) -> list[StoredFeedback]:
         return [StoredFeedback.model_validate(row) for row in rows]
 
 
+class Word(Stored):
+    """What people thought of one completion: the mean reward of all who spoke of it, and when the first did."""
+
+    requested: str
+    chosen: str
+    good: float
+
+
+def words(project: str, since: datetime) -> list[Word]:
+    """One word a completion since a moment, in the order in which the first came. Several keys' words are one."""
+    first = func.min(FeedbackRow.at)
+    query = select(FeedbackRow.requested, FeedbackRow.chosen, func.avg(FeedbackRow.reward))
+    query = query.where(FeedbackRow.project == project, FeedbackRow.reward.is_not(None), FeedbackRow.at >= since)
+    query = query.group_by(FeedbackRow.completion, FeedbackRow.requested, FeedbackRow.chosen)
+    with reading() as opened:
+        rows = opened.execute(query.order_by(first, FeedbackRow.completion)).all()
+    return [Word(requested=requested, chosen=chosen, good=float(good)) for requested, chosen, good in rows]
+
+
 def tallies(project: str) -> dict[tuple[str, str], tuple[int, int]]:
     """(region, candidate) -> (good, bad), over all feedback on answers that were routed."""
     query = select(FeedbackRow.region, FeedbackRow.chosen, func.count(), func.sum(FeedbackRow.reward)).where(

@@ -25,6 +25,16 @@ from moatelier.contracts.evaluation import (
     Interval,
     PairedComparison,
 )
+from moatelier.contracts.mixture import (
+    CandidatesResult,
+    CandidatesSpec,
+    MixtureDecision,
+    MixtureLine,
+    MixtureLook,
+    MixtureResult,
+    MixtureSpec,
+    MixtureTable,
+)
 from moatelier.contracts.plan import Budget, Columns, Goal, Question, Sourced, TaskPlan
 from moatelier.contracts.profile import ColumnGuess, ColumnProfile, DataProfile, RowProblem
 from moatelier.contracts.recipes import (
@@ -60,6 +70,8 @@ __all__ = [
     "Budget",
     "BuiltProfile",
     "Calibration",
+    "CandidatesResult",
+    "CandidatesSpec",
     "ColumnGuess",
     "ColumnProfile",
     "Columns",
@@ -87,6 +99,12 @@ __all__ = [
     "KnownProfile",
     "Layer",
     "MetricName",
+    "MixtureDecision",
+    "MixtureLine",
+    "MixtureLook",
+    "MixtureResult",
+    "MixtureSpec",
+    "MixtureTable",
     "PairedComparison",
     "PrivateFinding",
     "ProfileSource",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evals import answers, loss, run
-from evals.answers import read_rows
+from evals.rows import LONGEST_ANSWER, SPARE_TOKENS, EvalRow, read_rows
 from evals.scorers import NO_LABEL
 from moatelier.contracts import EvalReport, EvalSpec
 from moatelier.errors import Cancelled, DataError, NotFound
@@ -125,10 +125,10 @@ def test_the_answer_limit_leaves_room_for_every_label(curated: Curated) -> None:
     engine, rows = TextEngine("tiny", "fp32"), read_rows(data.write_rows(made_rows(3)))
     longest = max(len(engine.base.tokenizer(label).input_ids) for label in curated.card.labels)
     limit = answers.answer_limit(engine, "classification", curated.card.labels, rows)
-    assert limit == longest + answers.SPARE_TOKENS["classification"]
-    assert longest < answers.answer_limit(engine, "chat", (), rows) <= answers.LONGEST_ANSWER
-    essay = answers.EvalRow("0" * 16, rows[0].prompt, "word " * 500)
-    assert answers.answer_limit(engine, "chat", (), [essay]) == answers.LONGEST_ANSWER
+    assert limit == longest + SPARE_TOKENS["classification"]
+    assert longest < answers.answer_limit(engine, "chat", (), rows) <= LONGEST_ANSWER
+    essay = EvalRow("0" * 16, rows[0].prompt, "word " * 500)
+    assert answers.answer_limit(engine, "chat", (), [essay]) == LONGEST_ANSWER
 
 
 def test_what_is_missing_is_named_before_anything_is_loaded(curated: Curated, tmp_path: Path) -> None:

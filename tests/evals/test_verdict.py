@@ -2,10 +2,11 @@
 
 import pytest
 
+from evals.mixture import Given, Outcome, table
 from evals.scorers import compare
 from evals.statistics import clopper_pearson, paired_rates
-from evals.verdict import judge, percent_down
-from moatelier.contracts import EvalReport, Goal, PairedComparison
+from evals.verdict import judge, judge_recipe, percent_down
+from moatelier.contracts import EvalReport, Goal, MixtureTable, PairedComparison
 from tests.evals import samples
 
 
@@ -58,3 +59,36 @@ def test_a_macro_f1_goal_is_judged_by_macro_f1() -> None:
     compared = compare("macro_f1", "classification", samples.LABELS, "base", ours, samples.answers(right=0.1, seed=2))
     verdict = judge(Goal(metric="macro_f1", target=0.85), scored, compared)
     assert verdict.promoted and verdict.reason.startswith("Macro-F1 is ")
+
+
+def recipe_table(recipe: str, routed: str, *, router: bool = True) -> MixtureTable:
+    """The table of a recipe that is right on the rows with a 1, beside routing that is right on its own."""
+    rows = []
+    for number, (ours, theirs) in enumerate(zip(recipe, routed, strict=True)):
+        single = Given("yes" if theirs == "1" else "no")
+        answer = Given("yes" if ours == "1" else "no")
+        rows.append(
+            Outcome(str(number), str(number), "yes", {"a": single}, {"a": single}, answer, single if router else None)
+        )
+    return table(rows)
+
+
+def test_a_recipe_that_is_truly_better_goes_live() -> None:
+    verdict = judge_recipe(recipe_table("1" * 90 + "0" * 10, "1" * 70 + "0" * 30))
+    assert verdict.promoted
+    assert "right on 90.0% of 100 held-out rows, the router's own choice on 70.0%" in verdict.reason
+    assert "a gain of +20.0 points, at least +11.9 points with 99% confidence. It may answer." in verdict.reason
+
+
+def test_an_equal_recipe_does_not_go_live() -> None:
+    same = "1" * 250 + "0" * 50
+    verdict = judge_recipe(recipe_table(same, same))
+    assert not verdict.promoted and "gain of +0.0 points, at least -" in verdict.reason
+    shuffled = judge_recipe(recipe_table("1" * 250 + "0" * 50, "0" * 50 + "1" * 250))
+    assert not shuffled.promoted
+
+
+def test_a_gain_that_luck_could_bring_is_not_enough() -> None:
+    verdict = judge_recipe(recipe_table("1" * 83 + "0" * 17, "1" * 80 + "0" * 20, router=False))
+    assert not verdict.promoted
+    assert "its best single model, a, on 80.0%: a gain of +3.0 points, at least -3.2 points" in verdict.reason

@@ -1,5 +1,6 @@
 """The graphs in one process: runs advance in threads, and a job layer of canned results stands in for processes."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,15 +11,21 @@ import numpy as np
 import pytest
 
 from evals import router_card
-from graphs import checkpoint, conversation, entry, jobs, lifecycle, worker
+from evals.mixture import Given, Outcome, table
+from graphs import checkpoint, conversation, entry, jobs, lifecycle, mixture, worker
 from moatelier.contracts import (
     BuiltProfile,
+    CandidatesResult,
+    CandidatesSpec,
     EvalReport,
     Event,
     GateDecision,
     GateSpec,
     HeldOut,
     Interval,
+    MixtureLook,
+    MixtureResult,
+    MixtureSpec,
     PairedComparison,
     RouterProfile,
     RoutingResult,
@@ -49,11 +56,15 @@ def report(subject: str, split: str, point: float) -> EvalReport:
 
 
 class FakeJobs:
-    """Answers every job at once; `score` is what every trial reaches, `fail` maps a kind to its error."""
+    """Answers every job at once; `score` is what every trial reaches, `fail` maps a kind to its error.
+
+    `recipe` and `routed` say on which rows a recipe, and routing to one, are right.
+    """
 
     def __init__(self) -> None:
         self.score = 0.96
         self.told_apart = 1.0
+        self.recipe, self.routed = "1" * 90 + "0" * 10, "1" * 60 + "0" * 40
         self.embedding_digest = "e" * 64
         self.fail: dict[str, MoatelierError] = {}
         self.ran: list[tuple[str, dict[str, Any]]] = []
@@ -127,6 +138,25 @@ class FakeJobs:
         )
         records.sign(gate.project, "gate_decision", gate.candidate, gate.task, decision)
         return decision.model_dump(mode="json")
+
+    def _mixture(self, data: dict[str, Any]) -> dict[str, Any]:
+        spec = MixtureSpec.model_validate(data)
+        rows = []
+        for number, (ours, theirs) in enumerate(zip(self.recipe, self.routed, strict=True)):
+            alone, made = (Given("yes" if right == "1" else "no", 9, 1.0) for right in (theirs, ours))
+            rows.append(Outcome(str(number), str(number), "yes", {"a": alone}, {"a": alone}, made, alone))
+        looks = (MixtureLook(locked="2" * 64, number=1, allowed=5),) if spec.split == "test" else ()
+        return MixtureResult(table=table(rows), looks=looks, left_out=0).model_dump(mode="json")
+
+    def _candidates(self, data: dict[str, Any]) -> dict[str, Any]:
+        CandidatesSpec.model_validate(data)
+        lines = []
+        for place in range(60):
+            asked = {"role": "user", "content": f"where is parcel {place} of {place * 7}"}
+            answer = {"role": "assistant", "content": f"answer {place % 3}"}
+            lines.append({"messages": [asked, answer], "group": f"{place:016x}"})
+        artifact = artifacts.put_bytes("".join(json.dumps(line) + "\n" for line in lines).encode())
+        return CandidatesResult(artifact=artifact, rows=60, left_out=3, solvable=0.9).model_dump(mode="json")
 
     def _routing(self, data: dict[str, Any]) -> dict[str, Any]:
         spec = RoutingSpec.model_validate(data)
@@ -228,7 +258,7 @@ def player(tiny: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     for thread in threads:
         thread.join(10)
     checkpoint.saver().conn.close()
-    for cached in (checkpoint.saver, conversation.build, lifecycle.build, entry.build):
+    for cached in (checkpoint.saver, conversation.build, lifecycle.build, entry.build, mixture.build):
         cached.cache_clear()
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from moatelier.contracts import Event, Feedback, RouteDecision
+from moatelier.contracts import Event, Feedback, RouteDecision, now
 from moatelier.errors import InvalidRequest, NotFound
 from store import events, feedback
 
@@ -68,3 +68,17 @@ def test_feedback_that_says_nothing_or_too_much_is_refused(store: Path) -> None:
         feedback.put("p", "k", Feedback(completion="c-1", comment="x" * 20_001), None)
     assert caught.value.where == "comment"
     assert feedback.list_feedback("p", "c-1") == []
+
+
+def test_several_people_have_one_word_on_a_completion(store: Path) -> None:
+    begin = now()
+    for completion in ("c-1", "c-2"):
+        routed(completion, chosen=completion)
+    routed("mute")
+    say("c-2", 1)
+    say("c-1", -1)
+    say("c-2", -1, key="other")
+    feedback.put("p", "k", Feedback(completion="mute", comment="no rating"), None)
+    said = feedback.words("p", begin)
+    assert [(word.chosen, word.good) for word in said] == [("c-2", 0.5), ("c-1", 0.0)]
+    assert feedback.words("p", now()) == [] and feedback.words("q", begin) == []

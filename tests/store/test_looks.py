@@ -53,3 +53,14 @@ def test_lookers_at_once_get_numbers_of_their_own(store: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted(outcomes) == [0, 0, 1, 2, 3, 4, 5]
+
+
+def test_looks_at_several_sets_are_taken_together_or_not_at_all(store: Path) -> None:
+    other = "f" * 64
+    assert looks.take_looks("p", [LOCKED, other], "task-0", "c" * 64, allowed=2) == [1, 1]
+    assert looks.take_look("p", other, "task-1", "c" * 64, allowed=2) == 2
+    with pytest.raises(LooksExhausted, match=other):
+        looks.take_looks("p", [LOCKED, other], "task-2", "c" * 64, allowed=2)
+    assert (looks.looks_taken("p", LOCKED), looks.looks_taken("p", other)) == (1, 2)
+    assert looks.take_looks("p", [LOCKED, other], "task-0", "c" * 64, allowed=2) == [1, 1]
+    assert len(audit.read("p")) == 3

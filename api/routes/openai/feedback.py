@@ -1,4 +1,4 @@
-"""`/v1/feedback`: what a person thought of an answer, joined by the completion's id. `auto` learns from it."""
+"""`/v1/feedback`: what a person thought of an answer, joined by the completion's id. `auto` and recipes heed it."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from fastapi import APIRouter
 
 from api.auth import Caller
 from api.services import Shared
+from graphs.feedback import heed_quietly
 from moatelier.contracts import Feedback
 from moatelier.errors import NotFound
 from serving.bandit import reward
@@ -28,4 +29,5 @@ async def give(key: Caller, shared: Shared, body: Feedback) -> dict[str, Any]:
     except NotFound:
         await shared.decisions.flush()  # routes are written behind the requests: this one may be on its way
         kept = await to_thread.run_sync(feedback.put, key.project, key.id, body, reward(body))
+    await to_thread.run_sync(heed_quietly, key.project, kept.requested)
     return {"object": "feedback", **kept.model_dump(mode="json", exclude={"project", "key"})}

@@ -1,0 +1,73 @@
+"""Rows as they are evaluated, and how long an answer to them may be. Imports no torch: whoever only asks needs none."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from moatelier.contracts import DatasetCard, Kind, SplitName
+from moatelier.errors import DataError
+from moatelier.ids import canonical_json
+from store import artifacts
+
+SPARE_TOKENS = {"classification": 2, "chat": 8}
+"""An answer may be this much longer than the longest expected one before it is cut: a label and its stop token."""
+LONGEST_ANSWER = 512
+"""Upper bound for the tokens of a chat answer."""
+
+
+@dataclass(frozen=True)
+class EvalRow:
+    """A row as it is evaluated: the messages a model sees, and what it should answer."""
+
+    id: str
+    prompt: tuple[dict[str, str], ...]
+    truth: str
+    group: str | None = None
+    """Rows of one group are kept in one split, and are no independent draws."""
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The whole row as training renders it."""
+        return [*self.prompt, {"role": "assistant", "content": self.truth}]
+
+
+def read_rows(data: bytes) -> list[EvalRow]:
+    """Parse a split's JSON lines, in the order of their ids: batches must not depend on the order in a file."""
+    rows = []
+    for line in data.split(b"\n"):  # bytes: a row's text may hold characters at which text would be split
+        if line:
+            row = json.loads(line)
+            *prompt, answer = row["messages"]
+            rows.append(EvalRow(row["id"], tuple(prompt), answer["content"], row.get("group")))
+    return sorted(rows, key=lambda row: (row.id, canonical_json(row.messages)))
+
+
+def split_rows(card: DatasetCard, split: SplitName) -> list[EvalRow]:
+    """The rows of a split that has an artifact: any but the locked one.
+
+    Raises:
+        DataError: There are none.
+    """
+    info = card.splits.get(split)
+    if info is None or info.artifact is None or info.rows == 0:
+        raise DataError(
+            f"The dataset has no {split} rows.", where=card.name, remedy="Give more rows, so that each split gets some."
+        )
+    return read_rows(artifacts.get_bytes(info.artifact))
+
+
+def answer_limit(
+    lengths: Callable[[list[str]], list[int]], kind: Kind, labels: Sequence[str], rows: Sequence[EvalRow]
+) -> int:
+    """Tokens an answer may have: what the longest expected answer needs, its stop token, and some to spare.
+
+    Args:
+        lengths: Texts -> their lengths in tokens.
+        kind: Of the rows.
+        labels: What an answer may be; empty for a chat.
+        rows: What is expected.
+    """
+    longest = max(lengths([*labels, *{row.truth for row in rows}]))
+    if kind == "classification":
+        return longest + SPARE_TOKENS[kind]
+    return min(LONGEST_ANSWER, 2 * longest + SPARE_TOKENS[kind])
