@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from evals.rows import EvalRow
-from modalities.text.template import encode_row
 from serving.engine import TextEngine
+from training.run import encode
 
 LOSS_ROWS = 64
 """A whole row goes through all layers for a handful of trained tokens, so a fixed part of a large split must do."""
@@ -25,7 +25,8 @@ def mean_loss(engine: TextEngine, rows: Sequence[EvalRow], *, adapter: str | Non
         NotFound: No adapter of this name is loaded.
     """
     base = engine.base
-    encoded = [encode_row(base.tokenizer, row.messages, base.stop_ids) for row in rows[:LOSS_ROWS]]
+    lines = [{"row": number + 1, "messages": row.messages} for number, row in enumerate(rows[:LOSS_ROWS])]
+    encoded = encode(base, "dev", lines, engine.invocation(adapter))
     fitting = [row for row in encoded if len(row.ids) <= engine.context and any(row.trained)]
     if not fitting:
         return None

@@ -33,6 +33,8 @@ class Loaded:
     """None after an eviction, until the next use."""
     users: int = 0
     """Answers in the making, waiting ones too."""
+    size: int = 0
+    """Of its weights, in bytes."""
     retired: bool = False
     """Unloaded by name; goes when its last user is done."""
     pinned: bool = False
@@ -82,6 +84,7 @@ class Adapters:
         if known is None:
             self._keep(loaded, weights)
             self._named[name] = loaded
+        loaded.path = path  # where it was before may be gone
         if pinned and not loaded.pinned:
             self.hold(loaded)
             loaded.pinned = True
@@ -117,6 +120,8 @@ class Adapters:
             MoatelierError: The bundle is gone or was changed since it was loaded.
         """
         if loaded.weights is None:
+            if not self._memory.fits(loaded.size):  # reading a bundle takes long, so not in vain
+                raise _no_room(loaded)
             self._keep(loaded, self._read(loaded.path)[1])
         self._memory.hold(loaded)
         assert loaded.weights is not None
@@ -131,12 +136,9 @@ class Adapters:
             loaded.weights = None
             self._dropped(loaded)
 
-        if not self._memory.keep(loaded, weights.bytes, drop):
-            raise ResourceExhausted(
-                f"The engine's memory has no room for the adapter's {weights.bytes:,} bytes.",
-                where=loaded.name,
-                remedy="Unload or unpin adapters, or raise MOATELIER_ENGINE_MEMORY_GB.",
-            )
+        loaded.size = 2 * weights.bytes  # once as it is read, once in the stack that its passes use
+        if not self._memory.keep(loaded, loaded.size, drop):
+            raise _no_room(loaded)
         loaded.weights = weights
 
     def _drop_unused(self, loaded: Loaded) -> None:
@@ -144,3 +146,11 @@ class Adapters:
             self._memory.forget(loaded)
             loaded.weights = None
             self._dropped(loaded)
+
+
+def _no_room(loaded: Loaded) -> ResourceExhausted:
+    return ResourceExhausted(
+        f"The engine's memory has no room for the adapter's {loaded.size:,} bytes.",
+        where=loaded.name,
+        remedy="Unload or unpin adapters, or raise MOATELIER_ENGINE_MEMORY_GB.",
+    )

@@ -4,6 +4,8 @@ Work on the engine that is no answer (loading an adapter) is done between two st
 """
 
 import asyncio
+import logging
+import os
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,6 +17,7 @@ from serving.engine import Delta, TextEngine
 from serving.row import Row
 
 T = TypeVar("T")
+log = logging.getLogger("moatelier.engine")
 REST_S = 300.0
 """After so many seconds without a request the engine lets go of computed prompts."""
 Submit = Callable[[TextEngine], Sequence[Row]]
@@ -58,10 +61,11 @@ class Driver:
 
     Args:
         engine: Gives the engine, at its first use and on the thread.
+        leave: Called when the engine cannot be cleaned up after a failure; its supervisor starts another process.
     """
 
-    def __init__(self, engine: Callable[[], TextEngine]) -> None:
-        self._engine = engine
+    def __init__(self, engine: Callable[[], TextEngine], leave: Callable[[], None] = lambda: os._exit(1)) -> None:
+        self._engine, self._leave = engine, leave
         self._inbox: queue.SimpleQueue[Ticket | Callable[[], None]] = queue.SimpleQueue()
         self._tickets: list[Ticket] = []
         self._asked = False
@@ -96,17 +100,26 @@ class Driver:
         return done
 
     def _run(self) -> None:
-        while True:
-            self._take_in(wait=not self._tickets)
-            if not self._tickets:
-                continue
-            engine = self._engine()
-            self._drop_cancelled(engine)
-            try:
-                engine.step()
-            except Exception as error:  # a step that fails fails everybody in it: whose fault it is cannot be known
-                self._fail(engine, error)
-            self._deliver()
+        try:
+            while True:
+                self._turn()
+        except BaseException as error:  # nobody may wait for ever for a thread that is gone
+            log.exception("the engine's thread cannot go on")
+            for ticket in self._tickets:
+                ticket.say([_known(error)])
+            self._leave()
+
+    def _turn(self) -> None:
+        self._take_in(wait=not self._tickets)
+        if not self._tickets:
+            return
+        engine = self._engine()
+        self._drop_cancelled(engine)
+        try:
+            engine.step()
+        except Exception as error:  # a step that fails fails everybody in it: whose fault it is cannot be known
+            self._fail(engine, _known(error))
+        self._deliver()
 
     def _take_in(self, wait: bool) -> None:
         while wait or not self._inbox.empty():
@@ -157,17 +170,20 @@ class Driver:
             self._engine().cancel(row)
         self._end(ticket, last)
 
-    def _fail(self, engine: TextEngine, error: Exception) -> None:
-        known = error if isinstance(error, MoatelierError) else MoatelierError(f"{type(error).__name__}: {error}")
+    def _fail(self, engine: TextEngine, error: MoatelierError) -> None:
         for ticket in self._tickets:
             for row in ticket.rows:
                 if not row.over:
                     engine.cancel(row)
-                    row.error = known
+                    row.error = error
 
     def _end(self, ticket: Ticket, last: Sequence[Delta | BaseException]) -> None:
         self._tickets.remove(ticket)
         ticket.say(last)
+
+
+def _known(error: BaseException) -> MoatelierError:
+    return error if isinstance(error, MoatelierError) else MoatelierError(f"{type(error).__name__}: {error}")
 
 
 def _settle(result: "asyncio.Future[Any]", value: object, error: Exception | None) -> None:

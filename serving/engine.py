@@ -38,6 +38,9 @@ __all__ = ["Completion", "Delta", "Messages", "Sampling", "TextEngine"]
 
 FUSED = tuple(name for names in SITES.values() for name in names)
 
+LONGEST_TOKEN = 128
+"""Characters; hardly any token has more."""
+
 Messages = Sequence[Mapping[str, str]]
 """A conversation: {"role", "content"} each, the system message first if there is one."""
 
@@ -130,7 +133,7 @@ class TextEngine:
         if new:
             try:
                 self._check_canary(loaded)
-            except MoatelierError:
+            except BaseException:  # whatever went wrong, nobody may be answered by what was not checked
                 self._adapters.remove(name)
                 raise
         return loaded.manifest
@@ -154,6 +157,7 @@ class TextEngine:
         choices: int = 1,
         scored: int | None = None,
         flow: str = "",
+        asked: float | None = None,
     ) -> list[Row]:
         """Let a request wait for its turn.
 
@@ -164,6 +168,7 @@ class TextEngine:
             choices: Answers made side by side, a row each.
             scored: Tell the log probability of each prompt token, with so many alternatives.
             flow: Who asks; requests of all flows, by adapter, take turns.
+            asked: When, in seconds of the monotonic clock, for its deadline; default: now.
 
         Raises:
             NotFound: No adapter of this name is loaded.
@@ -171,10 +176,15 @@ class TextEngine:
         """
         loaded = [self._adapters.get(name) if name is not None else None for name in adapters]
         prompts = [self._prompt(messages, adapter) for adapter in loaded]
-        return [
-            self._add(prompts, loaded, sampling, choice=n, scored=scored, flow=f"{flow} {list(adapters)}")
-            for n in range(choices)
-        ]
+        since = time.monotonic() if asked is None else asked
+        deadline = None if sampling.deadline_s is None else since + sampling.deadline_s
+        turns_of = f"{flow} {list(adapters)}"
+        return self._queue(
+            [
+                self._row(prompts, loaded, sampling, choice=n, scored=scored, flow=turns_of, deadline=deadline)
+                for n in range(choices)
+            ]
+        )
 
     def generate(
         self,
@@ -198,7 +208,7 @@ class TextEngine:
         """
         loaded = self._adapters.get(adapter) if adapter is not None else None
         ids = [self._prompt(messages, loaded, n) for n, messages in enumerate(prompts)]
-        rows = [self._add([prompt], [loaded], sampling) for prompt in ids]
+        rows = self._queue([self._row([prompt], [loaded], sampling) for prompt in ids])
         self._finish(rows, progress)
         return [_completion(row) for row in rows]
 
@@ -236,13 +246,13 @@ class TextEngine:
 
         Raises:
             NotFound: No adapter of this name is loaded.
-            InvalidRequest: A row is longer than the context.
+            InvalidRequest: A row is empty or longer than the context.
         """
         loaded = self._adapters.get(adapter) if adapter is not None else None
         for n, ids in enumerate(rows):
-            if len(ids) > self.context:
+            if not 0 < len(ids) <= self.context:
                 raise InvalidRequest(f"The row has {len(ids)} tokens; the context is {self.context}.", where=f"row {n}")
-        made = [self._add([list(ids)], [loaded], Sampling(1), scored=0, limit=0) for ids in rows]
+        made = self._queue([self._row([list(ids)], [loaded], Sampling(1), scored=0, limit=0) for ids in rows])
         self._finish(made, None)
         return [[told.logprob for told in row.prompt_told] for row in made]
 
@@ -253,6 +263,14 @@ class TextEngine:
             NotFound: No adapter of this name is loaded.
         """
         return self._logits(ids, self._adapters.get(adapter) if adapter is not None else None)
+
+    def invocation(self, adapter: str | None) -> tuple[int, ...]:
+        """The tokens that activate an adapter; none for the base and for an adapter that always acts.
+
+        Raises:
+            NotFound: No adapter of this name is loaded.
+        """
+        return self._adapters.get(adapter).invocation if adapter is not None else ()
 
     def rest(self) -> None:
         """Nobody has asked for a while: let go of computed prompts, and of what memory they leave."""
@@ -265,6 +283,13 @@ class TextEngine:
         turns = [{"role": turn["role"], "content": turn["content"]} for turn in messages]
         if adapter and adapter.manifest.system and (not turns or turns[0]["role"] != "system"):
             turns.insert(0, {"role": "system", "content": adapter.manifest.system})
+        characters = sum(len(turn["content"]) for turn in turns)
+        if characters > self.context * LONGEST_TOKEN:  # tokenising it would keep everybody waiting, to no end
+            raise InvalidRequest(
+                f"The prompt has {characters} characters; the context of {self.base.entry_id} is {self.context}.",
+                where=f"messages of prompt {index}",
+                remedy="Shorten it.",
+            )
         prompt = render(self.base.tokenizer, turns, True)
         if len(prompt) >= self.context:
             raise InvalidRequest(
@@ -274,7 +299,13 @@ class TextEngine:
             )
         return prompt
 
-    def _add(
+    def _queue(self, rows: list[Row]) -> list[Row]:
+        """Let rows wait that have all been made: a request that cannot be made whole leaves nothing behind."""
+        for row in rows:
+            self._loop.add(row)
+        return rows
+
+    def _row(
         self,
         prompts: Sequence[list[int]],
         adapters: Sequence[Loaded | None],
@@ -284,17 +315,15 @@ class TextEngine:
         scored: int | None = None,
         limit: int | None = None,
         flow: str = "",
+        deadline: float | None = None,
     ) -> Row:
         longest = max(map(len, prompts))
         limit = min(sampling.max_tokens, self.context - longest) if limit is None else limit
         constraint = None if sampling.schema is None else self.grammars.constraint(sampling.schema)
         text = TextStream(lambda ids: answer_text(self.base.tokenizer, ids), sampling.stop)
         lanes = tuple(self._lane(ids, adapter) for ids, adapter in zip(prompts, adapters, strict=True))
-        deadline = None if sampling.deadline_s is None else time.monotonic() + sampling.deadline_s
         chooser = Chooser(sampling, choice, constraint)
-        row = Row(choice, lanes, len(prompts[0]), limit, chooser, text, flow, scored, deadline)
-        self._loop.add(row)
-        return row
+        return Row(choice, lanes, len(prompts[0]), limit, chooser, text, flow, scored, deadline)
 
     def _lane(self, ids: Sequence[int], adapter: Loaded | None) -> Lane:
         base = self.base.digest

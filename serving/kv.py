@@ -64,14 +64,20 @@ class Blocks:
             if block is None:
                 self.misses += 1
                 break
-            self._memory.touch(key)
             found.append(block)
+        # The last block is touched first: without its head a chain is worth nothing, so the head must go last.
+        for key in reversed(keys[: len(found)]):
+            self._memory.touch(key)
         self.hits += len(found)
         return found
 
+    def wanted(self, key: BlockKey, size: int) -> bool:
+        """Whether a block of so many bytes is not there yet and may be kept."""
+        return self._enabled and key not in self._blocks and self._memory.fits(size)
+
     def put(self, key: BlockKey, block: Block) -> None:
         """Keep a block if there is room and it is not there yet."""
-        if self._enabled and key not in self._blocks and self._memory.keep(key, block.bytes, lambda: self._drop(key)):
+        if self.wanted(key, block.bytes) and self._memory.keep(key, block.bytes, lambda: self._drop(key)):
             self._blocks[key] = block
 
     def clear(self) -> None:
@@ -105,6 +111,8 @@ class Chain:
             start = len(self._keys) * BLOCK
             owner = self._before if start + BLOCK <= self._switch else self._owner
             last = self._keys[-1] if self._keys else self._segment.encode()
-            told = f"{owner}:{','.join(map(str, ids[start : start + BLOCK]))}"
+            # Within a block that the switch cuts, where it cuts is part of what was computed.
+            cut = max(self._switch - start, 0) if owner == self._owner != self._before else 0
+            told = f"{owner}:{cut}:{','.join(map(str, ids[start : start + BLOCK]))}"
             self._keys.append(hashlib.blake2b(last + told.encode(), digest_size=20).digest())
         return self._keys[:count]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from moatelier.errors import DeadlineExceeded, MoatelierError, ResourceExhausted
+from moatelier.errors import DeadlineExceeded, IntegrityError, MoatelierError, ResourceExhausted
 from serving.adapters import Adapters
 from serving.batch import Passes
 from serving.llama import Llama
@@ -113,9 +113,11 @@ class Loop:
                 self._adapters.hold(lane.adapter)
             except ResourceExhausted:
                 return False
-        lane.seat = self.rooms.enter(tokens)
-        if lane.seat is None and lane.adapter:
-            self._adapters.release(lane.adapter)
+        try:
+            lane.seat = self.rooms.enter(tokens)
+        finally:
+            if lane.seat is None and lane.adapter:
+                self._adapters.release(lane.adapter)
         return lane.seat is not None
 
     def _seated(self, plan: Plan) -> tuple[Plan, list[Row]]:
@@ -154,10 +156,11 @@ class Loop:
         hidden = self._passes.forward(rooms, decode, plan.read)
         rows = {id(lane): row for row in self.scheduler.running for lane in row.lanes}
         self._take_logits(decode, plan, hidden, rows)
-        for lane, _ in plan.read:
-            self._sharing.publish(lane)
         changed = [row for row in self.scheduler.running if all(lane.logits is not None for lane in row.lanes)]
         self._choose(changed)
+        for lane, _ in plan.read:
+            if lane.seat:  # a row that is over has left, and what it had is shared or was broken
+                self._sharing.publish(lane)
         return changed
 
     def _take_logits(self, decode: Sequence[Lane], plan: Plan, hidden: torch.Tensor, rows: Mapping[int, Row]) -> None:
@@ -196,8 +199,13 @@ class Loop:
         answering = [row for row in rows if row.limit]
         if answering:
             logits = torch.stack([_together(row.lanes) for row in answering])
-            for row, choice in zip(answering, choose(logits, [row.chooser for row in answering]), strict=True):
-                row.push(choice, self._stop_ids)
+            sound = logits.amax(dim=-1).isfinite().tolist()
+            choices = choose(logits, [row.chooser for row in answering])
+            for row, choice, fine in zip(answering, choices, sound, strict=True):
+                if fine:
+                    row.push(choice, self._stop_ids)
+                else:
+                    row.error = _broken(row)
         for row in rows:
             if not row.limit:
                 row.finish_reason = "length"
@@ -239,6 +247,11 @@ def _together(lanes: Sequence[Lane]) -> torch.Tensor:
     if len(known) == 1:
         return known[0]
     return torch.stack(known).log_softmax(-1).mean(0)
+
+
+def _broken(row: Row) -> IntegrityError:
+    names = ", ".join(lane.adapter.name if lane.adapter else "the base" for lane in row.lanes)
+    return IntegrityError("The model's logits are not finite.", where=names, remedy="Tune the adapter again.")
 
 
 def _too_large(row: Row) -> ResourceExhausted:

@@ -41,6 +41,8 @@ class Memory:
         """Bytes that cannot be evicted now, held things not counted."""
         self.evicted = 0
         """How many things have been evicted so far."""
+        self.held = 0
+        """Bytes that cannot be evicted: taken, or kept and held."""
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
         self._kept_bytes = 0
 
@@ -49,22 +51,23 @@ class Memory:
         """Bytes in all."""
         return self.taken + self._kept_bytes
 
-    @property
-    def held(self) -> int:
-        """Bytes that cannot be evicted: taken, or kept and held."""
-        return self.taken + sum(kept.size for kept in self._kept.values() if kept.holders)
-
     def take(self, size: int) -> bool:
         """Take bytes, evicting what must go; False, and nothing changed, when not enough can be evicted."""
         if not self._make_room(size):
             return False
         self.taken += size
+        self.held += size
         return True
+
+    def fits(self, size: int) -> bool:
+        """Whether so many bytes could be taken or kept, after evicting what may go."""
+        return self.held + size <= self.limit
 
     def give(self, size: int) -> None:
         """Give taken bytes back."""
         assert 0 <= size <= self.taken
         self.taken -= size
+        self.held -= size
 
     def keep(self, key: Hashable, size: int, drop: Callable[[], None]) -> bool:
         """Keep a thing as the one used last; False, and nothing changed, when there is no room for it.
@@ -87,28 +90,33 @@ class Memory:
 
     def hold(self, key: Hashable) -> None:
         """Do not evict the thing until it is released as many times."""
-        self._kept[key].holders += 1
+        kept = self._kept[key]
+        self.held += 0 if kept.holders else kept.size
+        kept.holders += 1
         self.touch(key)
 
     def release(self, key: Hashable) -> None:
         """Undo one `hold`."""
-        assert self._kept[key].holders > 0
-        self._kept[key].holders -= 1
+        kept = self._kept[key]
+        assert kept.holders > 0
+        kept.holders -= 1
+        self.held -= 0 if kept.holders else kept.size
 
     def forget(self, key: Hashable) -> None:
         """The thing is gone; its `drop` is not called."""
-        self._kept_bytes -= self._kept.pop(key).size
+        kept = self._kept.pop(key)
+        self._kept_bytes -= kept.size
+        self.held -= kept.size if kept.holders else 0
 
     def _make_room(self, size: int) -> bool:
         if self.used + size <= self.limit:
             return True
-        if self.held + size > self.limit:
+        if not self.fits(size):
             return False
-        for key in [key for key, kept in self._kept.items() if not kept.holders]:
-            kept = self._kept[key]
+        while self.used + size > self.limit:
+            key = next(key for key, kept in self._kept.items() if not kept.holders)
+            drop = self._kept[key].drop
             self.forget(key)
             self.evicted += 1
-            kept.drop()
-            if self.used + size <= self.limit:
-                break
+            drop()
         return True

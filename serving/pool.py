@@ -90,8 +90,8 @@ class Pool:
         """
         request.check()
         turns, sampling = request.turns(), request.sampling()
-        names = request.ensemble or [request.model]
-        for name in names:
+        names, asked = request.ensemble or [request.model], time.monotonic()
+        for name in (request.model, *names):
             self.fingerprint(name)
         adapters = [None if name == self.base else name for name in names]
 
@@ -104,6 +104,7 @@ class Pool:
                 choices=request.n or 1,
                 scored=request.prompt_logprobs,
                 flow=request.user or "",
+                asked=asked,
             )
 
         return self.driver.submit(submit)
@@ -219,10 +220,10 @@ def create_app(pool: Pool) -> FastAPI:
 
     @app.post("/v1/chat/completions")
     async def chat(body: ChatRequest, request: Request) -> Response:
-        ticket = pool.answer(body)
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
         spell = pool.spell if body.logprobs or body.prompt_logprobs is not None else None
         wire = Wire(body.model, pool.fingerprint(body.model), include_usage, spell, logprobs=bool(body.logprobs))
+        ticket = pool.answer(body)
         if not body.stream:
             return JSONResponse(await unless_gone(request, ticket, whole(ticket, wire)))
         # The first token decides about the status: what goes wrong before it is an error, not a broken stream.

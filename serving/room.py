@@ -85,8 +85,14 @@ class Room:
             more = next((n for n in sorted(wished, reverse=True) if self.memory.take(n * self.slot_bytes)), 0)
             if not more:
                 return None
-            self._allocate(self.slots + more)
+            try:
+                self._allocate(self.slots + more)
+            except BaseException:
+                self.memory.give(more * self.slot_bytes)
+                raise
         seat = Seat(self, len(self.seats))
+        # What lies behind a lane's tokens is weighed by 0, and 0 times NaN is NaN: nothing may be left of another lane.
+        self.values[:, seat.slot].zero_()
         self.seats.append(seat)
         return seat
 
@@ -117,9 +123,13 @@ class Room:
     def shrink(self, slots: int) -> None:
         """Keep no more than so many slots, at least those that are taken."""
         freed = self.slots - slots
-        if freed > 0:
+        if freed <= 0:
+            return
+        try:
             self._allocate(slots)
-            self.memory.give(freed * self.slot_bytes)
+        except RuntimeError:  # no memory even for less of it: a lane that leaves must be able to leave
+            return
+        self.memory.give(freed * self.slot_bytes)
 
     def _swap(self, one: Seat, other: Seat) -> None:
         if one is other:

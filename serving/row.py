@@ -92,6 +92,8 @@ class Row:
     flow: str
     scored: int | None = None
     deadline: float | None = None
+    passed: int = 0
+    """How many rows have overtaken it while it waited for places."""
     read: bool = False
     """All lanes have computed all but what is being generated; from here on the row decodes."""
     ids: list[int] = field(default_factory=list)

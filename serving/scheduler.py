@@ -8,7 +8,7 @@ Rows wait in flows (who asks, with which adapter) that take turns by the tokens 
 of its budget of tokens, in the order in which the rows came to run.
 """
 
-import heapq
+import bisect
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +19,8 @@ from serving.row import Lane, Row
 
 MAX_LANES = 16
 """Lanes that run side by side."""
+MAX_PASSED = 32
+"""So many rows may overtake one that waits for more places than are free."""
 STEP_TOKENS = 256
 """Tokens of a step. More reads prompts faster and makes those who are being answered wait longer."""
 
@@ -70,18 +72,29 @@ class Scheduler:
 
     def admit(self, enter: Callable[[Row], bool]) -> None:
         """Let rows run that wait, the preempted first, as long as there is a place and `enter` finds memory."""
-        while row := self.preempted[0] if self.preempted else self._queue.first:
-            lanes = sum(len(running.lanes) for running in self.running)
-            if self.running and lanes + len(row.lanes) > self.max_lanes:
-                return
+        while row := self._next():
             if not enter(row):
                 return
             if self.preempted:
                 self.preempted.popleft()
             else:
-                self._queue.pop()
+                self._queue.take(row)
             if not row.over:
                 self.running.append(row)
+
+    def _next(self) -> Row | None:
+        """Whose turn it is; None when there is no place for them.
+
+        A row that needs more places than are free is passed by smaller ones, but not for ever.
+        """
+        places = self.max_lanes - sum(len(running.lanes) for running in self.running)
+        row = self.preempted[0] if self.preempted else self._queue.first
+        if row is None or len(row.lanes) <= places or not self.running:
+            return row
+        if self.preempted or row.passed >= MAX_PASSED:
+            return None
+        row.passed += 1
+        return next((other for other in self._queue.rows if len(other.lanes) <= places), None)
 
     def plan(self) -> Plan:
         """What the next step computes.
@@ -140,29 +153,42 @@ class _FairQueue:
     """Waiting rows; each flow's share of the work is the same, however many rows it sends."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Row]] = []
+        self._entries: list[tuple[float, int, Row]] = []
+        """(when its turn comes, arrival, row), in that order."""
         self._ends: dict[str, float] = {}
         self._now = 0.0
         self._arrivals = itertools.count()
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        return tuple(row for *_, row in self._heap)
+        """In the order of their turns."""
+        return tuple(row for *_, row in self._entries)
 
     @property
     def first(self) -> Row | None:
-        return self._heap[0][2] if self._heap else None
+        return self._entries[0][2] if self._entries else None
 
     def put(self, row: Row) -> None:
         start = max(self._now, self._ends.get(row.flow, 0.0))
-        self._ends[row.flow] = start + sum(len(lane.ids) + row.limit for lane in row.lanes)
-        heapq.heappush(self._heap, (start, next(self._arrivals), row))
+        self._ends[row.flow] = start + _cost(row)
+        bisect.insort(self._entries, (start, next(self._arrivals), row))
 
-    def pop(self) -> None:
-        self._now, _, _ = heapq.heappop(self._heap)
-        if not self._heap:
-            self._ends.clear()
+    def take(self, row: Row) -> None:
+        """The row comes to run."""
+        self._now = max(self._now, self._leave(row))
+        # A flow whose work is behind us is as good as a new one; who asks under ever new names must not fill memory.
+        self._ends = {flow: end for flow, end in self._ends.items() if end > self._now}
 
     def remove(self, row: Row) -> None:
-        self._heap = [entry for entry in self._heap if entry[2] is not row]
-        heapq.heapify(self._heap)
+        """The row was never served: its flow does not pay for it."""
+        self._leave(row)
+        if row.flow in self._ends:
+            self._ends[row.flow] -= _cost(row)
+
+    def _leave(self, row: Row) -> float:
+        place = next(place for place, entry in enumerate(self._entries) if entry[2] is row)
+        return self._entries.pop(place)[0]
+
+
+def _cost(row: Row) -> int:
+    return sum(len(lane.ids) + row.limit for lane in row.lanes)

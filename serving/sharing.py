@@ -1,6 +1,6 @@
 """What a lane takes from the cache of blocks before it computes, and what it leaves there for others."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 
@@ -48,14 +48,18 @@ class Sharing:
         """Keep the whole blocks that a lane has computed for those who begin alike."""
         seat = lane.seat
         assert seat is not None
-        for start, key in self._missing(lane.lower.keys(lane.ids, seat.tokens)):
+        # From the end, so that a chain's head is the last of it to be evicted.
+        for start, key in self._missing(lane.lower.keys(lane.ids, seat.tokens), seat):
             hidden = seat.room.hidden[seat.slot, start : start + BLOCK].clone()
             self._blocks.put(key, Block(*_states(seat, self._lower, start), hidden))
-        for start, key in self._missing(lane.upper.keys(lane.ids, seat.tokens)):
+        for start, key in self._missing(lane.upper.keys(lane.ids, seat.tokens), seat):
             self._blocks.put(key, Block(*_states(seat, self._upper, start), None))
 
-    def _missing(self, keys: Iterable[bytes]) -> list[tuple[int, bytes]]:
-        return [(number * BLOCK, key) for number, key in enumerate(keys) if key not in self._blocks]
+    def _missing(self, keys: Sequence[bytes], seat: Seat) -> list[tuple[int, bytes]]:
+        size = BLOCK * seat.room.shape.token_bytes  # at most
+        return [
+            (number * BLOCK, key) for number, key in reversed(list(enumerate(keys))) if self._blocks.wanted(key, size)
+        ]
 
 
 def _copy(block: Block, seat: Seat, layers: slice, start: int) -> None:

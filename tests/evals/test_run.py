@@ -76,6 +76,24 @@ def test_loss_equals_a_hand_calculation(curated: Curated, train: Train) -> None:
     assert base == pytest.approx(total / tokens, abs=1e-5)
 
 
+def test_the_loss_of_an_activated_adapter_counts_what_it_was_trained_on(curated: Curated, train: Train) -> None:
+    bundle = train(method="alora")
+    rows = [row for row in read_rows(data.write_rows(made_rows(3, 500)))]
+    asked = [EvalRow(row.id, (*row.prompt, {"role": "assistant", "content": "lost"}, row.prompt[-1]), row.truth) for row in rows]
+    engine = TextEngine("tiny", "fp32")
+    answers.load_subject(engine, bundle)
+    total, tokens = 0.0, 0
+    for row in asked:
+        ids = encode_row(engine.base.tokenizer, row.messages, engine.base.stop_ids).ids
+        answer = len(engine.base.tokenizer(row.truth).input_ids) + 1
+        known = engine.logits(ids, adapter=bundle).log_softmax(-1)
+        end = max(place for place, token in enumerate(ids) if token in engine.base.stop_ids)
+        for place in range(end - answer + 1, end + 1):
+            total -= float(known[place - 1][ids[place]])
+            tokens += 1
+    assert loss.mean_loss(engine, asked, adapter=bundle) == pytest.approx(total / tokens, abs=1e-4)
+
+
 def test_a_killed_evaluation_goes_on_with_whole_chunks(
     curated: Curated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

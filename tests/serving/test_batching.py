@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from peft import PeftModel
 
 import serving.engine
-from moatelier.errors import InvalidRequest, NotFound, ResourceExhausted
+from moatelier.errors import IntegrityError, InvalidRequest, NotFound, ResourceExhausted
 from modalities.text.template import render
 from serving.engine import Sampling, TextEngine
 from serving.kv import BLOCK
@@ -222,6 +222,49 @@ def test_an_adapter_whose_bundle_is_gone_fails_its_own_requests(engine: TextEngi
     run(engine, [bad, good])
     assert isinstance(bad.error, NotFound) and good.error is None
     assert engine.memory.taken == 0
+
+
+def test_a_waiting_row_does_not_read_its_bundle_in_vain(
+    engine: TextEngine, sealed: Seal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.load_adapter("a", sealed("a", layers=ALL_LAYERS))
+    engine.memory.limit = engine.memory.used + 2 * SMALLEST * engine._shape().token_bytes
+    assert engine.memory.take(engine.memory.limit - 1)  # the adapter has to go
+    engine.memory.give(engine.memory.limit - 1)
+    engine.memory.limit = 2 * SMALLEST * engine._shape().token_bytes + 1000
+    reads: list[Path] = []
+    read = engine._adapters._read
+    monkeypatch.setattr(engine._adapters, "_read", lambda folder: (reads.append(folder), read(folder))[1])
+    running, waiting = submit(engine, messages("refund"), None, 60), submit(engine, messages("refund"), "a", 5)
+    run(engine, [running])
+    assert len(reads) <= 1 and not waiting.ids
+    engine.memory.limit = 10**9
+    run(engine, [waiting])
+    assert len(waiting.ids) == 5
+
+
+def test_logits_that_are_not_finite_end_their_own_row_and_stay_out_of_the_cache(engine: TextEngine, sealed: Seal) -> None:
+    engine.load_adapter("a", sealed("a"))
+    weights = engine._adapters.get("a").weights
+    assert weights is not None
+    next(iter(weights.parts.values())).b.fill_(float("nan"))  # as one that overflows on some prompts
+    engine.passes.forget(engine._adapters.get("a"))
+    broken, fine = submit(engine, LONG, "a"), submit(engine, LONG, None)
+    expected = list(solo(engine, LONG, None, Sampling(10)).ids)
+    run(engine, [broken, fine])
+    assert isinstance(broken.error, IntegrityError) and "not finite" in str(broken.error)
+    assert fine.ids == expected
+    assert all(bool(block.keys.isfinite().all()) for block in engine.blocks._blocks.values())
+
+
+def test_a_request_that_cannot_be_made_whole_leaves_nothing(engine: TextEngine, sealed: Seal) -> None:
+    header = render(engine.base.tokenizer, messages("x"), True)[-3:]
+    engine.load_adapter("act", sealed("act", lora={"alora_invocation_tokens": header}))
+    ids = render(engine.base.tokenizer, messages("refund"), True)
+    for rows in ([ids, [1, 2, 3]], [ids, []]):
+        with pytest.raises(InvalidRequest):
+            engine.score(rows, adapter="act")
+    assert engine.scheduler.busy == 0 and engine._adapters.get("act").users == 0
 
 
 # ------------------------------------------------------------------------------------------------------ schedules

@@ -1,13 +1,14 @@
 """The thread that runs the engine, with the tiny base."""
 
 import asyncio
+import time
 from collections.abc import Coroutine, Iterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from moatelier.errors import Cancelled, DeadlineExceeded, InvalidRequest, NotFound
+from moatelier.errors import Cancelled, DeadlineExceeded, InvalidRequest, MoatelierError, NotFound
 from serving.driver import Driver, Ticket
 from serving.engine import Delta, Sampling, TextEngine
 from tests.serving.conftest import Seal
@@ -124,6 +125,40 @@ def test_a_reader_whose_loop_is_gone_stops_its_answer(driver: Driver, engine: Te
             break
         run(driver.call(lambda engine: None))
     assert (driver.busy, engine.memory.taken) == (0, 0)
+
+
+def test_a_thread_that_cannot_go_on_tells_everybody_and_leaves(
+    engine: TextEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else every later request would hang, and the process would look well."""
+    left: list[bool] = []
+    driver = Driver(lambda: engine, leave=lambda: left.append(True))
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("no memory for less memory")
+
+    async def scene() -> None:
+        monkeypatch.setattr(engine, "cancel", broken)
+        ticket, other = ask(driver, "refund", Sampling(400)), ask(driver, "lost", Sampling(400))
+        await anext(ticket)
+        ticket.cancel()
+        for each in (ticket, other):
+            with pytest.raises(MoatelierError, match="no memory"):
+                await read(each)
+
+    run(scene())
+    assert left == [True]
+
+
+def test_a_deadline_counts_from_when_it_was_asked(driver: Driver, engine: TextEngine) -> None:
+    async def scene() -> None:
+        asked = time.monotonic()
+        await driver.call(lambda engine: time.sleep(0.3))
+        late = ask(driver, "refund", Sampling(5, deadline_s=0.2), asked=asked)
+        with pytest.raises(DeadlineExceeded):
+            await read(late)
+
+    run(scene())
 
 
 def test_after_a_while_without_requests_computed_prompts_go(

@@ -172,6 +172,7 @@ def test_blocks_make_room_for_each_other() -> None:
         (Chain("lower", "adapter", "base", 64), 4),
         (Chain("lower", "adapter", "base", 40), 2),  # a block across the switch is the adapter's
         (Chain("lower", "adapter", "base", 48), 3),
+        (Chain("lower", "base", "base", 40), 4),  # nothing changes at a switch from the base to itself
     ],
 )
 def test_a_block_is_named_by_what_computed_it(other: Chain, equal: int) -> None:
@@ -183,3 +184,50 @@ def test_a_block_is_named_by_all_that_came_before() -> None:
     one, other = Chain("lower", "base"), Chain("lower", "base")
     assert one.keys([1, *range(63)], 64)[1:] != other.keys([2, *range(63)], 64)[1:]
     assert Chain("lower", "a").keys([1] * 16 + [11] + [1] * 15, 32)[1] != Chain("lower", "a").keys([1] * 32, 32)[1]
+
+
+def test_where_a_switch_cuts_a_block_is_part_of_its_name() -> None:
+    """The same tokens, activated at another place within the block, are other states."""
+    cuts = [Chain("upper", "adapter", "base", switch).keys(range(64), 64) for switch in (33, 40, 47)]
+    assert len({tuple(names[:2]) for names in cuts}) == 1
+    assert len({names[2] for names in cuts}) == len({names[3] for names in cuts}) == 3
+
+
+def test_the_head_of_a_chain_is_the_last_of_it_to_go() -> None:
+    memory = Memory(4 * block(0.0).bytes)
+    blocks, names = Blocks(memory), Chain("lower", "base").keys(range(100), 64)
+    for name in reversed(names):
+        blocks.put(name, block(1.0))
+    blocks.find(names)
+    assert memory.take(block(0.0).bytes)
+    assert [name in blocks for name in names] == [True, True, True, False]
+
+
+def test_nothing_of_a_lane_is_left_for_the_next_one_in_its_slot() -> None:
+    """What lies behind a lane's tokens is weighed by 0, and 0 times NaN is NaN."""
+    rooms = Rooms(SHAPE, Memory(10**9))
+    broken, other = rooms.enter(5), rooms.enter(5)
+    assert broken and other
+    fill(broken, float("nan"), 9)
+    broken.room.leave(broken)
+    after = rooms.enter(5)
+    assert after is not None
+    assert bool(after.room.values[:, after.slot].isfinite().all())
+
+
+def test_an_allocation_that_fails_leaves_no_bytes_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms = Rooms(SHAPE, memory := Memory(10**9))
+    seats = [rooms.enter(5) for _ in range(8)]
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "zeros", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            rooms.enter(5)
+        for seat in seats:
+            assert seat is not None
+            seat.room.leave(seat)  # even so
+    [room] = rooms
+    assert memory.taken == room.slots * room.slot_bytes

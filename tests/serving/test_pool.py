@@ -268,8 +268,10 @@ def test_several_models_choose_each_token_together(engine: Engine) -> None:
         both = [engine.reference.logits([*ids, *said], adapter=name)[-1].log_softmax(-1) for name in (None, "loud")]
         said.append(int((both[0] + both[1]).argmax()))
     assert together["choices"][0]["message"]["content"] == answer_text(engine.reference.base.tokenizer, said)
-    missing = engine.post("/v1/chat/completions", body | {"ensemble": ["tiny", "nobody"]})
-    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
+    for wrong in ({"ensemble": ["tiny", "nobody"]}, {"model": "nobody", "ensemble": ["tiny", "loud"], "n": 4}):
+        missing = engine.post("/v1/chat/completions", body | wrong)
+        assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
+    assert engine.get("/healthz")["busy"] == 0, "a request that was refused is being answered"
 
 
 def test_a_deadline_that_cannot_be_kept_is_told(engine: Engine) -> None:
@@ -361,11 +363,13 @@ def test_bundles_that_cannot_be_loaded(engine: Engine, path: str, status: int, c
         ({"n": 17}, "n"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"ensemble": ["loud"]}, "ensemble"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0]"),
         ({"response_format": {"type": "wizard"}}, "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}}, None),
         ({"response_format": BAD_FORMAT}, "response_format"),
         ({"presence_penalty": 1.0}, "presence_penalty"),
         ({"messages": [{"role": "user", "content": "Zq" * 600}]}, "messages of prompt 0"),
+        ({"messages": [{"role": "user", "content": "Zq" * 60_000}]}, "messages of prompt 0"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

@@ -151,3 +151,44 @@ def test_a_row_may_finish_in_any_state() -> None:
     assert scheduler.running == [rows[1]]
     scheduler.finish(rows[1])
     assert scheduler.busy == 0
+
+
+def test_small_rows_pass_one_that_needs_more_places_but_not_for_ever() -> None:
+    scheduler, served = Scheduler(max_lanes=4), []
+    scheduler.add(row(5))
+    scheduler.admit(lambda row: True)
+    large = row(5, lanes=4, flow="large")
+    scheduler.add(large)
+    for number in range(40):
+        scheduler.add(row(5, flow="small", limit=0))
+    for _ in range(60):
+        scheduler.admit(lambda row: not served.append(row.flow))
+        scheduler.running[1:] = []
+        if len(served) >= 32:
+            scheduler.running.clear()
+    assert served.index("large") == 32
+
+
+def test_a_row_that_is_cancelled_while_it_waits_costs_its_flow_nothing() -> None:
+    scheduler = Scheduler(max_lanes=1)
+    cancelled = [row(500, flow="a") for _ in range(50)]
+    for one in cancelled:
+        scheduler.add(one)
+    for one in cancelled:
+        scheduler.finish(one)
+    for number in range(5):
+        scheduler.add(row(10, flow="b"))
+    scheduler.add(row(10, flow="a"))
+    assert order(scheduler).index("a") <= 1
+
+
+def test_names_of_those_who_asked_once_do_not_pile_up() -> None:
+    scheduler = Scheduler(max_lanes=1)
+    for number in range(300):
+        scheduler.add(row(10, flow=f"user {number}"))
+        if number > 5:
+            scheduler.admit(lambda row: True)
+            scheduler.running.clear()
+    order(scheduler)
+    scheduler.add(row(10, flow="last"))
+    assert len(scheduler._queue._ends) < 10
