@@ -20,12 +20,18 @@ async def json_object(request: Request) -> dict[str, Any]:
     """
     raw = await request.body()
     try:
-        body = json.loads(raw) if raw.strip() else {}
-    except ValueError as error:  # also bytes that are no UTF-8
+        body = json.loads(raw, parse_constant=_no_number) if raw.strip() else {}
+        if b"\\ud" in raw.lower():  # halves of characters can be written so, and could not be passed on
+            json.dumps(body, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8
         raise InvalidRequest(f"The body is not JSON: {error}.", remedy="Send a JSON object.") from error
     if not isinstance(body, dict):
         raise InvalidRequest(f"The body is a JSON {type(body).__name__}, not an object.", remedy="Send a JSON object.")
     return body
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 Body = Annotated[dict[str, Any], Depends(json_object)]

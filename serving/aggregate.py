@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Sequence
+from itertools import combinations
 from math import exp, log
 
 from rapidfuzz import fuzz
@@ -15,6 +16,8 @@ from moatelier.contracts import Proposal
 
 LONG = 80
 """Characters from which two texts may agree in part; shorter ones are labels or facts: the same, or not."""
+COMPARED = 2000
+"""Characters of each text that are compared: the time grows with their square, and all requests wait for it."""
 LEAST = 1e-6
 """No factor is smaller: a probability of zero is a rounding, not a proof."""
 
@@ -35,8 +38,13 @@ def similarity(one: str, other: str) -> float:
 
 def agreements(proposals: Sequence[Proposal]) -> list[float]:
     """The mean similarity of each proposal with all of them, itself included: `[proposals]`, above 0."""
-    forms = [form(proposal.text) for proposal in proposals]
-    return [sum(similarity(one, other) for other in forms) / len(forms) for one in forms]
+    forms = [form(proposal.text)[:COMPARED] for proposal in proposals]
+    sums = [1.0] * len(forms)
+    for (i, one), (j, other) in combinations(enumerate(forms), 2):
+        alike = similarity(one, other)
+        sums[i] += alike
+        sums[j] += alike
+    return [total / len(forms) for total in sums]
 
 
 def likelihoods(proposals: Sequence[Proposal]) -> list[float]:

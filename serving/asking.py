@@ -169,8 +169,8 @@ def _fields(call: Call, question: Question) -> dict[str, Any]:
     limit = "max_completion_tokens" if "max_completion_tokens" in fields else "max_tokens"
     for name, value in call.sampling.items():
         fields[limit if name == "max_tokens" else name] = value
-    if call.sample and fields.get("seed") is not None:  # equal seeds would give equal samples
-        fields["seed"] = int(fields["seed"]) + call.sample
+    if call.sample and type(fields.get("seed")) is int:  # equal seeds would give equal samples
+        fields["seed"] += call.sample
     if question.likelihoods:
         fields["logprobs"] = True
     return fields

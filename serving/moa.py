@@ -153,21 +153,29 @@ def planned(mixture: Mixture, ranked: Ranked | None, found: Mapping[str, Target]
     """
     targets = {**mixture.targets, **found}
     recipe = mixture.recipe
-    alone = mixture.base if ranked is None or ranked.abstains else targets.get(ranked.choice)
-    if of == "full" or ranked is None or (of == "one" and alone is None):
+    likely = _likely(mixture, targets, ranked, of)
+    if not likely or ranked is None:
         stages = tuple(
             Stage(layer, _calls(mixture, targets, number, layer, ranked)) for number, layer in enumerate(recipe.layers)
         )
         return _ended(mixture, Plan("full", stages, recipe.aggregator, None, ranked))
     last = recipe.layers[-1].model_copy(update={"quorum": None, "residual": False})
-    if of == "one":
-        assert alone is not None
-        call = Call(0, 0, alone.model, target=alone)
-        return Plan("one", (Stage(last, (call,)),), One(kind="one"), None, ranked)
-    assert recipe.gate is not None
-    likely = [targets[candidate.name] for candidate in ranked.top(recipe.gate.few) if candidate.name in targets]
     calls = [Call(0, place, target.model, target=target) for place, target in enumerate(likely)]
-    return _ended(mixture, Plan("few", (Stage(last, _weighed(calls, ranked)),), recipe.aggregator, None, ranked))
+    stages = (Stage(last, _weighed(calls, ranked)),)
+    if of == "one":
+        return Plan("one", stages, One(kind="one"), None, ranked)
+    return _ended(mixture, Plan("few", stages, recipe.aggregator, None, ranked))
+
+
+def _likely(mixture: Mixture, targets: Mapping[str, Target], ranked: Ranked | None, of: Extent) -> list[Target]:
+    """Whom the gate leaves over; none when all of the recipe is wanted, or what is left over is no longer there."""
+    if of == "full" or ranked is None or mixture.recipe.gate is None:
+        return []
+    if of == "one" and ranked.abstains:
+        return [mixture.base]
+    top = [candidate.name for candidate in ranked.top(1 if of == "one" else mixture.recipe.gate.few)]
+    found = [targets[name] for name in top if name in targets]
+    return found if len(found) == len(top) else []
 
 
 def _ended(mixture: Mixture, plan: Plan) -> Plan:

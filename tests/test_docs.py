@@ -13,6 +13,7 @@ import typer
 
 from api.app import create_app
 from moatelier.cli import TaskGroup, app
+from moatelier.contracts import Layer, read_recipe
 from moatelier.errors import MoatelierError
 from moatelier.settings import Settings
 from modalities import pull
@@ -143,6 +144,24 @@ def test_the_guides_contents_are_its_headings() -> None:
     assert re.findall(r"^- \[(.+)\]\(#(.+)\)$", GUIDE, re.M) == [(heading, _slug(heading)) for heading in headings]
     anchors = {_slug(heading) for heading in re.findall(r"^#+ (.+)$", GUIDE, re.M)}
     assert set(re.findall(r"\]\(#([^)]+)\)", GUIDE)) <= anchors
+
+
+def test_the_recipe_in_the_guide_is_one() -> None:
+    [text] = re.findall(r"^```yaml\n(.*?)^```", GUIDE, re.S | re.M)
+    read = read_recipe(text)
+    assert {proposer.kinds[0] for proposer in read.layers[0].proposers} == {
+        "auto",
+        "adapter",
+        "base",
+        "upstream",
+        "recipe",
+    }
+    fields = set(Layer.model_fields) - {"proposers", "quorum"}
+    table = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \| ", GUIDE, re.M))
+    told = {name: table[name] for name in fields}
+    defaults = {name: Layer.model_fields[name].default for name in fields}
+    assert told == {"patience": "1", "deadline_s": "60", "residual": "false", "exit_at": "none"}
+    assert defaults == {"patience": 1.0, "deadline_s": 60.0, "residual": False, "exit_at": None}
 
 
 def test_adrs_are_numbered_without_a_gap() -> None:

@@ -190,6 +190,27 @@ def test_a_request_that_is_none(http: httpx.Client) -> None:
         assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize("model", [BASE, "moa/desk"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"model": "MODEL", "messages": [{"role": "user", "content": "\\ud83d half"}]}',
+        b'{"model": "MODEL", "messages": [{"role": "user", "content": "x"}], "temperature": NaN}',
+        b'{"model": "MODEL", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"model": "MODEL", "messages": \xff}',
+    ],
+    ids=["half a character", "no number", "deep", "no UTF-8"],
+)
+def test_what_json_cannot_hold_is_the_requests_fault(http: httpx.Client, raw: bytes, model: str) -> None:
+    answer = http.post("/v1/chat/completions", content=raw.replace(b"MODEL", model.encode()))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
+
+
+def test_a_whole_character_in_two_escapes_is_fine(http: httpx.Client) -> None:
+    raw = f'{{"model": "{BASE}", "messages": [{{"role": "user", "content": "\\ud83d\\ude42"}}]}}'
+    assert http.post("/v1/chat/completions", content=raw).json()["choices"][0]["message"]["content"].endswith("🙂")
+
+
 def test_a_dead_engine_asks_to_come_back(service: Service) -> None:
     with running(create_app("http://127.0.0.1:9")) as url:  # the discard port: nobody listens there
         body = {"model": BASE, "messages": [{"role": "user", "content": "x"}]}

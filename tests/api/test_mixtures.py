@@ -9,21 +9,16 @@ import openai
 import pytest
 import yaml
 
-from moatelier.contracts.base import Contract
 from moatelier.settings import settings
-from store import adapters, events, feedback, keys, recipes, records
+from store import adapters, events, feedback, keys
 from tests.api.conftest import Service, make_adapter
 from tests.api.fake_engine import BASE
 from tests.api.running import wait_until
+from tests.deciding import let_through
 from tests.routed import PARCEL, REFUND, join, sign_card
 
 Trio = tuple[adapters.AdapterRecord, adapters.AdapterRecord, adapters.AdapterRecord]
 ASKED: list[Any] = [{"role": "user", "content": "where is it"}]
-
-
-class Decision(Contract):
-    live: bool
-    reason: str = "It is worth its calls."
 
 
 @pytest.fixture
@@ -49,8 +44,7 @@ def add(http: httpx.Client, text: str) -> dict[str, Any]:
 
 def go_live(http: httpx.Client, text: str) -> dict[str, Any]:
     stored = add(http, text)
-    records.sign("default", "mixture_decision", stored["digest"], f"t-{stored['digest']}", Decision(live=True))
-    recipes.settle("default", stored["name"], record=f"t-{stored['digest']}", actor="test")
+    let_through(stored["name"], stored["digest"])
     return stored
 
 

@@ -10,6 +10,7 @@ import pytest
 from moatelier.errors import (
     Conflict,
     DeadlineExceeded,
+    IntegrityError,
     InvalidRequest,
     MoatelierError,
     ModelUnavailable,
@@ -84,6 +85,13 @@ def test_samples_of_one_are_calls_with_seeds_of_their_own() -> None:
     assert sorted(payload["seed"] for payload in backend.asked) == [7, 8, 9, 10, 11]
     assert {payload["temperature"] for payload in backend.asked} == {0.7} and trace.text == "x"
     assert {payload["max_completion_tokens"] for payload in backend.asked} == {9}
+
+
+def test_a_seed_that_is_none_is_left_to_the_engine_to_refuse() -> None:
+    backend = FakeBackend(lambda payload: InvalidRequest("seed is no number") if payload["seed"] == "x" else "y")
+    made = mixture(recipe(layers=[{"proposers": [{"adapter": "a", "samples": 2, "temperature": 0.7}]}]))
+    with pytest.raises(InvalidRequest, match="no number"):
+        play(backend, made, fields={"seed": "x"})
 
 
 def test_a_recipes_limit_beats_the_requests_under_its_own_name() -> None:
@@ -167,6 +175,9 @@ def test_the_gate_brings_in_adapters_that_the_recipe_does_not_name() -> None:
     trace = play(strangers, made, {"base": 0.99, "a": 0.01})
     assert strangers.models() == [settings().base] and trace.answered_by == settings().base
     gone = play(FakeBackend(lambda payload: "z"), made, {"gone": 0.99, "base": 0.01})
+    assert gone.extent == "full" and len(gone.proposals) == 3
+    few = mixture(recipe(gate={"few_below": 3}))
+    gone = play(FakeBackend(lambda payload: "z"), few, {"gone": 0.5, "gone-too": 0.5})
     assert gone.extent == "full" and len(gone.proposals) == 3
 
 
@@ -306,6 +317,19 @@ def test_a_deadline_that_the_request_set_silences_nobody() -> None:
         return await face.answer(made, [{"role": "user", "content": "?"}])
 
     assert asyncio.run(scene()).text == "x"
+
+
+def test_a_changed_bundle_is_told_and_hinders_nobody() -> None:
+    changed = IntegrityError("A byte of the bundle has changed.", where="adapter_model.safetensors")
+    trace = play(by_model(a=changed, b="x", c="x"), mixture(recipe()))
+    assert trace.text == "x" and trace.proposals[0].error == "integrity_error"
+    with pytest.raises(IntegrityError, match="byte of the bundle"):
+        play(by_model(a=changed, b=changed, c=changed), mixture(recipe()))
+
+
+def test_a_prompt_that_the_proposals_make_too_long_falls_back_to_one_of_them() -> None:
+    trace = play(by_model(a="x", b="x", c="y", w=InvalidRequest("The prompt has 600 tokens.")), mixture(recipe(WRITER)))
+    assert (trace.text, trace.way) == ("x", "select") and "600 tokens" in trace.instead
 
 
 def test_when_nobody_answers_the_error_names_them() -> None:

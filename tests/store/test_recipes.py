@@ -6,17 +6,10 @@ from typing import Any
 import pytest
 
 from moatelier.contracts import Recipe
-from moatelier.contracts.base import Contract
 from moatelier.errors import Conflict, IntegrityError, NotFound
 from store import audit, db, recipes, records
 from store.tables import RecordRow
-
-
-class Decision(Contract):
-    """As much of a decision as the store looks at."""
-
-    live: bool
-    reason: str = "because"
+from tests.deciding import Decision
 
 
 def sealed(name: str = "desk", **layer: Any) -> Recipe:
@@ -25,7 +18,7 @@ def sealed(name: str = "desk", **layer: Any) -> Recipe:
 
 
 def decide(recipe: Recipe, key: str, live: bool = True, project: str = "p") -> str:
-    records.sign(project, "mixture_decision", recipe.digest, key, Decision(live=live))
+    records.sign(project, "mixture_decision", recipe.digest, key, Decision(live=live, reason="because"))
     return key
 
 
