@@ -22,6 +22,8 @@ FIRST_SHARE = 0.6
 """The first trial may take this share of the time when others may follow."""
 ALL_LAYERS_COST = 3.5
 """A step through all layers against one through the top third, whose input is cached."""
+FEW_ROWS = 2000
+"""Up to so many rows a classification learns at twice the rate: it has few steps to learn in."""
 CHECKPOINT_S = 15.0
 
 
@@ -53,7 +55,7 @@ def first_spec(plan: TaskPlan, card: DatasetCard, *, seconds_left: float, tokens
         base=plan.base.value,
         dataset=card.digest,
         suffix=plan.name,
-        learning_rate=1e-3 if plan.kind.value == "classification" else 5e-4,
+        learning_rate=_learning_rate(plan, rows),
         epochs=epochs,
         batch_rows=batch,
         max_tokens=_max_tokens(plan, card),
@@ -226,6 +228,12 @@ def _seconds(spec: TrainSpec, known: TrainSpec, epoch_s: float) -> float:
     cost = ALL_LAYERS_COST if spec.layers == "all" and known.layers != "all" else 1.0
     smaller = known.batch_rows / spec.batch_rows
     return spec.epochs * epoch_s * cost * (1 + 0.1 * max(smaller - 1, 0))
+
+
+def _learning_rate(plan: TaskPlan, rows: int) -> float:
+    if plan.kind.value != "classification":
+        return 5e-4
+    return 2e-3 if rows <= FEW_ROWS else 1e-3
 
 
 def _max_tokens(plan: TaskPlan, card: DatasetCard) -> int:

@@ -15,6 +15,8 @@ from serving.engine import Delta, TextEngine
 from serving.row import Row
 
 T = TypeVar("T")
+REST_S = 300.0
+"""After so many seconds without a request the engine lets go of computed prompts."""
 Submit = Callable[[TextEngine], Sequence[Row]]
 
 
@@ -62,6 +64,8 @@ class Driver:
         self._engine = engine
         self._inbox: queue.SimpleQueue[Ticket | Callable[[], None]] = queue.SimpleQueue()
         self._tickets: list[Ticket] = []
+        self._asked = False
+        """Since the engine last rested."""
         threading.Thread(target=self._run, name="generation", daemon=True).start()
 
     @property
@@ -106,7 +110,7 @@ class Driver:
 
     def _take_in(self, wait: bool) -> None:
         while wait or not self._inbox.empty():
-            item = self._inbox.get()
+            item = self._next()
             wait = False
             if not isinstance(item, Ticket):
                 item()
@@ -115,8 +119,17 @@ class Driver:
             else:
                 self._start(item)
 
+    def _next(self) -> Ticket | Callable[[], None]:
+        try:
+            return self._inbox.get(timeout=REST_S if self._asked else None)
+        except queue.Empty:
+            self._engine().rest()
+            self._asked = False
+            return self._inbox.get()
+
     def _start(self, ticket: Ticket) -> None:
         self._tickets.append(ticket)
+        self._asked = True
         try:
             ticket.rows = ticket.submit(self._engine())
         except Exception as error:

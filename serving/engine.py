@@ -27,7 +27,7 @@ from serving.linear import ServingPrecision
 from serving.llama import SITES, Llama
 from serving.loop import Loop
 from serving.lora import LoraWeights, read_weights
-from serving.memory import Memory
+from serving.memory import Memory, return_to_system
 from serving.room import Rooms, Shape
 from serving.row import Delta, FinishReason, Lane, Row
 from serving.sampling import Chooser, Sampling
@@ -100,6 +100,8 @@ class TextEngine:
         self.scheduler = self._loop.scheduler
         self.step, self.cancel = self._loop.step, self._loop.cancel
         self.grammars = Grammars(self.base.tokenizer, self.base.stop_ids)
+        del base
+        return_to_system()  # what the weights were read into and converted from
 
     # ---------------------------------------------------------------------------------------------------- adapters
 
@@ -251,6 +253,11 @@ class TextEngine:
             NotFound: No adapter of this name is loaded.
         """
         return self._logits(ids, self._adapters.get(adapter) if adapter is not None else None)
+
+    def rest(self) -> None:
+        """Nobody has asked for a while: let go of computed prompts, and of what memory they leave."""
+        self.blocks.clear()
+        return_to_system()
 
     # ------------------------------------------------------------------------------------------------- a request
 

@@ -4,9 +4,21 @@ What is being used is *taken* and cannot be evicted. What may come in useful is 
 recently make room, whatever they are. A kept thing that is held (by a running row, or pinned by a person) stays.
 """
 
+import ctypes
+import gc
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+
+
+def return_to_system() -> None:
+    """Give memory that is free within the process back to the system, where the C library can (glibc)."""
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim:
+            trim(0)
 
 
 @dataclass

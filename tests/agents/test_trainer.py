@@ -25,6 +25,12 @@ def test_a_small_set_is_repeated_more_often(rows: int, epochs: float, batch: int
     assert (spec.epochs, spec.batch_rows) == (epochs, batch)
 
 
+def test_a_small_set_of_labels_is_learned_at_twice_the_rate() -> None:
+    """Its steps are few; an answer in words keeps the lower rate, whatever its rows."""
+    rates = [first_spec(PLAN, card(n), seconds_left=1800, tokens_per_s=900).learning_rate for n in (100, 2000, 2001)]
+    assert rates == [2e-3, 2e-3, 1e-3]
+
+
 def test_the_first_trial_fits_into_the_time_and_leaves_some_for_another() -> None:
     spec = first_spec(PLAN, card(8000), seconds_left=600, tokens_per_s=900)
     seconds = spec.epochs * 8000 * 35 / 900

@@ -126,6 +126,24 @@ def test_a_reader_whose_loop_is_gone_stops_its_answer(driver: Driver, engine: Te
     assert (driver.busy, engine.memory.taken) == (0, 0)
 
 
+def test_after_a_while_without_requests_computed_prompts_go(
+    driver: Driver, engine: TextEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.driver.REST_S", 0.3)
+
+    async def scene() -> None:
+        await read(ask(driver, "where is my order card refund please", Sampling(2)))
+        assert len(engine.blocks) > 0
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            if not len(engine.blocks):
+                break
+        assert engine.memory.used == 0
+        assert len(await read(ask(driver, "refund", Sampling(2)))) == 2
+
+    run(scene())
+
+
 def test_a_step_that_fails_is_told_and_the_thread_goes_on(
     driver: Driver, engine: TextEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
