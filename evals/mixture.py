@@ -218,13 +218,16 @@ class _Rows:
     def rate(self, values: Floats) -> Interval:
         """The interval of a mean of values from 0 to 1, exact where rows are right or wrong and independent."""
         exact = clopper_pearson(round(float(self._by_group(values).sum())), self.groups, alpha=self.alpha)
-        return exact if self.independent and _whole(values) else self._mean(values, exact)
+        return exact if self.independent and _whole(values) else self._mean(values, exact, 1.0)
 
     def difference(self, values: Floats) -> Interval:
         """The interval of a mean of differences from -1 to 1."""
         balance = self._by_group(values)
         tango = paired_rates(int((balance > 0).sum()), int((balance < 0).sum()), self.groups, alpha=self.alpha)
-        return tango if self.independent and _whole(values) else self._mean(values, tango)
+        if self.independent and _whole(values):
+            return tango
+        decided = balance[balance != 0]
+        return self._mean(values, tango, float(np.sqrt((decided**2).mean())) if len(decided) else 1.0)
 
     def paired(self, other: str, ours: Bools, theirs: Bools) -> PairedComparison:
         """We against another subject, row by row; groups with as many wins as losses speak for nobody."""
@@ -243,9 +246,12 @@ class _Rows:
     def _by_group(self, values: Floats) -> Floats:
         return np.bincount(self.of, weights=values) / np.bincount(self.of)
 
-    def _mean(self, values: Floats, careful: Interval) -> Interval:
-        """By the bootstrap over groups; whole values claim no more than as many groups that are right or wrong."""
-        margin = careful.point - careful.claim_low if _whole(values) else 0.0
+    def _mean(self, values: Floats, careful: Interval, scale: float) -> Interval:
+        """By the bootstrap over groups; whole values claim no more than as many groups that are right or wrong.
+
+        `scale` is how much a group counts that decides for one side: less than 1 where only some of its rows do.
+        """
+        margin = scale * (careful.point - careful.claim_low) if _whole(values) else 0.0
         return bca_interval(
             self._statistic(values), self.groups, careful, least_margin=margin, alpha=self.alpha, seed=self.seed
         )

@@ -88,6 +88,8 @@ def list_recipes(project: str) -> list[StoredRecipe]:
 def settle(project: str, name: str, *, record: str, actor: str) -> StoredRecipe:
     """Carry out a signed decision about a recipe: live, or disabled when the decision says no.
 
+    A decision that was signed before the one that the state rests on changes nothing.
+
     Args:
         project: Whose recipe it is.
         name: Its name.
@@ -109,10 +111,15 @@ def settle(project: str, name: str, *, record: str, actor: str) -> StoredRecipe:
                 where=f"moa/{name}",
                 remedy=f"Evaluate it as it is now: `moatelier moa evaluate {name}`.",
             )
-        if row.record != record:
+        if row.record != record and not _is_later(project, row.record, decision):
             state: RecipeState = "live" if decision.body.get("live") is True else "disabled"
             _move(opened, row, state, str(decision.body.get("reason", "")), record, actor)
         return StoredRecipe.model_validate(row)
+
+
+def _is_later(project: str, held: str | None, decision: records.Record) -> bool:
+    """Whether the recipe's state rests on a later decision: an evaluation that was interrupted must not undo it."""
+    return held is not None and records.get(project, "mixture_decision", held).created_at > decision.created_at
 
 
 def disable(project: str, name: str, reason: str, *, actor: str, digest: str | None = None) -> StoredRecipe:

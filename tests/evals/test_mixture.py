@@ -97,6 +97,17 @@ def test_repeated_questions_count_as_one_draw() -> None:
     assert repeated.recipe.right.low < 0.8 < naive.recipe.right.low
 
 
+def test_pairs_of_questions_that_have_little_in_common_lose_little() -> None:
+    """Half as many groups, each with two rows that are right or wrong by themselves: about the same is shown."""
+    random = np.random.default_rng(2)
+    patterns: list[tuple[str, bool, bool | None]] = [
+        ("1", bool(random.random() < 0.75), bool(random.random() < 0.66)) for _ in range(1000)
+    ]
+    alone = table(rows(patterns)).gain.difference
+    paired = table([outcome(n, *pattern, group=str(n // 2)) for n, pattern in enumerate(patterns)]).gain.difference
+    assert paired.point == pytest.approx(alone.point) and abs(paired.claim_low - alone.claim_low) < 0.01
+
+
 def test_errors_correlate_where_proposers_fail_together() -> None:
     together, apart = np.array([1.0, 0, 1, 0]), np.array([0.0, 1, 0, 1])
     assert error_correlation([together, together]) == 1.0

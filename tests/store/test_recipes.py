@@ -41,6 +41,15 @@ def test_a_decision_makes_it_live_and_another_disables_it(store: Path) -> None:
     assert lines == [("recipe.draft", "desk"), ("recipe.live", "desk"), ("recipe.disabled", "desk")]
 
 
+def test_a_decision_that_comes_late_does_not_undo_a_later_one(store: Path) -> None:
+    """An evaluation killed between its signature and the state goes on after another one has stopped the recipe."""
+    recipes.put("p", "", sealed(), actor="k")
+    late = decide(sealed(), "t-1")
+    recipes.settle("p", "desk", record=decide(sealed(), "t-2", live=False), actor="t-2")
+    assert recipes.settle("p", "desk", record=late, actor="t-1").state == "disabled"
+    assert recipes.get("p", "desk").record == "t-2"
+
+
 def test_other_content_is_a_draft_again_and_old_decisions_are_not_about_it(store: Path) -> None:
     recipes.put("p", "", sealed(), actor="k")
     recipes.settle("p", "desk", record=decide(sealed(), "t-1"), actor="t-1")
