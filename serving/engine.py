@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 
 from moatelier.contracts import AdapterManifest
-from moatelier.errors import IntegrityError, InvalidRequest, MoatelierError
+from moatelier.errors import IntegrityError, InvalidRequest
 from moatelier.settings import settings
 from modalities.bundle import open_bundle
 from modalities.text.model import DTYPES, TextBase, load_base, probe_precision

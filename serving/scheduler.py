@@ -21,6 +21,8 @@ MAX_LANES = 16
 """Lanes that run side by side."""
 MAX_PASSED = 32
 """So many rows may overtake one that waits for more places than are free."""
+MAX_FLOWS = 1000
+"""So many flows are remembered, those first heard of are forgotten first; a forgotten one is as good as new."""
 STEP_TOKENS = 256
 """Tokens of a step. More reads prompts faster and makes those who are being answered wait longer."""
 
@@ -93,8 +95,9 @@ class Scheduler:
             return row
         if self.preempted or row.passed >= MAX_PASSED:
             return None
-        row.passed += 1
-        return next((other for other in self._queue.rows if len(other.lanes) <= places), None)
+        other = next((other for other in self._queue.rows if len(other.lanes) <= places), None)
+        row.passed += other is not None
+        return other
 
     def plan(self) -> Plan:
         """What the next step computes.
@@ -171,13 +174,15 @@ class _FairQueue:
     def put(self, row: Row) -> None:
         start = max(self._now, self._ends.get(row.flow, 0.0))
         self._ends[row.flow] = start + _cost(row)
+        while len(self._ends) > MAX_FLOWS:  # who asks under ever new names must not fill memory
+            del self._ends[next(iter(self._ends))]
         bisect.insort(self._entries, (start, next(self._arrivals), row))
 
     def take(self, row: Row) -> None:
         """The row comes to run."""
         self._now = max(self._now, self._leave(row))
-        # A flow whose work is behind us is as good as a new one; who asks under ever new names must not fill memory.
-        self._ends = {flow: end for flow, end in self._ends.items() if end > self._now}
+        if not self._entries:
+            self._ends.clear()
 
     def remove(self, row: Row) -> None:
         """The row was never served: its flow does not pay for it."""

@@ -79,7 +79,10 @@ def test_loss_equals_a_hand_calculation(curated: Curated, train: Train) -> None:
 def test_the_loss_of_an_activated_adapter_counts_what_it_was_trained_on(curated: Curated, train: Train) -> None:
     bundle = train(method="alora")
     rows = [row for row in read_rows(data.write_rows(made_rows(3, 500)))]
-    asked = [EvalRow(row.id, (*row.prompt, {"role": "assistant", "content": "lost"}, row.prompt[-1]), row.truth) for row in rows]
+    asked = [
+        EvalRow(row.id, (*row.prompt, {"role": "assistant", "content": "lost"}, row.prompt[-1]), row.truth)
+        for row in rows
+    ]
     engine = TextEngine("tiny", "fp32")
     answers.load_subject(engine, bundle)
     total, tokens = 0.0, 0

@@ -243,7 +243,9 @@ def test_a_waiting_row_does_not_read_its_bundle_in_vain(
     assert len(waiting.ids) == 5
 
 
-def test_logits_that_are_not_finite_end_their_own_row_and_stay_out_of_the_cache(engine: TextEngine, sealed: Seal) -> None:
+def test_logits_that_are_not_finite_end_their_own_row_and_stay_out_of_the_cache(
+    engine: TextEngine, sealed: Seal
+) -> None:
     engine.load_adapter("a", sealed("a"))
     weights = engine._adapters.get("a").weights
     assert weights is not None

@@ -147,6 +147,10 @@ def test_a_thread_that_cannot_go_on_tells_everybody_and_leaves(
                 await read(each)
 
     run(scene())
+    for _ in range(100):
+        if left:
+            break
+        time.sleep(0.02)
     assert left == [True]
 
 

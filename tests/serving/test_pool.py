@@ -363,7 +363,6 @@ def test_bundles_that_cannot_be_loaded(engine: Engine, path: str, status: int, c
         ({"n": 17}, "n"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"ensemble": ["loud"]}, "ensemble"),
-        ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0]"),
         ({"response_format": {"type": "wizard"}}, "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}}, None),
         ({"response_format": BAD_FORMAT}, "response_format"),
@@ -383,6 +382,15 @@ def test_what_cannot_be_answered_is_said_before_the_first_byte(
     assert error["type"] == "invalid_request_error"
     assert param is None or error["param"] == param
     assert error["message"]
+
+
+def test_half_a_character_is_the_clients_fault(engine: Engine) -> None:
+    for body, param in (
+        ('{"model": "loud", "messages": [{"role": "user", "content": "\\ud800"}]}', "messages[0]"),
+        ('{"model": "\\ud800", "messages": [{"role": "user", "content": "x"}]}', "model"),
+    ):
+        answer = httpx.post(engine.url + "/v1/chat/completions", content=body, trust_env=False)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
 def test_errors_of_http_have_the_envelope_too(engine: Engine) -> None:
