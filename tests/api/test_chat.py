@@ -45,8 +45,9 @@ def test_what_is_asked_of_the_answer_reaches_the_engine(client: openai.OpenAI, s
         "max_completion_tokens": 9,
     }
     asked: list[Any] = [{"role": "user", "content": "hello"}]
-    client.chat.completions.create(model=BASE, messages=asked, **wanted, extra_body={"top_k": 5, "prompt_logprobs": 1})
-    assert wanted | {"top_k": 5, "prompt_logprobs": 1} == {
+    extra = {"top_k": 5, "prompt_logprobs": 1}
+    client.chat.completions.create(model=BASE, messages=asked, **wanted, user="me", extra_body=extra)
+    assert wanted | extra | {"user": "default"} == {  # who takes turns with whom is not the client's to say
         name: value for name, value in service.engine.requests[0].items() if name not in ("model", "messages", "stream")
     }
 

@@ -28,7 +28,8 @@ async def complete(request: Request, project: Project, shared: Shared, body: Bod
     if _model(body).startswith(PREFIX):
         return await mixtures.complete(request, project, shared, body)
     target = await _target(shared, project, body)
-    payload = {**body, "model": target.served}
+    # Who takes turns with whom is ours to say: a client that may name itself could be anybody's equal many times over.
+    payload = {**body, "model": target.served, "user": project}
     if not body.get("stream"):
         answer = await unless_gone(request, shared.backend.chat(payload, target))
         _label(answer, target)
