@@ -1,9 +1,12 @@
-"""A Mixture of Agents: what it adds to its models' own time, how soon it speaks, and what a faulty proposer does to it.
+"""A Mixture of Agents: what it adds to its models' own time, how soon it speaks, what a fault does, what it wins.
 
     python -m benchmarks.moa --quick
+    MOATELIER_BENCH_DATA=../shared/data python -m benchmarks.moa [--sources seeds,shards,ranks,methods] [--most ROWS]
 
-Everything here is measured on fakes that answer at once, so it needs no model and takes about a minute: the graph by
-itself, a whole service over loopback, and an endpoint whose models fail in eight ways.
+The quick part is measured on fakes that answer at once, so it needs no model and takes about a minute: the graph by
+itself, a whole service over loopback, and an endpoint whose models fail in eight ways. The rest trains four adapters
+for each source of difference on all 77 banking77 intents and asks them, alone and together (benchmarks/within.py):
+about half an hour a source on two cores. It needs the pulled pack smollm2-135m-instruct.
 """
 
 import argparse
@@ -20,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from api.app import create_app
+from benchmarks import within
 from graphs.answering import answering
 from moatelier.settings import settings
 from store import db, keys
@@ -103,12 +107,11 @@ def faulty_proposer_success() -> dict[str, float]:
     return {fault: asyncio.run(scene(fault)) for fault in FAULTS}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="only what needs no model; there is nothing else yet")
-    parser.parse_args()
+def quick() -> dict[str, float]:
+    """What needs no model."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MOATELIER_HOME"] = folder
+        settings.cache_clear()
         middle, late, together = graph_ms()
         first, first_late = first_event_ms()
         shares = faulty_proposer_success()
@@ -119,12 +122,53 @@ def main() -> None:
     for fault, share in shares.items():
         table.add_row(f"one of four proposers: {fault}", f"{share:.1%} of {REQUESTS} answered rightly")
     console.print(table)
-    figures = {
+    return {
         "graph_p50_ms": middle,
         "first_event_ms": first_late,
         "faulty_proposer_success": min(shares.values()),
     }
-    print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
+
+
+def whole(sources: list[str], most: int | None) -> dict[str, float]:
+    """What needs the pack: the time of a mixture against one request, and what it wins within one domain."""
+    folder, cache = settings().bench_data, settings().cache
+    if folder is None:
+        raise SystemExit("Set MOATELIER_BENCH_DATA to the folder with banking77/.")
+    with tempfile.TemporaryDirectory() as home:
+        os.environ |= {"MOATELIER_HOME": home, "MOATELIER_CACHE": str(cache)}
+        settings.cache_clear()
+        db.migrate()
+        wall = within.wall_vs_one(settings().base)
+        found = [within.source(folder / "banking77", settings().base, name, "int4", most) for name in sources]
+    names = [name for name in found[0] if name != "source"]
+    table = Table("", *(str(one["source"]) for one in found), title="77 intents, four adapters", title_justify="left")
+    for name in names:
+        table.add_row(name, *(_shown(one[name]) for one in found))
+    console.print(table)
+    best = max(found, key=lambda one: float(one["gain_low"]))
+    return {
+        "moa_wall_vs_one": wall,
+        "moa_gain_points": best["gain_points"],
+        "moa_gain_low": best["gain_low"],
+        "share_of_oracle": best["share_of_oracle"],
+    }
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    """Measure, print tables, end with one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="only what needs no model")
+    parser.add_argument("--sources", default=",".join(within.SOURCES), help="what makes the four adapters differ")
+    parser.add_argument("--most", type=int, help="so many test rows at most, those that choose included")
+    arguments = parser.parse_args()
+    figures = quick()
+    if not arguments.quick:
+        figures |= whole(arguments.sources.split(","), arguments.most)
+    print(json.dumps({name: round(float(value), 4) for name, value in figures.items()}))
 
 
 if __name__ == "__main__":
