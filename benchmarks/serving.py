@@ -10,6 +10,7 @@ thousand loads, and the scores by precision.
 import argparse
 import gc
 import json
+import logging
 import os
 import statistics
 import tempfile
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="leave out the slowest parts")
     arguments = parser.parse_args()
     cache = settings().cache
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as home:
         os.environ |= {"MOATELIER_HOME": home, "MOATELIER_CACHE": str(cache)}
         settings.cache_clear()
@@ -90,17 +92,21 @@ def measure(quick: bool) -> dict[str, float | None]:
     threads = set_threads()
     base = load_base(BASE, "fp32")
     tops = [random_adapter(base, f"top{n}", n) for n in range(4)]
-    wholes = [random_adapter(base, f"all{n}", n, first_layer=0) for n in range(4)]
+    wholes = {
+        rank: [random_adapter(base, f"all{n}", n, first_layer=0, rank=rank) for n in range(4)] for rank in (8, 16)
+    }
     header = render(base.tokenizer, [{"role": "user", "content": "x"}], True)[-3:]
     activated = [random_adapter(base, f"act{n}", n, first_layer=0, alora_invocation_tokens=header) for n in range(4)]
     figures: dict[str, float | None] = {}
     figures |= against_transformers(tops)
     figures |= against_llama_cpp(tops, threads) if not quick else {}
-    figures |= adapters_cost(wholes)
+    figures |= adapters_cost(wholes[8], "bf16", "adapter_overhead")
+    figures |= adapters_cost(wholes[16], "bf16", "adapter_overhead_rank16")
+    figures |= adapters_cost(wholes[8], "int4", "adapter_overhead_int4")
     figures |= prompt_work(tops, activated)
     figures |= http_load.overhead()
     figures |= leaks(tops, 50 if quick else CYCLES)
-    figures |= {"router_p95_ms": router.latency()[1]}
+    figures |= {"router_p95_ms": router.latency()["p95"]}
     return figures
 
 
@@ -153,18 +159,15 @@ def against_llama_cpp(tops: Sequence[str], threads: int) -> dict[str, float | No
     return {"stream_vs_llamacpp": stream / alone, "mixed_vs_llamacpp": mixed / together}
 
 
-def adapters_cost(wholes: Sequence[str]) -> dict[str, float | None]:
-    """What four adapters of all layers add to the time of eight rows, in bf16 and in int4."""
-    found: dict[str, float | None] = {}
+def adapters_cost(wholes: Sequence[str], precision: str, figure: str) -> dict[str, float | None]:
+    """What four adapters of all layers add to the time of eight rows."""
     eight, names = questions(8), [wholes[n % 4] for n in range(8)]
-    for precision, figure in (("bf16", "adapter_overhead"), ("int4", "adapter_overhead_int4")):
-        engine = loaded(precision, wholes)
-        ratios = []
-        for _ in range(5):  # in pairs, since the machine's speed drifts
-            ratios.append(decode_seconds(engine, eight, names) / decode_seconds(engine, eight, [None] * 8))
-        found[figure] = statistics.median(ratios) - 1
-        console.print(f"four adapters of all layers, {precision}: +{found[figure]:.1%} at eight rows")
-    return found
+    engine, ratios = loaded(precision, wholes), []
+    for _ in range(5):  # in pairs, since the machine's speed drifts
+        ratios.append(decode_seconds(engine, eight, names) / decode_seconds(engine, eight, [None] * 8))
+    cost = statistics.median(ratios) - 1
+    console.print(f"{figure}: +{cost:.1%} at eight rows")
+    return {figure: cost}
 
 
 def decode_seconds(engine: TextEngine, turns: Sequence[Turns], names: Sequence[str | None]) -> float:

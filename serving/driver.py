@@ -26,8 +26,8 @@ Submit = Callable[[TextEngine], Sequence[Row]]
 class Ticket(AsyncIterator[Delta]):
     """One request, held by the event loop: an async iterator over what its rows say."""
 
-    def __init__(self, submit: Submit) -> None:
-        self.submit = submit
+    def __init__(self, submit: Submit, eager: bool = True) -> None:
+        self.submit, self.eager = submit, eager
         self.rows: Sequence[Row] = ()
         self.cancelled = False
         self._loop = asyncio.get_running_loop()
@@ -77,9 +77,15 @@ class Driver:
         """Requests in the making or waiting."""
         return len(self._tickets) + self._inbox.qsize()
 
-    def submit(self, submit: Submit) -> Ticket:
-        """Queue a request, which `submit` gives to the engine. Call this on the event loop."""
-        ticket = Ticket(submit)
+    def submit(self, submit: Submit, eager: bool = True) -> Ticket:
+        """Queue a request, which `submit` gives to the engine. Call this on the event loop.
+
+        Args:
+            submit: Called on the thread.
+            eager: Hand over each token at once. Who reads the whole answer saves the event loop a call a step, for
+                which the thread would have to wait.
+        """
+        ticket = Ticket(submit, eager)
         self._inbox.put(ticket)
         return ticket
 
@@ -156,11 +162,14 @@ class Driver:
 
     def _deliver(self) -> None:
         for ticket in list(self._tickets):
-            news = [row.news.popleft() for row in ticket.rows for _ in range(len(row.news))]
+            over = all(row.over for row in ticket.rows)
             error = next((row.error for row in ticket.rows if row.error), None)
+            if not (ticket.eager or over or error):
+                continue
+            news = [row.news.popleft() for row in ticket.rows for _ in range(len(row.news))]
             if error:
                 self._drop(ticket, [*news, error])
-            elif all(row.over for row in ticket.rows):
+            elif over:
                 self._end(ticket, [*news, StopAsyncIteration()])
             elif news:
                 ticket.say(news)

@@ -107,7 +107,7 @@ class Pool:
                 asked=asked,
             )
 
-        return self.driver.submit(submit)
+        return self.driver.submit(submit, eager=request.stream)
 
     def counts(self) -> dict[str, int | str]:
         """What the engine holds, in bytes and in things; nothing before it is loaded."""

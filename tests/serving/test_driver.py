@@ -165,6 +165,20 @@ def test_a_deadline_counts_from_when_it_was_asked(driver: Driver, engine: TextEn
     run(scene())
 
 
+def test_who_reads_the_whole_answer_is_called_once(driver: Driver, engine: TextEngine) -> None:
+    async def scene() -> list[int]:
+        calls: list[int] = []
+        ticket = driver.submit(
+            lambda engine: engine.submit(messages("refund"), adapters=[None], sampling=Sampling(20)), eager=False
+        )
+        say = ticket.say
+        ticket.say = lambda items: (calls.append(len(items)), say(items))[1]  # type: ignore[method-assign]
+        assert len(await read(ticket)) == 20
+        return calls
+
+    assert run(scene()) == [21]
+
+
 def test_after_a_while_without_requests_computed_prompts_go(
     driver: Driver, engine: TextEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
