@@ -7,7 +7,7 @@
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,10 +26,10 @@ from serving.kv import Blocks, Chain
 from serving.linear import ServingPrecision
 from serving.llama import SITES, Llama
 from serving.loop import Loop
-from serving.lora import LoraWeights, read_weights
+from serving.lora import LoraWeights, invoked_at, read_weights
 from serving.memory import Memory, return_to_system
 from serving.room import Rooms, Shape
-from serving.row import Delta, FinishReason, Lane, Row
+from serving.row import Completion, Delta, Lane, Row, completion
 from serving.sampling import Chooser, Sampling
 from serving.sharing import Sharing
 from serving.textstream import TextStream
@@ -43,17 +43,6 @@ LONGEST_TOKEN = 128
 
 Messages = Sequence[Mapping[str, str]]
 """A conversation: {"role", "content"} each, the system message first if there is one."""
-
-
-@dataclass(frozen=True)
-class Completion:
-    """A whole answer. `ids` are its tokens without the stop token; `completion_tokens` counts that too."""
-
-    text: str
-    ids: tuple[int, ...]
-    finish_reason: FinishReason
-    prompt_tokens: int
-    completion_tokens: int
 
 
 class TextEngine:
@@ -210,7 +199,7 @@ class TextEngine:
         ids = [self._prompt(messages, loaded, n) for n, messages in enumerate(prompts)]
         rows = self._queue([self._row([prompt], [loaded], sampling) for prompt in ids])
         self._finish(rows, progress)
-        return [_completion(row) for row in rows]
+        return [completion(row) for row in rows]
 
     def stream(
         self, messages: Messages, *, adapter: str | None, sampling: Sampling, choices: int = 1
@@ -329,7 +318,7 @@ class TextEngine:
         base = self.base.digest
         if adapter is None:
             return Lane(None, list(ids), 0, Chain("lower", base), Chain("upper", base))
-        switch = _invocation(ids, adapter.invocation)
+        switch = invoked_at(ids, adapter.invocation)
         lower = base if adapter.first_layer >= self.boundary else adapter.digest
         return Lane(
             adapter,
@@ -393,19 +382,3 @@ class TextEngine:
         model = self.model
         width = self.base.config.hidden
         return Shape(len(model.layers), model.kv_heads, model.head_width, width, model.dtype, model.device)
-
-
-def _invocation(ids: Sequence[int], tokens: Sequence[int]) -> int:
-    """Where the last occurrence of an activated adapter's tokens begins; 0 for an adapter that is always active."""
-    if not tokens:
-        return 0
-    wanted = list(tokens)
-    for start in range(len(ids) - len(wanted), -1, -1):
-        if list(ids[start : start + len(wanted)]) == wanted:
-            return start
-    raise InvalidRequest("The prompt lacks the tokens that activate the adapter.", where="messages")
-
-
-def _completion(row: Row) -> Completion:
-    assert row.finish_reason is not None
-    return Completion(row.text.text, tuple(row.ids), row.finish_reason, row.prompt_tokens, row.generated)

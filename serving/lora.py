@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from moatelier.errors import IntegrityError
+from moatelier.errors import IntegrityError, InvalidRequest
 from modalities.bundle import CONFIG, WEIGHTS
 from serving.llama import SITES
 
@@ -93,6 +93,21 @@ def read_weights(
         assert len(a) == rank
     made = {where: _fused(where[1], found, shapes, dtype, device) for where, found in parts.items()}
     return LoraWeights(made, tuple(getattr(config, "alora_invocation_tokens", None) or ()))
+
+
+def invoked_at(ids: Sequence[int], tokens: Sequence[int]) -> int:
+    """Where the last occurrence of an activated adapter's tokens begins; 0 for an adapter that is always active.
+
+    Raises:
+        InvalidRequest: They do not occur.
+    """
+    wanted = list(tokens)
+    for start in range(len(ids) - len(wanted), -1, -1) if wanted else ():
+        if list(ids[start : start + len(wanted)]) == wanted:
+            return start
+    if wanted:
+        raise InvalidRequest("The prompt lacks the tokens that activate the adapter.", where="messages")
+    return 0
 
 
 class Stack:

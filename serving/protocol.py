@@ -50,12 +50,7 @@ class Message(BaseModel):
             if part.get("type") != "text" or not isinstance(part.get("text"), str):
                 what = f"A text model cannot take a part of type {part.get('type')!r}."
                 raise InvalidRequest(what, where=place, remedy="Send text only.")
-        text = "".join(part["text"] for part in parts)
-        if _halved(text):
-            raise InvalidRequest(
-                "The text holds half a character (a lone surrogate).", where=place, remedy="Encode it."
-            )
-        return {"role": _ROLES[self.role], "content": text}
+        return {"role": _ROLES[self.role], "content": "".join(part["text"] for part in parts)}
 
 
 class StreamOptions(BaseModel):
@@ -132,8 +127,6 @@ class ChatRequest(BaseModel):
         for name, value in (self.model_extra or {}).items():
             if value and name in _REFUSED and value not in _REFUSED[name]:
                 raise InvalidRequest(f"{name} is not supported by this engine.", where=name, remedy="Leave it out.")
-        if any(map(_halved, [self.model, *(self.ensemble or ())])):
-            raise InvalidRequest("A model's name holds half a character.", where="model", remedy="Check it.")
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs.", where="top_logprobs", remedy="Set logprobs to true.")
         if self.stream and self.prompt_logprobs is not None:
@@ -247,11 +240,6 @@ class Wire:
             "model": self.model,
             "system_fingerprint": self.fingerprint,
         }
-
-
-def _halved(text: str) -> bool:
-    """Half of a pair of surrogates, which JSON can say and no tokenizer can read."""
-    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _spelt(spelling: bytes, logprob: float) -> dict[str, Any]:

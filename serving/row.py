@@ -34,6 +34,17 @@ class Delta:
     """With the first token, where they were asked for: of every token of the prompt but the first."""
 
 
+@dataclass(frozen=True)
+class Completion:
+    """A whole answer. `ids` are its tokens without the stop token; `completion_tokens` counts that too."""
+
+    text: str
+    ids: tuple[int, ...]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+
+
 @dataclass(eq=False)
 class Lane:
     """What one model, the base or an adapter, reads of a row. An ordinary row has one lane, an ensemble several.
@@ -153,3 +164,9 @@ class Row:
             piece += self.text.finish()
             self.finish_reason = "stop" if self.text.stopped or self.chooser.ended else "length"
         return piece
+
+
+def completion(row: Row) -> Completion:
+    """The whole answer of a row that has ended well."""
+    assert row.finish_reason is not None
+    return Completion(row.text.text, tuple(row.ids), row.finish_reason, row.prompt_tokens, row.generated)
