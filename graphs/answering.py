@@ -1,7 +1,9 @@
 """The public face of recipes: one question, one recipe, one trace with everything that was proposed on the way.
 
-async with answering(engine_url) as answers:                 # in a worker; the API has one of its own
-trace = await answers.answer(mixture, messages)
+    async with answering(engine_url) as answers:
+        trace = await answers.answer(mixture, messages)
+
+That is for a worker; the API has one `Answers` of its own.
 """
 
 import time

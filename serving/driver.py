@@ -148,9 +148,9 @@ class Driver:
 
     def _start(self, ticket: Ticket) -> None:
         self._tickets.append(ticket)
-        self._asked = True
         try:
             ticket.rows = ticket.submit(self._engine())
+            self._asked = True
         except Exception as error:
             self._end(ticket, [error])
 

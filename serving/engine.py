@@ -163,7 +163,7 @@ class TextEngine:
             NotFound: No adapter of this name is loaded.
             InvalidRequest: The prompt fills the whole context.
         """
-        loaded = [self._adapters.get(name) if name is not None else None for name in adapters]
+        loaded = [self._subject(name) for name in adapters]
         prompts = [self._prompt(messages, adapter) for adapter in loaded]
         since = time.monotonic() if asked is None else asked
         deadline = None if sampling.deadline_s is None else since + sampling.deadline_s
@@ -195,7 +195,7 @@ class TextEngine:
             NotFound: No adapter of this name is loaded.
             InvalidRequest: A prompt fills the whole context; `where` says which, counted from 0.
         """
-        loaded = self._adapters.get(adapter) if adapter is not None else None
+        loaded = self._subject(adapter)
         ids = [self._prompt(messages, loaded, n) for n, messages in enumerate(prompts)]
         rows = self._queue([self._row([prompt], [loaded], sampling) for prompt in ids])
         self._finish(rows, progress)
@@ -237,7 +237,7 @@ class TextEngine:
             NotFound: No adapter of this name is loaded.
             InvalidRequest: A row is empty or longer than the context.
         """
-        loaded = self._adapters.get(adapter) if adapter is not None else None
+        loaded = self._subject(adapter)
         for n, ids in enumerate(rows):
             if not 0 < len(ids) <= self.context:
                 raise InvalidRequest(f"The row has {len(ids)} tokens; the context is {self.context}.", where=f"row {n}")
@@ -251,7 +251,17 @@ class TextEngine:
         Raises:
             NotFound: No adapter of this name is loaded.
         """
-        return self._logits(ids, self._adapters.get(adapter) if adapter is not None else None)
+        loaded = self._subject(adapter)
+        lane = self._lane(ids, loaded)
+        if loaded:
+            self._adapters.hold(loaded)
+        try:
+            with torch.inference_mode():
+                lane.seat = Rooms(self._shape(), Memory(2**62)).enter(len(ids))
+                return self.model.logits(self.passes.forward([], [], [(lane, len(ids))]))
+        finally:
+            if loaded:
+                self._adapters.release(loaded)
 
     def invocation(self, adapter: str | None) -> tuple[int, ...]:
         """The tokens that activate an adapter; none for the base and for an adapter that always acts.
@@ -259,7 +269,8 @@ class TextEngine:
         Raises:
             NotFound: No adapter of this name is loaded.
         """
-        return self._adapters.get(adapter).invocation if adapter is not None else ()
+        loaded = self._subject(adapter)
+        return loaded.invocation if loaded else ()
 
     def rest(self) -> None:
         """Nobody has asked for a while: let go of computed prompts, and of what memory they leave."""
@@ -267,6 +278,10 @@ class TextEngine:
         return_to_system()
 
     # ------------------------------------------------------------------------------------------------- a request
+
+    def _subject(self, name: str | None) -> Loaded | None:
+        """The adapter of this name; None is the base."""
+        return None if name is None else self._adapters.get(name)
 
     def _prompt(self, messages: Messages, adapter: Loaded | None, index: int = 0) -> list[int]:
         turns = [{"role": turn["role"], "content": turn["content"]} for turn in messages]
@@ -357,7 +372,7 @@ class TextEngine:
         """An adapter that changes nothing is one that silently was not applied (peft#2115, vllm#48019)."""
         turns = [{"role": "system", "content": loaded.manifest.system}] if loaded.manifest.system else []
         prompt = render(self.base.tokenizer, [*turns, {"role": "user", "content": "Good morning!"}], True)
-        base, tuned = (self._logits(prompt, subject)[-1] for subject in (None, loaded))
+        base, tuned = (self.logits(prompt, adapter=name)[-1] for name in (None, loaded.name))
         if not bool(tuned.isfinite().all()):
             raise IntegrityError(
                 "The adapter's logits are not finite.", where=str(loaded.path), remedy="Tune it again."
@@ -365,18 +380,6 @@ class TextEngine:
         if torch.equal(base, tuned):
             what = "The adapter does not change what the base says."
             raise IntegrityError(what, where=str(loaded.path), remedy="Tune it again, with more steps.")
-
-    def _logits(self, ids: Sequence[int], loaded: Loaded | None) -> torch.Tensor:
-        lane = self._lane(ids, loaded)
-        if loaded:
-            self._adapters.hold(loaded)
-        try:
-            with torch.inference_mode():
-                lane.seat = Rooms(self._shape(), Memory(2**62)).enter(len(ids))
-                return self.model.logits(self.passes.forward([], [], [(lane, len(ids))]))
-        finally:
-            if loaded:
-                self._adapters.release(loaded)
 
     def _shape(self) -> Shape:
         model = self.model

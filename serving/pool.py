@@ -26,9 +26,10 @@ from serving.driver import Driver, Ticket
 from serving.embeddings import Embedder, EmbeddingRequest
 from serving.engine import Delta, TextEngine
 from serving.process import serve
-from serving.protocol import DONE, ChatRequest, Wire, envelope, sse
+from serving.protocol import DONE, ChatRequest, Wire, envelope
 from serving.row import Row
 from serving.sampling import TokenLogprob
+from serving.sse import event
 
 T = TypeVar("T")
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -163,7 +164,7 @@ async def stream(ticket: Ticket, first: Delta, wire: Wire) -> AsyncIterator[byte
             yield wire.usage_chunk(first.prompt_tokens, sum(completed.values()))
         yield DONE
     except Exception as error:
-        yield sse(envelope(_known(error)))
+        yield event(envelope(_known(error)))
     finally:
         ticket.cancel()
 

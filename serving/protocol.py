@@ -1,6 +1,5 @@
 """The OpenAI dialect of the engine: what a chat request may say, and how answers and errors look on the wire."""
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from moatelier.errors import InvalidRequest, MoatelierError
 from moatelier.ids import new_id
 from serving.sampling import MAX_LOGPROBS, Sampling, TokenLogprob
 from serving.schemas import ANY_OBJECT, schema_text
+from serving.sse import event
 
 DONE = b"data: [DONE]\n\n"
 DEFAULT_MAX_TOKENS = 1024
@@ -186,11 +186,11 @@ class Wire:
         told = self._logprobs(logprobs) if logprobs else None
         choice = {"index": index, "delta": delta, "logprobs": told, "finish_reason": finish_reason}
         body = self._frame("chat.completion.chunk") | {"choices": [choice]}
-        return sse(body | {"usage": None} if self.include_usage else body)
+        return event(body | {"usage": None} if self.include_usage else body)
 
     def usage_chunk(self, prompt: int, completion: int) -> bytes:
         """The last chunk of a stream that asked for it."""
-        return sse(self._frame("chat.completion.chunk") | {"choices": [], "usage": usage(prompt, completion)})
+        return event(self._frame("chat.completion.chunk") | {"choices": [], "usage": usage(prompt, completion)})
 
     def body(
         self, choices: Sequence[tuple[str, str | None, Sequence[TokenLogprob]]], prompt: int, completion: int
@@ -250,11 +250,6 @@ def _spelt(spelling: bytes, logprob: float) -> dict[str, Any]:
 def usage(prompt: int, completion: int) -> dict[str, int]:
     """Token counts as the dialect names them."""
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-
-
-def sse(body: Mapping[str, Any]) -> bytes:
-    """One server-sent event."""
-    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
 def envelope(error: MoatelierError) -> dict[str, Any]:

@@ -197,6 +197,25 @@ def test_after_a_while_without_requests_computed_prompts_go(
     run(scene())
 
 
+def test_an_engine_that_cannot_be_loaded_is_told_at_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The base has not been pulled: the thread must live on until it has, also past its time of rest."""
+    monkeypatch.setattr("serving.driver.REST_S", 0.05)
+    left: list[bool] = []
+
+    def missing() -> TextEngine:
+        raise NotFound("It has not been pulled.")
+
+    async def scene() -> None:
+        driver = Driver(missing, leave=lambda: left.append(True))
+        for _ in range(3):
+            with pytest.raises(NotFound):
+                await read(ask(driver, "refund", Sampling(2)))
+            await asyncio.sleep(0.2)
+
+    run(scene())
+    assert left == []
+
+
 def test_a_step_that_fails_is_told_and_the_thread_goes_on(
     driver: Driver, engine: TextEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,6 @@ register(
         summary="LoRA that acts on the answer only: the prompt is the base's, computed once for all such adapters.",
         path="training.methods.alora",
         max_rank=256,
-        defaults={"rank": 32, "alpha": 64.0, "learning_rate": 1e-3, "epochs": 3.0, "batch_rows": 16},
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 1e-3, "epochs": 3.0, "batch_rows": 16},
     )
 )
