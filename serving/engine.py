@@ -5,6 +5,7 @@
 `generate`, `stream` and `score` are the loop run to its end for those who wait on the spot.
 """
 
+import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
@@ -51,7 +52,8 @@ class TextEngine:
     Args:
         base_id: A catalogue id; the base must have been pulled.
         precision: Of the linear layers; None takes the setting, `auto` is bf16 where the machine is fast at it.
-        memory_gb: For rows, cached blocks and adapters together; None takes the setting.
+        memory_gb: For rows, cached blocks and adapters together; None takes the setting. In int8 and int4 up to a
+            quarter of it goes to a copy of the layers in bfloat16 for reading prompts, where the machine is fast at it.
         share: Whether requests that begin alike share what has been computed.
 
     Raises:
@@ -73,11 +75,12 @@ class TextEngine:
         }
         self.precision: ServingPrecision = base.precision if wished == "auto" else wished
         computed = base.precision if self.precision == base.precision else probe_precision()
-        self.model = Llama(base.model, self.precision, DTYPES[computed], base.config.context)
+        self.memory = Memory(int((memory_gb or settings().engine_memory_gb) * 1e9))
+        wide = computed == "bf16" and self.precision != "bf16" and self._take_copies(base.config.layers)
+        self.model = Llama(base.model, self.precision, DTYPES[computed], base.config.context, wide)
         self.device, self.context = self.model.device, base.config.context
         self.base: TextBase = replace(base, model=None)
         self.boundary = base.first_layer_default
-        self.memory = Memory(int((memory_gb or settings().engine_memory_gb) * 1e9))
         self.blocks = Blocks(self.memory, enabled=share)
         self.passes = Passes(self.model, self.boundary)
         self._adapters = Adapters(self.memory, self._read, self.passes.forget)
@@ -380,6 +383,11 @@ class TextEngine:
         if torch.equal(base, tuned):
             what = "The adapter does not change what the base says."
             raise IntegrityError(what, where=str(loaded.path), remedy="Tune it again, with more steps.")
+
+    def _take_copies(self, layers: int) -> bool:
+        """Whether a quarter of the memory holds the layers in bfloat16 too: then it is taken for them."""
+        size = layers * sum(2 * math.prod(shape) for shape in self._shapes.values())
+        return size <= self.memory.limit // 4 and self.memory.take(size)
 
     def _shape(self) -> Shape:
         model = self.model

@@ -15,6 +15,8 @@ from moatelier.errors import ModelUnavailable
 ServingPrecision = Literal["bf16", "fp32", "int8", "int4"]
 GROUP = 32
 """Weights that share a scale in int4, as in GGUF's Q4 formats."""
+WIDE = 9
+"""Rows from which bfloat16 is faster, on machines with units for it: the integer kernels take four rows at a time."""
 _OUT_MULTIPLE = 64
 _TOLERANCE = {"int8": 0.02, "int4": 0.15}
 
@@ -54,8 +56,11 @@ class Int8:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`."""
-        product: torch.Tensor = torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self._weight, self._scale).to(x.dtype)
-        return product if self._bias is None else product + self._bias
+        return _plus(self.product(x), self._bias)
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        """`x W^T`."""
+        return torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self._weight, self._scale).to(x.dtype)  # type: ignore[no-any-return]
 
 
 class Int4:
@@ -86,15 +91,39 @@ class Int4:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`."""
-        product: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            x.bfloat16(), self._packed, GROUP, self._scales
-        )
-        product = product[:, : self._out].to(x.dtype)
-        return product if self._bias is None else product + self._bias
+        return _plus(self.product(x), self._bias)
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        """`x W^T`."""
+        product = torch.ops.aten._weight_int4pack_mm_for_cpu(x.bfloat16(), self._packed, GROUP, self._scales)
+        return product[:, : self._out].to(x.dtype)  # type: ignore[no-any-return]
 
 
-def pack(weight: torch.Tensor, bias: torch.Tensor | None, precision: ServingPrecision) -> Linear:
+class Wide:
+    """An integer layer, with its rounded weights once more in bfloat16 for passes over many tokens.
+
+    Args:
+        weight: `[out, in]`.
+        bias: `[out]`, or none.
+        kind: The integer layer.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, kind: "type[Int4] | type[Int8]") -> None:
+        self._narrow = kind(weight, bias)
+        # What the kernel says of every unit vector are the very numbers that it multiplies with.
+        units = torch.eye(weight.shape[1], dtype=torch.bfloat16, device=weight.device)
+        self._dense = Dense(self._narrow.product(units).T.contiguous(), bias)
+        self.bytes = self._narrow.bytes + self._dense.bytes
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """See `Linear`."""
+        return self._narrow(x) if len(x) < WIDE else self._dense(x)
+
+
+def pack(weight: torch.Tensor, bias: torch.Tensor | None, precision: ServingPrecision, wide: bool = False) -> Linear:
     """A layer in this precision; `weight` `[out, in]` is in the type that the model computes in.
+
+    With `wide` an integer layer keeps a copy for passes over many tokens, which must then be in bfloat16.
 
     Raises:
         ModelUnavailable: This machine has no kernel for the precision, or the layer's shape does not fit it.
@@ -102,7 +131,12 @@ def pack(weight: torch.Tensor, bias: torch.Tensor | None, precision: ServingPrec
     if precision in ("bf16", "fp32"):
         return Dense(weight, bias)
     probe_kernel(precision, weight.device.type)
-    return Int4(weight, bias) if precision == "int4" else Int8(weight, bias)
+    kind = Int4 if precision == "int4" else Int8
+    return Wide(weight, bias, kind) if wide else kind(weight, bias)
+
+
+def _plus(product: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return product if bias is None else product + bias
 
 
 @cache

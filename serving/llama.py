@@ -77,11 +77,14 @@ class Llama:
         precision: Of the linear layers.
         dtype: What everything else is computed in.
         context: Positions that may be asked for.
+        wide: Whether integer layers keep a copy in bfloat16, for passes over many tokens.
     """
 
-    def __init__(self, model: Any, precision: ServingPrecision, dtype: torch.dtype, context: int) -> None:
+    def __init__(
+        self, model: Any, precision: ServingPrecision, dtype: torch.dtype, context: int, wide: bool = False
+    ) -> None:
         config, decoder = model.config, model.get_decoder()
-        self.dtype, self.device = dtype, torch.device(model.device)
+        self.dtype, self.device, self._wide = dtype, torch.device(model.device), wide
         attention = decoder.layers[0].self_attn
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_width: int = attention.head_dim
@@ -197,9 +200,8 @@ class Llama:
             torch.zeros(len(m.weight), dtype=self.dtype, device=self.device) if b is None else b
             for m, b in zip(modules, biases, strict=True)
         ]
-        return pack(
-            self._cast(weight, precision), None if all(bias is None for bias in biases) else torch.cat(known), precision
-        )
+        bias = None if all(bias is None for bias in biases) else torch.cat(known)
+        return pack(self._cast(weight, precision), bias, precision, self._wide)
 
     def _cast(self, weight: torch.Tensor, precision: ServingPrecision) -> torch.Tensor:
         return weight if precision in ("int8", "int4") else weight.to(self.dtype)

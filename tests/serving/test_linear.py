@@ -1,10 +1,12 @@
 """The integer kernels against float32."""
 
+from typing import Literal
+
 import pytest
 import torch
 
 from moatelier.errors import ModelUnavailable
-from serving.linear import Dense, Int4, Int8, pack, probe_kernel
+from serving.linear import WIDE, Dense, Int4, Int8, pack, probe_kernel
 
 
 def weights(out: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -35,6 +37,15 @@ def test_weights_on_a_grid_of_sixteen_lose_only_what_bfloat16_loses() -> None:
     weight = (codes * scales - 8 * scales).flatten(1)
     x = torch.randn(9, 128, generator=generator).bfloat16().float()
     assert error(Int4(weight, None)(x), x @ weight.T) < 0.006
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_many_rows_meet_the_same_rounded_weights_as_few(precision: Literal["int8", "int4"]) -> None:
+    weight, x, bias = weights(100, 96), weights(WIDE + 4, 96, 1).bfloat16(), torch.ones(100).bfloat16()
+    layer = pack(weight, bias, precision, wide=True)
+    few = torch.cat([layer(row) for row in x.split(4)])
+    assert error(layer(x).float(), few.float()) < 0.005 < error(few.float() - 1, x.float() @ weight.T)
+    assert layer.bytes == pack(weight, bias, precision).bytes + 2 * weight.numel()
 
 
 def test_fewer_bits_take_less_memory() -> None:
