@@ -7,7 +7,6 @@ chosen on select rows, a part of the test file fixed by hash, and scored once on
 import csv
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
@@ -19,9 +18,9 @@ from rich.console import Console
 
 from benchmarks import tuning
 from benchmarks.adapters import random_adapter
+from benchmarks.asking import Asked, ask, mean_over, rights
 from benchmarks.serving import questions
-from evals.statistics import bca_interval
-from moatelier.contracts import Interval, Proposal
+from moatelier.contracts import Proposal
 from modalities.bundle import bundle_folder
 from modalities.text.model import load_base
 from serving.aggregate import majority, select, vote
@@ -46,15 +45,6 @@ SOURCES: dict[str, list[dict[str, Any]]] = {
 """What makes the four differ."""
 Bools = NDArray[np.bool_]
 console = Console(stderr=True)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What one subject said to all rows, and what it took."""
-
-    proposals: list[Proposal]
-    tokens: int
-    seconds: float
 
 
 def test_rows(path: Path) -> tuple[list[tuple[str, str]], int]:
@@ -85,24 +75,6 @@ def adapters(folder: Path, base: str, source: str) -> list[str]:
     return made
 
 
-def ask(engine: TextEngine, rows: Sequence[tuple[str, str]], names: Sequence[str]) -> Asked:
-    """Every row's answer with its mean log probability; several names choose each token together."""
-    start, system = time.perf_counter(), tuning.rows_of(rows[:1])[0].messages[0]
-    sampling = Sampling(TOKENS, logprobs=0)
-    made = [
-        engine.submit([system, {"role": "user", "content": text}], adapters=names, sampling=sampling)[0]
-        for text, _ in rows
-    ]
-    while any(not row.over for row in made):
-        engine.step()
-    proposals = []
-    for row in made:
-        told = [each.logprob for delta in row.news for each in delta.logprobs]
-        mean = sum(told) / len(told) if told else 0.0
-        proposals.append(Proposal(layer=0, place=0, model=names[0], text=row.text.text, likelihood=mean))
-    return Asked(proposals, sum(row.generated * len(names) for row in made), time.perf_counter() - start)
-
-
 def rules() -> dict[str, Callable[[Sequence[Proposal]], Proposal]]:
     """The aggregators that are tried on select rows, beside the lockstep ensemble."""
     return {
@@ -131,8 +103,9 @@ def source(folder: Path, base: str, name: str, precision: Any, most: int | None 
         engine.load_adapter(digest, bundle_folder(digest))
     rows, choosing = test_rows(folder / "test.csv")
     rows = rows[:most]
-    asked = [ask(engine, rows, [digest]) for digest in digests]
-    together = ask(engine, rows, digests)
+    sampling = Sampling(TOKENS, logprobs=0)
+    asked = [ask(engine, rows, [digest], sampling) for digest in digests]
+    together = ask(engine, rows, digests, sampling)
     truth = [intent for _, intent in rows]
     singles = np.array([_right(each.proposals, truth) for each in asked])
     each_row = [[each.proposals[place] for each in asked] for place in range(len(rows))]
@@ -141,7 +114,7 @@ def source(folder: Path, base: str, name: str, precision: Any, most: int | None 
     chosen = max(found, key=lambda rule: float(found[rule][:choosing].mean()))
     locked = slice(choosing, None)
     mean = singles[:, locked].mean(axis=0)
-    gain = _mean(found[chosen][locked] - mean)
+    gain = mean_over(found[chosen][locked] - mean)
     oracle = singles[:, locked].any(axis=0).mean()
     one = sum(each.seconds for each in asked) / 4
     cost = (
@@ -199,14 +172,7 @@ def _seconds(engine: TextEngine, turns: list[dict[str, str]], names: Sequence[st
 
 
 def _right(proposals: Sequence[Proposal], truth: Sequence[str]) -> NDArray[np.float64]:
-    return np.array([float(given.text.strip() == right) for given, right in zip(proposals, truth, strict=True)])
-
-
-def _mean(differences: NDArray[np.float64]) -> Interval:
-    """The mean of paired differences with its bootstrap interval."""
-    point = float(differences.mean())
-    same = Interval(point=point, low=point, high=point, claim_low=point, method="bca")
-    return bca_interval(lambda weights: weights @ differences / weights.sum(axis=1), len(differences), same)
+    return rights([given.text for given in proposals], truth)
 
 
 def _correlation(singles: NDArray[np.float64]) -> float:
