@@ -29,7 +29,7 @@ from serving.engine import Sampling, TextEngine
 EACH = 10
 """Training rows of an intent; with shards, of each adapter."""
 SELECT_ROWS = 385
-TOKENS = 14
+TOKENS = 18
 """The longest intent and its stop token."""
 SOURCES: dict[str, list[dict[str, Any]]] = {
     "seeds": [{"seed": seed} for seed in range(4)],
