@@ -117,7 +117,7 @@ def recipes(singles: Sequence[str]) -> dict[str, Recipe]:
     """What each line of a recipe is called -> the recipe."""
     likeliest, everybody = [{"auto": LIKELIEST}], [{"adapter": digest} for digest in singles]
     surest = {"kind": "select", "prior": 0, "agreement": 0}
-    made = {
+    made: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any]]] = {
         f"auto:{LIKELIEST}, selection": ("select-likeliest", likeliest, {"kind": "select"}),
         "all adapters, selection": ("select-all", everybody, {"kind": "select"}),
         "all adapters, selection without router": ("surest", everybody, surest),

@@ -27,7 +27,7 @@ from serving.targets import Target
 from store.recipes import StoredRecipe
 
 Key = tuple[str, str, int | None]
-"""(who: a digest, BASE, or an ensemble's digests in order; the text; the seed of a sample, None for a greedy answer)."""
+"""(who: a digest, BASE, or several `together`; the text; the number of a sample, None for a greedy answer)."""
 
 
 def together(digests: Sequence[str]) -> str:
@@ -113,7 +113,8 @@ def mixture(recipe: Recipe) -> Mixture:
 
 def played(recipe: Recipe, texts: Sequence[str], table: Table, ranks: Ranks) -> list[Given]:
     """The recipe's answer to each text, in order; one that fails is the answer ""."""
-    made, find = mixture(recipe), Brief(lambda wanted: target(wanted[1]), seconds=3600.0)
+    made = mixture(recipe)
+    find: Brief[tuple[str, str], Target] = Brief(lambda wanted: target(wanted[1]), seconds=3600.0)
 
     async def scene() -> list[Given]:
         return [await _one(made, text, table, ranks, find) for text in texts]
@@ -126,7 +127,9 @@ async def _one(made: Mixture, text: str, table: Table, ranks: Ranks, find: Brief
     answers = Answers(Asker(cast(Backend, table)), cast(Auto, ranks), find)
     table.calls = table.tokens = 0
     try:
-        trace = await answers.answer(made, [{"role": "user", "content": text}], {"seed": 0})
+        trace = await answers.answer(
+            made, [{"role": "user", "content": text}], {"seed": 0}
+        )  # the n-th sample then has seed n
     except MoatelierError:
         return Given("", table.calls, table.tokens)
     return Given(trace.text, table.calls, table.tokens)
