@@ -167,6 +167,7 @@ def within_one(folder: Path, sources: Sequence[str], most: int | None) -> dict[s
         "moa_wall_vs_one": wall,
         "moa_gain_points": best["gain_points"],
         "moa_gain_low": best["gain_low"],
+        "moa_gain_wall_vs_one": best["wall_vs_one"],
         "share_of_oracle": best["share_of_oracle"],
     }
 
