@@ -13,13 +13,11 @@ import openai
 import pytest
 
 from moatelier.contracts import Recipe
-from moatelier.settings import settings
-from modalities import pull
 from modalities.bundle import read_manifest
 from serving import mixtures
-from store import adapters, db, recipes
+from store import adapters, recipes
 from tests.deciding import let_through
-from tests.e2e.harness import Service, wait_for
+from tests.e2e.harness import Service, prepared, wait_for
 from tests.serving.conftest import seal_adapter
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -34,14 +32,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with the adapters `a` and `b`, and live recipes that ask them."""
     folder = tmp_path_factory.mktemp("killed")
     made = Service(folder, MOATELIER_PRECISION="fp32")
-    with pytest.MonkeyPatch.context() as patched:
-        for name, value in made.environment.items():
-            if name.startswith("MOATELIER_"):
-                patched.setenv(name, value)
-        settings.cache_clear()
-        made.home.mkdir()
-        db.migrate()
-        pull.pull("tiny")
+    with prepared(made):
         for seed, name in enumerate("ab", start=1):
             bundle = seal_adapter("tiny", folder, name, seed=seed)
             digest = adapters.register("default", read_manifest(bundle), "task-1").digest
@@ -54,8 +45,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             let_through(name, sealed.digest)
         with made:
             yield made
-        db.dispose()
-    settings.cache_clear()
 
 
 class Crowd:
