@@ -13,6 +13,8 @@ CONVERSIONS = {
     "gguf_text": "modalities.text.convert:gguf_text",
     "hf_text": "modalities.convert:hf_text",
     "hf_embedding": "modalities.convert:hf_embedding",
+    "hf_whisper": "modalities.audio.convert:hf_whisper",
+    "ctranslate2_whisper": "modalities.audio.convert:ctranslate2_whisper",
 }
 """Name in the catalogue -> dotted path. Those that need torch are imported only when they are used."""
 
