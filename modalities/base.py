@@ -1,8 +1,41 @@
 """What a modality says of itself, apart from its implementation, which is loaded by dotted path when it is used."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
-from moatelier.contracts import Kind, MetricName
+from moatelier.contracts import Kind, MetricName, RowProblem
+
+
+class Example(Protocol):
+    """What rows of all modalities have, for checks and splits."""
+
+    @property
+    def number(self) -> int:
+        """Data row in its file, from 1."""
+
+    @property
+    def label(self) -> str | None:
+        """Its class, for classification."""
+
+    @property
+    def group(self) -> str | None:
+        """Rows of one group stay in one split."""
+
+    @property
+    def file(self) -> str:
+        """What the owner calls the file."""
+
+    @property
+    def problem(self) -> RowProblem | None:
+        """Why the row cannot be used at all."""
+
+    @property
+    def id(self) -> str:
+        """16 hex digits: equal content has equal ids."""
+
+    @property
+    def place(self) -> str:
+        """File and row, for messages."""
 
 
 @dataclass(frozen=True)

@@ -26,15 +26,17 @@ from moatelier.contracts import (
     Suspicion,
 )
 from moatelier.ids import canonical_json, digest_json
-from modalities.text.checks import check_locked, check_rows
-from modalities.text.duplicates import exact_groups, near_any, near_clusters, normalise
+from modalities.checks import check_locked, check_rows
+from modalities.clusters import exact_groups
+from modalities.splits import SPLITS
+from modalities.text.duplicates import near_any, near_clusters, normalise
 from modalities.text.labels import find_suspicious
 from modalities.text.private import find_private
 from modalities.text.profiling import profile
 from modalities.text.reading import read_table
 from modalities.text.rows import SYSTEM, Message, Row, build_rows
 from modalities.text.shorten import shorten
-from modalities.text.splits import SPLITS, redact_row, split_rows
+from modalities.text.splits import redact_row, split_rows
 
 __all__ = [
     "SPLITS",

@@ -7,9 +7,11 @@ Near means a Jaccard similarity of at least 0.8 on word 3-grams, found by MinHas
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from datasketch import MinHash, MinHashLSH
+
+from modalities.clusters import UnionFind
 
 NEAR = 0.8
 _GRAM = 3
@@ -37,40 +39,6 @@ def jaccard(left: frozenset[str], right: frozenset[str]) -> float:
     """The share of shingles two texts have in common, of all that either has."""
     union = len(left | right)
     return len(left & right) / union if union else 1.0
-
-
-class UnionFind:
-    """Disjoint sets of the numbers below `size`."""
-
-    def __init__(self, size: int) -> None:
-        self._parent = list(range(size))
-
-    def root(self, item: int) -> int:
-        """The smallest member of an item's set."""
-        while self._parent[item] != item:
-            self._parent[item] = self._parent[self._parent[item]]
-            item = self._parent[item]
-        return item
-
-    def join(self, left: int, right: int) -> None:
-        """Make two sets one."""
-        low, high = sorted((self.root(left), self.root(right)))
-        self._parent[high] = low
-
-    def sets(self) -> list[list[int]]:
-        """All sets, each in ascending order, ordered by their smallest member."""
-        found: dict[int, list[int]] = defaultdict(list)
-        for item in range(len(self._parent)):
-            found[self.root(item)].append(item)
-        return list(found.values())
-
-
-def exact_groups(keys: Iterable[object]) -> list[list[int]]:
-    """Positions of equal keys, for every key that stands at least twice."""
-    found: dict[object, list[int]] = defaultdict(list)
-    for position, key in enumerate(keys):
-        found[key].append(position)
-    return [positions for positions in found.values() if len(positions) > 1]
 
 
 def near_pairs(texts: Sequence[str]) -> Iterator[tuple[int, int]]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moatelier.contracts import ColumnGuess, ColumnProfile, DataProfile, Kind, RowProblem
-from modalities.text.duplicates import exact_groups, normalise
+from modalities.clusters import exact_groups
+from modalities.text.duplicates import normalise
 from modalities.text.reading import Record, Table, as_text, read_table
 from modalities.text.rows import malformed, problem, text_problem
 

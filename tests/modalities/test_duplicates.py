@@ -4,10 +4,9 @@ import time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modalities.clusters import UnionFind, exact_groups
 from modalities.text.duplicates import (
     NEAR,
-    UnionFind,
-    exact_groups,
     jaccard,
     near_any,
     near_clusters,

@@ -2,17 +2,24 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from rapidfuzz import process
 
 from moatelier.errors import DataError
+from modalities.base import Example
 from modalities.text.duplicates import normalise
 from modalities.text.reading import place
-from modalities.text.rows import Row
+
+R = TypeVar("R", bound=Example)
 
 
 def check_rows(
-    rows: Sequence[Row], usable: Sequence[Row], distinct: Sequence[Row], clusters: Sequence[Sequence[int]]
+    rows: Sequence[Example],
+    usable: Sequence[Example],
+    distinct: Sequence[Example],
+    clusters: Sequence[Sequence[int]],
+    apart: str = "by more than a word",
 ) -> None:
     """Refuse rows that cannot make a dataset.
 
@@ -21,6 +28,7 @@ def check_rows(
         usable: Those without a problem of their own.
         distinct: Of these, the ones that repeat no earlier row.
         clusters: Near-duplicate clusters, as positions in `usable`.
+        apart: By what rows of different clusters differ, in words.
 
     Raises:
         DataError: Nothing usable, one label only, a class with one row, a label in two spellings, only duplicates.
@@ -33,14 +41,14 @@ def check_rows(
     independent = len(usable) - sum(len(cluster) - 1 for cluster in clusters)
     if independent < 4:  # one for each split
         raise DataError(
-            f"The rows are duplicates: of {len(usable)}, {len(distinct)} differ, {independent} by more than a word.",
+            f"The rows are duplicates: of {len(usable)}, {len(distinct)} differ, {independent} {apart}.",
             where=file,
             remedy="Add rows that differ from each other.",
         )
 
 
-def _check_labels(usable: Sequence[Row], distinct: Sequence[Row]) -> None:
-    by_label: dict[str, list[Row]] = defaultdict(list)
+def _check_labels(usable: Sequence[Example], distinct: Sequence[Example]) -> None:
+    by_label: dict[str, list[Example]] = defaultdict(list)
     for row in distinct:
         by_label[row.label or ""].append(row)
     if len(by_label) == 1:
@@ -68,16 +76,16 @@ def _check_labels(usable: Sequence[Row], distinct: Sequence[Row]) -> None:
             )
 
 
-def _copied(usable: Sequence[Row], row: Row) -> str:
+def _copied(usable: Sequence[Example], row: Example) -> str:
     copies = sum(other.label == row.label for other in usable) - 1
     return f" and {copies} copies of it" if copies else ""
 
 
 def check_locked(
-    usable: Sequence[Row],
-    test_rows: Sequence[Row],
-    locked: Sequence[Row],
-    count_tokens: Callable[[Row], int] | None,
+    usable: Sequence[R],
+    test_rows: Sequence[R],
+    locked: Sequence[R],
+    count_tokens: Callable[[R], int] | None,
     max_tokens: int,
 ) -> None:
     """Refuse a test file whose rows cannot all be used as they are: they are the yardstick.
