@@ -25,7 +25,8 @@ from benchmarks import http_load, peers, router
 from benchmarks.adapters import random_adapter
 from moatelier.settings import settings
 from modalities.bundle import bundle_folder
-from modalities.text.model import load_base, set_threads
+from modalities.machine import set_threads
+from modalities.text.model import load_base
 from modalities.text.template import render
 from serving.engine import Sampling, TextEngine
 from store import db

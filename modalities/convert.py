@@ -16,6 +16,8 @@ CONVERSIONS = {
     "hf_embedding": "modalities.convert:hf_embedding",
     "hf_vision": "modalities.convert:hf_vision",
     "timm_efficientnet_lite0": "modalities.vision.convert:timm_efficientnet_lite0",
+    "hf_whisper": "modalities.audio.convert:hf_whisper",
+    "ctranslate2_whisper": "modalities.audio.convert:ctranslate2_whisper",
 }
 """Name in the catalogue -> dotted path. Those that need torch are imported only when they are used."""
 

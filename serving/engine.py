@@ -18,7 +18,8 @@ from moatelier.contracts import AdapterManifest
 from moatelier.errors import IntegrityError, InvalidRequest
 from moatelier.settings import settings
 from modalities.bundle import open_bundle
-from modalities.text.model import DTYPES, TextBase, load_base, probe_precision
+from modalities.machine import DTYPES, probe_precision
+from modalities.text.model import TextBase, load_base
 from modalities.text.template import answer_text, render
 from serving.adapters import Adapters, Loaded
 from serving.batch import Passes

@@ -11,10 +11,10 @@ import torch
 
 from moatelier.errors import IntegrityError, ModelUnavailable, NotFound
 from moatelier.settings import settings
-from modalities import catalogue
-from modalities.text import model as text_model
+from modalities import catalogue, machine
+from modalities.machine import probe_precision, set_threads
 from modalities.text.config import layer_count, lora_targets, read_config, top_third
-from modalities.text.model import find_stop_ids, load_base, load_tokenizer, probe_precision, set_threads
+from modalities.text.model import find_stop_ids, load_base, load_tokenizer
 from modalities.text.template import render
 
 
@@ -106,7 +106,7 @@ def test_the_probe_measures_once(home: Path, monkeypatch: pytest.MonkeyPatch) ->
     (measured,) = kept.values()
     assert measured["precision"] == first and set(measured["seconds"]) == {"bf16", "fp32"}
     assert measured["seconds"][first] == min(measured["seconds"].values())
-    monkeypatch.setattr(text_model, "_time_product", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(machine, "_time_product", lambda *_: pytest.fail("measured again"))
     assert probe_precision() == first
 
 

@@ -135,7 +135,8 @@ def test_code_and_pickles_are_left_behind(tiny: str, tiny_folder: Path, tmp_path
     assert {path.suffix for path in (tmp_path / "to").iterdir()} <= {".json", ".safetensors", ".jinja"}
 
 
-def test_models_without_a_loader_say_so_before_any_download(home: Path) -> None:
+def test_models_without_a_loader_say_so_before_any_download(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(convert.CONVERSIONS, "ctranslate2_whisper")
     with pytest.raises(ModelUnavailable, match="no loader for its format") as caught:
         pull.pull("whisper-tiny.en")
     assert caught.value.where == "whisper-tiny.en"
@@ -200,7 +201,10 @@ def test_command_line_in_json(packed: str, capsys: pytest.CaptureFixture[str]) -
     assert json.loads(capsys.readouterr().err)["error"]["code"] == "not_found"
 
 
-def test_command_line_in_words(packed: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_in_words(
+    packed: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(convert.CONVERSIONS, "ctranslate2_whisper")
     assert pull.main(["list"]) == 0 and "smollm2-135m-instruct" in capsys.readouterr().out
     assert pull.main(["pull", packed]) == 0
     told = capsys.readouterr()

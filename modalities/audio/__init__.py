@@ -1,0 +1,1 @@
+"""Audio: recordings, transcripts, and Whisper, which makes the one of the other."""

@@ -1,0 +1,102 @@
+"""What is known of a Whisper model without loading it: its shape, its window, adapter targets. Imports no torch."""
+
+import json
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from moatelier.contracts import Contract
+from moatelier.errors import InvalidRequest, ModelUnavailable
+
+RATE = 16_000
+"""Samples a second of everything that Whisper hears, in one channel."""
+POSITIONS_PER_S = 50
+"""Encoder states a second; each stands for two mel frames, that is 320 samples."""
+LONGEST_WINDOW_S = 30.0
+
+WEIGHTS = "model.safetensors"
+DIMS = "dims.json"
+
+Place = Literal["encoder", "decoder", "both"]
+"""Which half of the model an adapter sits in."""
+
+
+class AudioConfig(Contract):
+    """The shape of a Whisper model, as its folder's `dims.json` says; the names are those of openai-whisper."""
+
+    n_mels: Literal[80, 128]
+    n_audio_ctx: int = Field(ge=1, le=1500)
+    n_audio_state: int = Field(ge=4, le=8192)
+    n_audio_head: int = Field(ge=1)
+    n_audio_layer: int = Field(ge=1, le=256)
+    n_vocab: int = Field(ge=51864, le=60000)
+    n_text_ctx: int = Field(ge=8, le=8192)
+    n_text_state: int = Field(ge=4, le=8192)
+    n_text_head: int = Field(ge=1)
+    n_text_layer: int = Field(ge=1, le=256)
+    alignment_heads: tuple[tuple[int, int], ...] = ()
+    """(decoder layer, head) whose attention follows the sound; timestamps of words are read from them."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.n_audio_state != self.n_text_state:
+            raise ValueError("encoder and decoder differ in width")
+        if self.n_audio_state % 2 or self.n_audio_state % self.n_audio_head or self.n_text_state % self.n_text_head:
+            raise ValueError("the heads do not divide the width")
+        if any(layer >= self.n_text_layer or head >= self.n_text_head for layer, head in self.alignment_heads):
+            raise ValueError("an alignment head is none of the decoder's")
+        return self
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """The arguments of `whisper.model.ModelDimensions`."""
+        return self.model_dump(exclude={"alignment_heads"})
+
+    @property
+    def multilingual(self) -> bool:
+        """Whether it was trained on many languages, and so takes a language, tells it, and translates."""
+        return self.n_vocab >= 51865
+
+
+def read_config(folder: Path) -> AudioConfig:
+    """Read a model folder's `dims.json`.
+
+    Raises:
+        ModelUnavailable: There is none, or it is not of a Whisper model.
+    """
+    try:
+        return AudioConfig.model_validate(json.loads((folder / DIMS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, ValidationError) as error:
+        raise ModelUnavailable(
+            f"This is not a folder of a Whisper model: {error}",
+            where=str(folder / DIMS),
+            remedy="Delete the folder and pull the model again.",
+        ) from error
+
+
+def positions(window_s: float) -> int:
+    """How many encoder states a window has: 3 s are 150.
+
+    Raises:
+        InvalidRequest: The window is not within 0.02 to 30 s.
+    """
+    found = round(window_s * POSITIONS_PER_S)
+    if not 1 <= found <= LONGEST_WINDOW_S * POSITIONS_PER_S:
+        raise InvalidRequest(
+            f"Whisper cannot hear a window of {window_s:g} s.",
+            where="window_s",
+            remedy=f"Choose one of 0.02 to {LONGEST_WINDOW_S:g} s.",
+        )
+    return found
+
+
+def samples(window_s: float) -> int:
+    """How many samples a window has: 3 s are 48,000. Raises like `positions`."""
+    return positions(window_s) * RATE // POSITIONS_PER_S
+
+
+def lora_targets(place: Place) -> str:
+    """The query and value projections of one half or both, self and cross attention, as PEFT's regular expression."""
+    half = "(encoder|decoder)" if place == "both" else place
+    return rf"{half}\.blocks\.\d+\.(attn|cross_attn)\.(query|value)"
