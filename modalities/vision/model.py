@@ -19,8 +19,8 @@ from transformers import logging
 
 from moatelier.errors import InvalidRequest, MoatelierError, ModelUnavailable
 from modalities import catalogue
+from modalities.machine import DTYPES, Precision, set_threads
 from modalities.text.config import top_third
-from modalities.text.model import DTYPES, Precision, set_threads
 from modalities.vision.config import ImageTransform, VisionConfig, read_config, weights_file
 from modalities.vision.towers import Tower, cut
 
