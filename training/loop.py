@@ -45,7 +45,7 @@ class Loop:
         self._parameters = [parameter for parameter in objective.model.parameters() if parameter.requires_grad]
         self.epoch_steps = steps_per_epoch(train_rows, spec.batch_rows)
         """Optimiser steps of an epoch."""
-        self.steps = max(1, math.ceil(spec.epochs * self.epoch_steps))
+        self.steps = 0 if objective.solved else max(1, math.ceil(spec.epochs * self.epoch_steps))
         """Optimiser steps of the whole run."""
         optimizer = torch.optim.AdamW(
             self._parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
@@ -75,6 +75,8 @@ class Loop:
                 finished = False
                 break
             self._one_step()
+        if not self.steps:
+            self._curve = [(0, self._mean_loss(self._train))]
         if not self._dev_curve or self._dev_curve[-1][0] != self._step:
             self._evaluate()
         self._save()
@@ -140,22 +142,26 @@ class Loop:
         return total, sum(self._objective.sizes[row] for row in rows)
 
     def _evaluate(self) -> None:
-        """Mean loss per unit of the dev rows."""
+        """Note the loss of the dev rows."""
         if not self._dev:
             return
         start = time.monotonic()
+        loss = self._mean_loss(self._dev)
+        self._dev_curve.append((self._step, loss))
+        self._dev_seconds = time.monotonic() - start
+        self._job.emit("metrics", self._step, dev_loss=round(loss, 6))
+
+    def _mean_loss(self, rows: Sequence[int]) -> float:
+        """Mean loss per unit, without training."""
         sizes = self._objective.sizes
         self._objective.model.eval()
-        ordered = sorted(self._dev, key=lambda row: (sizes[row], row))
+        ordered = sorted(rows, key=lambda row: (sizes[row], row))
         total, units = 0.0, sum(self._objective.units[row] for row in ordered)
         with torch.no_grad():
             for at in range(0, len(ordered), _DEV_ROWS):
                 for piece in micro_batches(sizes, ordered[at : at + _DEV_ROWS], self._objective.micro):
                     total += float(self._objective.loss(piece))
-        loss = total / max(1, units)
-        self._dev_curve.append((self._step, loss))
-        self._dev_seconds = time.monotonic() - start
-        self._job.emit("metrics", self._step, dev_loss=round(loss, 6))
+        return total / max(1, units)
 
     def _learning_rate(self, step: int) -> float:
         warmup = round(self._spec.warmup_ratio * self.steps)

@@ -14,12 +14,14 @@ class Objective(Protocol):
         sizes: Of each row: its tokens, or 1 where all rows are of one size. Rows alike in it are put together.
         units: Of each row: how many terms its loss sums, such as trained tokens.
         micro: Largest sum of sizes, as if padded, that goes through the model at once.
+        solved: Nothing is left to be done in steps: what is tuned was computed at once.
     """
 
     model: Any
     sizes: Sequence[int]
     units: Sequence[int]
     micro: int
+    solved: bool
 
     def loss(self, rows: Sequence[int]) -> Tensor:
         """The sum of the rows' losses in nats, a scalar in float32. In training it may draw from torch's generator."""

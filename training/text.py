@@ -2,14 +2,14 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
 
 from moatelier.contracts import DatasetCard, SplitName, TrainSpec
-from moatelier.errors import DataError, ResourceExhausted
+from moatelier.errors import DataError
 from moatelier.ids import digest_json
 from moatelier.job import Job
 from modalities.bundle import CONFIG, WEIGHTS
@@ -18,6 +18,7 @@ from modalities.text.packed import check_packed
 from modalities.text.template import Encoded, answer_header, encode_row
 from training import methods, preflight
 from training.batches import MICRO_TOKENS, Example
+from training.filling import fill_progress
 from training.inputs import Source
 from training.loss import frozen_head_loss
 
@@ -32,7 +33,7 @@ def prepare(
         Cancelled: The job was asked to stop.
         ResourceExhausted: The time limit was used up by the frozen layers.
     """
-    method = methods.load(spec)
+    method = methods.load(spec, "text")
     base = load_base(spec.base, spec.precision)
     header = answer_header(base.tokenizer) if hasattr(method, "activate_by") else []
     train, dev = (encode(base, split, rows[split], header) for split in ("train", "dev"))
@@ -52,16 +53,16 @@ class TextObjective:
         job: Told of progress; asked whether to stop.
     """
 
-    micro = MICRO_TOKENS
+    micro, solved = MICRO_TOKENS, False
 
     def __init__(
         self, spec: TrainSpec, base: TextBase, examples: Sequence[Example], header: Sequence[int], system: str, job: Job
     ) -> None:
         began = time.monotonic()
         self._spec, self._base, self._system = spec, base, system
-        self._method = methods.load(spec)
+        self._method = methods.load(spec, "text")
         self._first_layer = base.first_layer_default if spec.layers == "top_third" else 0
-        self._source = Source(base, examples, self._first_layer, base.precision, _fill_progress(spec, job, began))
+        self._source = Source(base, examples, self._first_layer, base.precision, fill_progress(spec, job, began))
         self.model = self._method.attach(base.model, spec, self._first_layer)
         self._head = base.model.get_output_embeddings()
         if header:
@@ -153,21 +154,6 @@ def _preflight(base: TextBase, spec: TrainSpec, train: list[Example], dev: list[
     preflight.show(train, base.tokenizer, job.folder / "preflight.html")
     check_packed(base.model, [train[0].ids, train[-1].ids])
     job.emit("preflight", 0, **found.model_dump(mode="json"))
-
-
-def _fill_progress(spec: TrainSpec, job: Job, began: float) -> Callable[[int, int], None]:
-    def progress(done: int, batches: int) -> None:
-        seconds = time.monotonic() - began
-        job.emit("frozen", done, batches=batches, seconds_left=round(seconds / max(1, done) * (batches - done), 1))
-        job.check()
-        if spec.max_seconds is not None and seconds > spec.max_seconds:
-            raise ResourceExhausted(
-                f"The time limit of {spec.max_seconds:.0f} s is used up before the first step.",
-                where="max_seconds",
-                remedy="Allow more time, or train on fewer rows.",
-            )
-
-    return progress
 
 
 def _system(conversations: list[list[dict[str, str]]]) -> str:
