@@ -48,7 +48,7 @@ class Modality:
         metrics: Metrics its tasks can be judged by.
         methods: Training methods that work on it.
         suffixes: File name endings of data it reads.
-        max_tokens: Longest row by default, prompt and answer together.
+        max_tokens: Longest row by default, prompt and answer together; 0 where rows have no tokens.
         data: Dotted path of its data module (`profile`, `read_rows`, `find`, `split`).
         model: Dotted path, `module:function`, of what loads a base.
     """

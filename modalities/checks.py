@@ -14,6 +14,25 @@ from modalities.text.reading import place
 R = TypeVar("R", bound=Example)
 
 
+_MOST_UNUSABLE = 0.5
+
+
+def refuse_unusable(rows: Sequence[Example]) -> None:
+    """Refuse a file most of whose rows cannot be used: something is wrong with the whole of it.
+
+    Raises:
+        DataError: Tells the first.
+    """
+    broken = [(row, row.problem) for row in rows if row.problem is not None]
+    if len(broken) > _MOST_UNUSABLE * len(rows):
+        row, first = broken[0]
+        raise DataError(
+            f"{len(broken)} of {len(rows)} rows cannot be used; the first: {first.reason}",
+            where=place(row.file, first.row, first.line, first.field),
+            remedy=first.remedy,
+        )
+
+
 def check_rows(
     rows: Sequence[Example],
     usable: Sequence[Example],

@@ -8,11 +8,14 @@ import shutil
 from pathlib import Path
 
 from moatelier.errors import ModelUnavailable
+from modalities.vision.config import read_config, weights_file
 
 CONVERSIONS = {
     "gguf_text": "modalities.text.convert:gguf_text",
     "hf_text": "modalities.convert:hf_text",
     "hf_embedding": "modalities.convert:hf_embedding",
+    "hf_vision": "modalities.convert:hf_vision",
+    "timm_efficientnet_lite0": "modalities.vision.convert:timm_efficientnet_lite0",
     "hf_whisper": "modalities.audio.convert:hf_whisper",
     "ctranslate2_whisper": "modalities.audio.convert:ctranslate2_whisper",
 }
@@ -57,6 +60,20 @@ def hf_embedding(source: Path, to: Path, context: int | None) -> None:
     _require(source, "config.json", "modules.json", "tokenizer.json")
     _require_weights(source)
     _take(source, to, [file for pattern in SAFE for file in source.rglob(pattern)])
+
+
+def hf_vision(source: Path, to: Path, context: int | None) -> None:
+    """Take a folder as open_clip or timm write it for the Hub: configuration, tokenizer if any, weights.
+
+    Raises:
+        ModelUnavailable: Its configuration is not that of a vision model, or the weights are missing.
+    """
+    weights = weights_file(source, read_config(source).format)
+    _take(
+        source,
+        to,
+        [*(file for pattern in SAFE if "safetensors" not in pattern for file in source.glob(pattern)), weights],
+    )
 
 
 def _require(source: Path, *names: str) -> None:

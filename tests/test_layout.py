@@ -10,10 +10,28 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ["moatelier", "store", "modalities", "training", "evals", "serving", "agents", "graphs", "api"]
-LIGHT = ["moatelier.cli", "store.tasks", "modalities.text.data", "agents.planner", "graphs.worker", "api.app"]
+LIGHT = [
+    "moatelier.cli",
+    "store.tasks",
+    "modalities.text.data",
+    "modalities.vision.data",
+    "agents.planner",
+    "graphs.worker",
+    "api.app",
+]
 LIGHT += ["serving.upstream", "evals.statistics", "evals.report"]
 LIGHT += ["graphs.answering", "graphs.held_out", "graphs.candidates"]
-TENSOR_LIBRARIES = ("torch", "transformers", "peft", "trl", "whisper", "open_clip", "sentence_transformers")
+TENSOR_LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "whisper",
+    "open_clip",
+    "timm",
+    "torchvision",
+    "sentence_transformers",
+)
 
 
 @pytest.mark.parametrize("name", [*PACKAGES, "tests"])

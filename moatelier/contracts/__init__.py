@@ -25,6 +25,7 @@ from moatelier.contracts.evaluation import (
     Interval,
     PairedComparison,
 )
+from moatelier.contracts.images import ImageColumns, ImageFindings, ImageProfile
 from moatelier.contracts.mixture import (
     CandidatesResult,
     CandidatesSpec,
@@ -94,6 +95,9 @@ __all__ = [
     "GateSpec",
     "Goal",
     "HeldOut",
+    "ImageColumns",
+    "ImageFindings",
+    "ImageProfile",
     "Interval",
     "Kind",
     "KnownProfile",

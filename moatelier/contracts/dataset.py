@@ -18,6 +18,17 @@ class PrivateFinding(Contract):
     action: Literal["redacted", "rejected", "allowed"]
 
 
+class Suspicion(Contract):
+    """A label that a cross-validated linear model finds unlikely. `loss` is in nats, out of fold."""
+
+    row: int
+    label: str
+    likelier: str
+    probability: float
+    """Of the likelier label."""
+    loss: float
+
+
 class DataFindings(Contract):
     """What modalities/*/data.py reports of rows that were read: facts, no decisions. Rows count from 1."""
 
@@ -31,22 +42,11 @@ class DataFindings(Contract):
     """Near-duplicate clusters of two or more rows (Jaccard >= 0.8 on word 3-grams)."""
     near_test: tuple[int, ...] = ()
     """Rows that nearly repeat a row of the separate test file."""
-    private: tuple["PrivateFinding", ...] = ()
-    suspicious: tuple["Suspicion", ...] = ()
+    private: tuple[PrivateFinding, ...] = ()
+    suspicious: tuple[Suspicion, ...] = ()
     too_long: tuple[int, ...] = ()
     problems: tuple[RowProblem, ...] = ()
     """Rows that cannot be used at all: empty input, missing target, broken messages."""
-
-
-class Suspicion(Contract):
-    """A label that a cross-validated linear model finds unlikely. `loss` is in nats, out of fold."""
-
-    row: int
-    label: str
-    likelier: str
-    probability: float
-    """Of the likelier label."""
-    loss: float
 
 
 class CurationDecision(Contract):

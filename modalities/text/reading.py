@@ -71,6 +71,11 @@ def read_table(path: Path, name: str) -> Table:
         raise DataError(
             f"The file cannot be read: {error.strerror}.", where=name, remedy="Check the path and upload it again."
         ) from error
+    return parse_table(data, name)
+
+
+def parse_table(data: bytes, name: str) -> Table:
+    """As `read_table`, of a file's bytes."""
     decoded = decode(data, name)
     table = _read_jsonl(decoded, name) if _is_jsonl(decoded.text, name) else _read_csv(decoded, name)
     if not table.records:

@@ -9,6 +9,7 @@ from rapidfuzz import process
 from moatelier.contracts import Columns, Kind, RowProblem
 from moatelier.errors import DataError
 from moatelier.ids import digest_json
+from modalities.checks import refuse_unusable
 from modalities.text.reading import Record, Table, as_text, place
 
 Message = dict[str, str]
@@ -20,7 +21,6 @@ SYSTEM: dict[Kind, str] = {
 """The system message of rows that bring none. It names no labels, so that prompts stay short."""
 
 _ROLES = ("system", "user", "assistant")
-_MOST_UNUSABLE = 0.5
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,7 @@ def build_rows(table: Table, kind: Kind, columns: Columns) -> list[Row]:
     _check_columns(table, kind, columns)
     build = _chat_row if kind == "chat" and columns.messages else _pair_row
     rows = [build(table.name, record, kind, columns) for record in table.records]
-    broken = [row.problem for row in rows if row.problem]
-    if len(broken) > _MOST_UNUSABLE * len(rows):
-        first = broken[0]
-        raise DataError(
-            f"{len(broken)} of {len(rows)} rows cannot be used; the first: {first.reason}",
-            where=place(table.name, first.row, first.line, first.field),
-            remedy=first.remedy,
-        )
+    refuse_unusable(rows)
     return rows
 
 

@@ -1,0 +1,59 @@
+"""What is known of image data: a read-only look, which column plays which role, findings."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from moatelier.contracts.base import Contract
+from moatelier.contracts.dataset import DataFindings
+from moatelier.contracts.profile import RowProblem
+
+
+class ImageColumns(Contract):
+    """Which column of a table of images plays which role."""
+
+    image: str
+    """A path in the folder or archive beside the table, or a data URI."""
+    label: str | None = None
+    caption: str | None = None
+    group: str | None = None
+    """Source, patient, author: images of one stay in one split."""
+    licence: str | None = None
+
+
+class ImageProfile(Contract):
+    """A read-only look at images, before anything is decided."""
+
+    file: str
+    name: str
+    format: Literal["folder", "zip", "table"]
+    images: int
+    parts: tuple[str, ...]
+    """Folders such as `train` and `test` that divide the images already; none where classes come first."""
+    labels: dict[str, int]
+    """Empty where a table with a label column or folders of classes are missing."""
+    tables: tuple[str, ...]
+    """Tables within, such as `index.csv`."""
+    columns: ImageColumns | None
+    """What the columns of the table seem to be."""
+    looked_at: int
+    """Images that were decoded for the fields below, spread over all."""
+    sizes: dict[str, float]
+    """Shorter side in pixels: min, p50, p95, max."""
+    problems: tuple[RowProblem, ...] = ()
+
+
+class ImageFindings(DataFindings):
+    """What is found of images, beside what is found of all rows. A broken image is among the `problems`.
+
+    Near-duplicate clusters are by perceptual hash and thumbnail, see modalities/vision/duplicates.py.
+    """
+
+    tiny: tuple[int, ...] = ()
+    """Rows with a side below 16 pixels."""
+    blank: tuple[int, ...] = ()
+    """Rows whose image is one plain colour."""
+    sizes: dict[str, float] = Field(default_factory=dict)
+    """Shorter side in pixels: min, p50, p95, max."""
+    licences: dict[str, int] = Field(default_factory=dict)
+    """Of rows that name one."""

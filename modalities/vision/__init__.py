@@ -1,0 +1,1 @@
+"""Images: reading, checking, towers that stages are cut from, features, metrics."""
