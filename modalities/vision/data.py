@@ -28,12 +28,12 @@ from moatelier.errors import DataError
 from moatelier.ids import canonical_json, digest_json
 from modalities.checks import check_locked, check_rows, refuse_unusable
 from modalities.clusters import exact_groups
+from modalities.files import TABLES, Files, Nothing, is_zip, open_files
 from modalities.splits import SPLITS, divide, is_kept
 from modalities.text.data import report
 from modalities.text.reading import Table, parse_table, read_table
 from modalities.vision.duplicates import Look, near_any, near_clusters
-from modalities.vision.files import TABLES, Files, Nothing, is_zip, open_files
-from modalities.vision.images import decode_image
+from modalities.vision.images import decode_image, media
 from modalities.vision.rows import ImageRow, guess_columns, list_rows, look, parts, tables
 from store import artifacts
 
@@ -211,7 +211,7 @@ def locked_digest(rows: Sequence[ImageRow]) -> str:
 @contextmanager
 def _opened(path: Path, name: str, beside: tuple[Path, str] | None) -> Iterator[tuple[Files, Table | None]]:
     if path.is_dir() or is_zip(path):
-        with open_files(path, name) as files:
+        with open_files(path, name, media()) as files:
             yield files, None
     elif not name.lower().endswith(TABLES):
         raise DataError(
@@ -220,7 +220,7 @@ def _opened(path: Path, name: str, beside: tuple[Path, str] | None) -> Iterator[
             remedy="Pack a folder for each class into one zip.",
         )
     elif beside is not None:
-        with open_files(*beside) as files:
+        with open_files(*beside, media()) as files:
             yield files, read_table(path, name)
     else:
         yield Nothing(name), read_table(path, name)

@@ -7,11 +7,12 @@ from pathlib import PurePosixPath
 from moatelier.contracts import ImageColumns, RowProblem
 from moatelier.errors import DataError, InvalidRequest
 from moatelier.ids import digest_json
+from modalities.files import TABLES, Files
+from modalities.media import is_uri, uri_bytes
 from modalities.text.reading import Record, Table, as_text, parse_table, place
 from modalities.text.rows import problem, text_problem
 from modalities.vision.duplicates import Look, look_at
-from modalities.vision.files import TABLES, Files
-from modalities.vision.images import SUFFIXES, decode_image, uri_bytes
+from modalities.vision.images import SUFFIXES, decode_image, media
 
 PARTS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "select")
 """Names of folders that divide images and are no classes."""
@@ -128,7 +129,7 @@ def look(files: Files, listed: Listed, keep: Callable[[bytes], str]) -> ImageRow
     if row.problem is not None:
         return row
     try:
-        data = uri_bytes(listed.source, row.place) if _is_uri(listed.source) else files.read(listed.source)
+        data = uri_bytes(listed.source, row.place, media()) if is_uri(listed.source) else files.read(listed.source)
         seen = look_at(decode_image(data, row.place))
     except InvalidRequest as error:  # a DataError is one too
         issue = RowProblem(row=row.number, line=row.line, field="image", reason=error.what, remedy=error.remedy)
@@ -225,14 +226,10 @@ def _record(name: str, record: Record, columns: ImageColumns, folder: PurePosixP
         line=record.line,
         problem=next((found for column in needed if (found := text_problem(record, column))), None),
     )
-    if row.problem is None and not _is_uri(source):
+    if row.problem is None and not is_uri(source):
         inner = folder / source
         if inner.is_absolute() or ".." in inner.parts or "\\" in source:
             outside = problem(record, columns.image, "The path leads out of the folder.", "Name files within it only.")
             return Listed(replace(row, problem=outside), "")
         source = inner.as_posix()
     return Listed(row, source)
-
-
-def _is_uri(source: str) -> bool:
-    return source[:5].lower() == "data:" or "://" in source[:20]
