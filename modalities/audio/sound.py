@@ -17,6 +17,7 @@ from pathlib import Path
 import av
 import numpy as np
 import soundfile
+from av.container import InputContainer
 from numpy.typing import NDArray
 from scipy.signal import firwin, resample_poly
 
@@ -220,7 +221,7 @@ def _blocks(file: soundfile.SoundFile, meter: _Meter, limit: _Limit) -> Iterator
 
 def _by_ffmpeg(data: bytes, container: str, limit: _Limit) -> Sound:
     try:
-        with av.open(io.BytesIO(data), format=container, metadata_errors="ignore") as file:
+        with av.open(io.BytesIO(data), "r", format=container, metadata_errors="ignore") as file:
             if not file.streams.audio:
                 raise DataError("The file has no sound.", where=limit.name, remedy=_REMEDY)
             stream = file.streams.audio[0]
@@ -234,11 +235,11 @@ def _by_ffmpeg(data: bytes, container: str, limit: _Limit) -> Sound:
         raise limit.damaged(error.strerror) from error
 
 
-def _frames(file: "av.container.InputContainer", meter: _Meter, limit: _Limit) -> Iterator[Samples]:
+def _frames(file: InputContainer, meter: _Meter, limit: _Limit) -> Iterator[Samples]:
     floats = av.AudioResampler(format="fltp")
     for frame in file.decode(audio=0):
         for plain in floats.resample(frame):
-            yield meter.mono(plain.to_ndarray().T)
+            yield meter.mono(np.asarray(plain.to_ndarray().T, np.float32))
             limit.check(meter.frames / plain.sample_rate)
 
 
