@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modalities.vision.towers import Tower
+from modalities.vision.towers import Tower, channels_last
 
 
 class Classifier(nn.Module):
@@ -35,7 +35,7 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Logits `[batch, labels]` of what came out of the stages below `start`: of pixels, if that is 0."""
         for stage in list(self.tower.stages)[start:]:
-            x = stage(x.to(_dtype(stage, x.dtype)))
+            x = stage(channels_last(x.to(_dtype(stage, x.dtype))))
         logits: Tensor = self.head(x.float())
         return logits
 
