@@ -96,6 +96,14 @@ def samples(window_s: float) -> int:
     return positions(window_s) * RATE // POSITIONS_PER_S
 
 
+def token_limit(window_s: float, n_text_ctx: int) -> int:
+    """Most tokens of a window's text: more than anyone says in the time, so that a loop of a model ends early.
+
+    Whisper's own limit, half of its context, holds from 13 seconds up.
+    """
+    return min(n_text_ctx // 2, 16 + round(16 * window_s))
+
+
 def lora_targets(place: Place) -> str:
     """The query and value projections of one half or both, self and cross attention, as PEFT's regular expression."""
     half = "(encoder|decoder)" if place == "both" else place

@@ -18,7 +18,7 @@ from whisper.decoding import DecodingOptions, DecodingResult, DecodingTask
 from whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE
 
 from moatelier.errors import InvalidRequest
-from modalities.audio.config import RATE
+from modalities.audio.config import RATE, token_limit
 from modalities.audio.greedy import Heard, greedy, prompt_of
 from modalities.audio.levels import Piece, Samples, cut
 from modalities.audio.model import AudioBase, encode, features
@@ -44,7 +44,7 @@ class Options:
         temperature: Above 0 tokens are drawn.
         timestamps: Whether the model marks when each phrase begins and ends.
         prompt: What was said before, or how names are spelt.
-        max_tokens: Of one window's text; at most half of the model's context.
+        max_tokens: Of one window's text; default and most: `modalities.audio.config.token_limit`.
     """
 
     language: str | None = None
@@ -163,7 +163,9 @@ def _checked(options: Options, base: AudioBase) -> Options:
         raise InvalidRequest(
             "A beam has a width of 1 to 32 and no temperature.", where="beam", remedy="Give one of the two."
         )
-    return replace(options, language=code or (None if base.config.multilingual else "en"))
+    limit = token_limit(base.window_s, base.config.n_text_ctx)
+    tokens = limit if options.max_tokens is None else min(limit, options.max_tokens)
+    return replace(options, language=code or (None if base.config.multilingual else "en"), max_tokens=tokens)
 
 
 @torch.inference_mode()

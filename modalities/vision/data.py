@@ -29,13 +29,14 @@ from moatelier.errors import DataError
 from moatelier.ids import canonical_json, digest_json
 from modalities.checks import check_locked, check_rows, refuse_unusable
 from modalities.clusters import exact_groups
+from modalities.files import TABLES, Files, Nothing, is_zip, open_files
+from modalities.listing import parts_in, tables_in
 from modalities.splits import SPLITS, divide, is_kept
 from modalities.text.data import report
 from modalities.text.reading import Table, parse_table, read_table
 from modalities.vision.duplicates import Look, near_any, near_clusters
-from modalities.vision.files import TABLES, Files, Nothing, is_zip, open_files
-from modalities.vision.images import decode_image
-from modalities.vision.rows import ImageRow, guess_columns, list_rows, look, parts, tables
+from modalities.vision.images import decode_image, media
+from modalities.vision.rows import ImageRow, guess_columns, list_rows, look
 from store import artifacts
 
 __all__ = [
@@ -80,9 +81,9 @@ def profile(path: Path, name: str, file_id: str, beside: tuple[Path, str] | None
             name=name,
             format="table" if table else files.format,
             images=len(whole),
-            parts=parts(files),
+            parts=parts_in(files, media()),
             labels=dict(sorted(labels.items())),
-            tables=tuple(tables(files)),
+            tables=tuple(tables_in(files)),
             columns=columns,
             looked_at=sum(row.look is not None for row in seen),
             sizes=_sizes([row.look for row in seen if row.look]),
@@ -217,7 +218,7 @@ def locked_digest(rows: Sequence[ImageRow]) -> str:
 @contextmanager
 def _opened(path: Path, name: str, beside: tuple[Path, str] | None) -> Iterator[tuple[Files, Table | None]]:
     if path.is_dir() or is_zip(path):
-        with open_files(path, name) as files:
+        with open_files(path, name, media()) as files:
             yield files, None
     elif not name.lower().endswith(TABLES):
         raise DataError(
@@ -226,21 +227,21 @@ def _opened(path: Path, name: str, beside: tuple[Path, str] | None) -> Iterator[
             remedy="Pack a folder for each class into one zip.",
         )
     elif beside is not None:
-        with open_files(*beside) as files:
+        with open_files(*beside, media()) as files:
             yield files, read_table(path, name)
     else:
         yield Nothing(name), read_table(path, name)
 
 
 def _columns(files: Files, table: Table | None) -> ImageColumns | None:
-    if table is None and (found := tables(files)):
+    if table is None and (found := tables_in(files)):
         table = parse_table(files.read(found[0]), f"{files.name}: {found[0]}")
     return guess_columns(table) if table else None
 
 
 def _parts_of_table(files: Files, table: Table | None) -> list[str | None]:
     """One pass for each table, where each is a part; else one for all."""
-    found = tables(files) if table is None else []
+    found = tables_in(files) if table is None else []
     return [Path(path).stem for path in found] if len(found) > 1 else [None]
 
 

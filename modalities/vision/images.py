@@ -3,17 +3,15 @@
 Rotation by EXIF is carried out, 16 bits become 8, transparency lies on white, and an animation is its first frame.
 """
 
-import base64
-import binascii
 import io
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from moatelier.errors import DataError, InvalidRequest
+from moatelier.errors import DataError
+from modalities.media import Media, read_bounded, too_many_bytes, uri_bytes
 
 MAX_BYTES = 32 * 2**20
 """Of an encoded image."""
@@ -23,8 +21,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What is decoded at all. Pillow knows more, some by starting other programs."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
-_DATA_URI = re.compile(r"data:image/[\w.+-]+(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.IGNORECASE)
 _REMEDY = "Save it again as JPEG or PNG."
+
+
+def media() -> Media:
+    """What is read as an image."""
+    return Media("image", "image/png", SUFFIXES, MAX_BYTES, "Scale the image down.")
 
 
 def decode_image(source: bytes | Path, name: str = "image") -> Image.Image:
@@ -37,11 +39,11 @@ def decode_image(source: bytes | Path, name: str = "image") -> Image.Image:
     Raises:
         DataError: It is empty, too large, of no known format, truncated or damaged; `where` is the name.
     """
-    data = source if isinstance(source, bytes) else read_bounded(source, name)
+    data = source if isinstance(source, bytes) else read_bounded(source, name, media())
     if not data:
         raise DataError("The image file is empty.", where=name, remedy="Upload it again.")
     if len(data) > MAX_BYTES:
-        raise too_many_bytes(name)
+        raise too_many_bytes(name, media())
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _require_size(image, name)
@@ -66,52 +68,7 @@ def decode_uri(uri: str, name: str = "image_url") -> Image.Image:
         InvalidRequest: It is no data URI of an image in base64.
         DataError: See `decode_image`.
     """
-    return decode_image(uri_bytes(uri, name), name)
-
-
-def uri_bytes(uri: str, name: str) -> bytes:
-    """The encoded image that stands in a data URI. Raises like `decode_uri`."""
-    head = _DATA_URI.match(uri[:200])
-    if head is None:
-        told = "a URL" if re.match(r"[a-z][a-z0-9+.-]*://", uri[:40], re.IGNORECASE) else "no data URI of an image"
-        raise InvalidRequest(
-            f"The image is {told}, and nothing is fetched from elsewhere.",
-            where=name,
-            remedy="Send it as `data:image/png;base64,...`.",
-        )
-    body = uri[head.end() :]
-    if len(body) > MAX_BYTES * 4 // 3 + 4:
-        raise too_many_bytes(name)
-    try:
-        return base64.b64decode(body, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(
-            f"The image's base64 is broken: {error}.",
-            where=name,
-            remedy="Encode the file's bytes once, without blanks.",
-        ) from error
-
-
-def read_bounded(path: Path, name: str) -> bytes:
-    """A file's bytes, at most `MAX_BYTES`.
-
-    Raises:
-        DataError: It cannot be read or is larger.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise DataError(f"The image cannot be read: {error.strerror}.", where=name, remedy="Check the path.") from error
-    if len(data) > MAX_BYTES:
-        raise too_many_bytes(name)
-    return data
-
-
-def too_many_bytes(name: str) -> DataError:
-    """The refusal of an image whose file is too large."""
-    limit = f"{MAX_BYTES // 2**20} MB"
-    return DataError(f"The image file has more than {limit}.", where=name, remedy="Scale the image down.")
+    return decode_image(uri_bytes(uri, name, media()), name)
 
 
 def _require_size(image: Image.Image, name: str) -> None:

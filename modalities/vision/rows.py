@@ -7,14 +7,14 @@ from pathlib import PurePosixPath
 from moatelier.contracts import ImageColumns, RowProblem
 from moatelier.errors import DataError, InvalidRequest
 from moatelier.ids import digest_json
+from modalities.files import Files
+from modalities.listing import guess_roles, media_in, parts_in, require_columns, require_part, table_in, within
+from modalities.media import is_uri, uri_bytes
 from modalities.text.reading import Record, Table, as_text, parse_table, place
-from modalities.text.rows import problem, text_problem
+from modalities.text.rows import text_problem
 from modalities.vision.duplicates import Look, look_at
-from modalities.vision.files import TABLES, Files
-from modalities.vision.images import SUFFIXES, decode_image, uri_bytes
+from modalities.vision.images import SUFFIXES, decode_image, media
 
-PARTS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "select")
-"""Names of folders that divide images and are no classes."""
 _ROLES: dict[str, tuple[str, ...]] = {
     "image": ("image", "file", "path", "filename", "file_name", "filepath", "image_path", "img", "picture", "photo"),
     "label": ("label", "class", "category", "target", "species", "kind"),
@@ -91,32 +91,14 @@ def list_rows(files: Files, columns: ImageColumns | None, part: str | None, tabl
     """
     if table is not None:
         return _from_table(table, "", columns)
-    if path := _table_path(files, part, columns):
+    if path := table_in(files, media(), part, columns is not None):
         return _from_table(parse_table(files.read(path), f"{files.name}: {path}"), path, columns)
     return _from_folders(files, part)
 
 
-def parts(files: Files) -> tuple[str, ...]:
-    """The folders such as `train` and `test` that divide the images already."""
-    tops = {path.partition("/")[0] for path in images(files)}
-    deep = all(path.count("/") >= 2 for path in images(files))
-    return tuple(sorted(tops)) if deep and tops and all(top.lower() in PARTS for top in tops) else ()
-
-
-def images(files: Files) -> list[str]:
-    """The paths of the images."""
-    return [path for path in files.paths if path.lower().endswith(SUFFIXES)]
-
-
-def tables(files: Files) -> list[str]:
-    """The paths of the tables that lie above the images."""
-    return [path for path in files.paths if path.lower().endswith(TABLES) and path.count("/") <= 1]
-
-
 def guess_columns(table: Table) -> ImageColumns | None:
     """What the columns seem to be, by their names; None when none could be the image or none tells of it."""
-    known = {column.casefold().strip().replace(" ", "_"): column for column in table.columns}
-    found = {role: next((known[name] for name in names if name in known), None) for role, names in _ROLES.items()}
+    found = guess_roles(table, _ROLES)
     if found["image"] is None or not (found["label"] or found["caption"]):
         return None
     return ImageColumns.model_validate(found)
@@ -128,7 +110,7 @@ def look(files: Files, listed: Listed, keep: Callable[[bytes], str]) -> ImageRow
     if row.problem is not None:
         return row
     try:
-        data = uri_bytes(listed.source, row.place) if _is_uri(listed.source) else files.read(listed.source)
+        data = uri_bytes(listed.source, row.place, media()) if is_uri(listed.source) else files.read(listed.source)
         seen = look_at(decode_image(data, row.place))
     except InvalidRequest as error:  # a DataError is one too
         issue = RowProblem(row=row.number, line=row.line, field="image", reason=error.what, remedy=error.remedy)
@@ -137,15 +119,9 @@ def look(files: Files, listed: Listed, keep: Callable[[bytes], str]) -> ImageRow
 
 
 def _from_folders(files: Files, part: str | None) -> list[Listed]:
-    divided = parts(files)
-    if part is not None and part not in divided:
-        raise DataError(
-            f"There is no folder {part!r} that divides the images.",
-            where=files.name,
-            remedy=f"There are {', '.join(divided)}." if divided else "Name none.",
-        )
-    depth = 1 if divided else 0
-    chosen = [path for path in images(files) if part is None or path.startswith(f"{part}/")]
+    require_part(files, media(), part)
+    depth = 1 if parts_in(files, media()) else 0
+    chosen = [path for path in media_in(files, media()) if part is None or path.startswith(f"{part}/")]
     if not chosen:
         raise DataError("There are no images.", where=files.name, remedy=f"Known endings are {', '.join(SUFFIXES)}.")
     rows = [_in_folder(files.name, number, path, depth) for number, path in enumerate(chosen, start=1)]
@@ -168,21 +144,6 @@ def _in_folder(name: str, number: int, path: str, depth: int) -> Listed:
     return Listed(ImageRow(number, label=folders[depth], file=name, path=path), path)
 
 
-def _table_path(files: Files, part: str | None, columns: ImageColumns | None) -> str | None:
-    found = tables(files)
-    if part is not None:
-        found = [path for path in found if PurePosixPath(path).stem == part] or ([] if parts(files) else found)
-    if len(found) > 1:
-        raise DataError(
-            f"There are several tables: {', '.join(found)}.", where=files.name, remedy="Keep one, or name its part."
-        )
-    if not found and columns is not None:
-        raise DataError(
-            "There is no table with the named columns.", where=files.name, remedy="Add one beside the images."
-        )
-    return found[0] if found else None
-
-
 def _from_table(table: Table, path: str, columns: ImageColumns | None) -> list[Listed]:
     chosen = columns or guess_columns(table)
     if chosen is None:
@@ -197,13 +158,7 @@ def _from_table(table: Table, path: str, columns: ImageColumns | None) -> list[L
 
 
 def _check_columns(table: Table, columns: ImageColumns) -> None:
-    for role, column in columns.model_dump().items():
-        if column is not None and column not in table.columns:
-            raise DataError(
-                f"There is no column {column!r} to be the {role}.",
-                where=table.name,
-                remedy=f"The columns are {', '.join(table.columns)}.",
-            )
+    require_columns(table, columns.model_dump())
     if not (columns.label or columns.caption):
         raise DataError("No column is named as label or caption.", where=table.name, remedy="Name one.")
 
@@ -225,14 +180,7 @@ def _record(name: str, record: Record, columns: ImageColumns, folder: PurePosixP
         line=record.line,
         problem=next((found for column in needed if (found := text_problem(record, column))), None),
     )
-    if row.problem is None and not _is_uri(source):
-        inner = folder / source
-        if inner.is_absolute() or ".." in inner.parts or "\\" in source:
-            outside = problem(record, columns.image, "The path leads out of the folder.", "Name files within it only.")
-            return Listed(replace(row, problem=outside), "")
-        source = inner.as_posix()
-    return Listed(row, source)
-
-
-def _is_uri(source: str) -> bool:
-    return source[:5].lower() == "data:" or "://" in source[:20]
+    if row.problem is not None:
+        return Listed(row, source)
+    inner = within(record, columns.image, source, folder)
+    return Listed(row, inner) if isinstance(inner, str) else Listed(replace(row, problem=inner), "")

@@ -12,8 +12,9 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from moatelier.contracts import CurationDecision, ImageColumns
 from moatelier.errors import DataError, IntegrityError
+from modalities import files
 from modalities.text.reading import parse_table
-from modalities.vision import data, files
+from modalities.vision import data
 from modalities.vision.data import find, parse_rows, profile, read_rows, split, write_rows
 from modalities.vision.duplicates import look_at, near_any, near_clusters
 from modalities.vision.rows import guess_columns
@@ -115,7 +116,7 @@ class TestReading:
         table.write_text(f'image,label\n"{uri}",a\n"{uri}",b\nother.png,a\n')
         rows = read_rows(table, "t.csv")
         assert [row.problem is None for row in rows] == [True, True, False]
-        assert rows[0].path == "data URI" and rows[2].problem and "no images came with it" in rows[2].problem.reason
+        assert rows[0].path == "data URI" and rows[2].problem and "no files came with it" in rows[2].problem.reason
 
     @pytest.mark.parametrize(
         ("cell", "told"),

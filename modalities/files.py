@@ -1,4 +1,4 @@
-"""Where images lie: a folder, or a zip that is never unpacked. Everything is bounded, and nothing leads outside."""
+"""Where media lie: a folder, or a zip that is never unpacked. Everything is bounded, and nothing leads outside."""
 
 import os
 import stat
@@ -11,8 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
 
 from moatelier.errors import DataError
-from modalities.vision import images
-from modalities.vision.images import SUFFIXES, read_bounded, too_many_bytes
+from modalities.media import Media, read_bounded, too_many_bytes
 
 MAX_FILES = 100_000
 MAX_TOTAL = 16 * 2**30
@@ -34,10 +33,10 @@ class Files(Protocol):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Images and tables, sorted."""
+        """Media and tables, sorted."""
 
     def read(self, path: str) -> bytes:
-        """A file's bytes, at most `MAX_BYTES` of images.py.
+        """A file's bytes.
 
         Raises:
             DataError: There is no such file, it is too large, damaged or leads outside.
@@ -45,27 +44,28 @@ class Files(Protocol):
 
 
 @contextmanager
-def open_files(path: Path, name: str) -> Iterator[Files]:
+def open_files(path: Path, name: str, media: Media) -> Iterator[Files]:
     """Open a folder or a zip.
 
     Args:
         path: Where it lies.
         name: What its owner calls it.
+        media: What is looked for in it.
 
     Raises:
         DataError: It is neither, has too many or too large files, or paths that lead outside.
     """
     if path.is_dir():
-        yield Folder(path, name)
+        yield Folder(path, name, media)
         return
     try:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"The file is no zip archive: {error}.", where=name, remedy="Pack the images' folder as a zip."
+            f"The file is no zip archive: {error}.", where=name, remedy="Pack the folder as a zip."
         ) from error
     with archive:
-        yield Archive(archive, name)
+        yield Archive(archive, name, media)
 
 
 def is_zip(path: Path) -> bool:
@@ -82,13 +82,13 @@ class Folder:
 
     format: Literal["folder", "zip"] = "folder"
 
-    def __init__(self, root: Path, name: str) -> None:
-        self._root, self.name = root.resolve(), name
+    def __init__(self, root: Path, name: str, media: Media) -> None:
+        self._root, self.name, self._media = root.resolve(), name, media
         found: list[str] = []
         for folder, folders, names in os.walk(self._root):
             folders[:] = sorted(each for each in folders if _counts(each))
             inner = Path(folder).relative_to(self._root)
-            found += [(inner / each).as_posix() for each in names if _wanted(each)]
+            found += [(inner / each).as_posix() for each in names if _wanted(each, media)]
             _require_few(len(found), name)
         self.paths = tuple(sorted(found))
 
@@ -99,7 +99,7 @@ class Folder:
             raise _outside(self.name, path)
         if not file.is_file():
             raise _missing(self.name, path)
-        return read_bounded(file, f"{self.name}: {path}")
+        return read_bounded(file, f"{self.name}: {path}", self._media)
 
 
 class Archive:
@@ -107,8 +107,8 @@ class Archive:
 
     format: Literal["folder", "zip"] = "zip"
 
-    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
-        self._archive, self.name = archive, name
+    def __init__(self, archive: zipfile.ZipFile, name: str, media: Media) -> None:
+        self._archive, self.name, self._media = archive, name, media
         members = [info for info in archive.infolist() if not info.is_dir()]
         _require_few(len(members), name)
         if sum(info.file_size for info in members) > MAX_TOTAL:
@@ -125,7 +125,7 @@ class Archive:
         path = PurePosixPath(info.filename)
         if path.is_absolute() or ".." in path.parts or "\\" in info.filename or "\0" in info.filename:
             raise _outside(self.name, info.filename)
-        if not all(map(_counts, path.parts)) or not _wanted(path.name):
+        if not all(map(_counts, path.parts)) or not _wanted(path.name, self._media):
             return
         if path.as_posix() in self._members:
             raise DataError(
@@ -150,23 +150,24 @@ class Archive:
             raise _outside(self.name, path)
         if info.flag_bits & 1:
             raise DataError("The file is encrypted.", where=where, remedy="Pack it without a password.")
-        if info.file_size > images.MAX_BYTES:
-            raise too_many_bytes(where)
+        most = self._media.max_bytes
+        if info.file_size > most:
+            raise too_many_bytes(where, self._media)
         try:
             with self._archive.open(info) as file:
-                data = file.read(images.MAX_BYTES + 1)
+                data = file.read(most + 1)
         except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
             raise DataError(
                 f"The file cannot be unpacked: {error}.", where=where, remedy="Pack the archive again."
             ) from error
-        if len(data) > images.MAX_BYTES:  # whatever its header says
-            raise too_many_bytes(where)
+        if len(data) > most:  # whatever its header says
+            raise too_many_bytes(where, self._media)
         return data
 
 
 @dataclass(frozen=True)
 class Nothing:
-    """No files at all: a table that stands alone, whose images are data URIs."""
+    """No files at all: a table that stands alone, whose media are data URIs."""
 
     name: str
     format: Literal["folder", "zip"] = "folder"
@@ -175,14 +176,14 @@ class Nothing:
     def read(self, path: str) -> bytes:
         """Always refused."""
         raise DataError(
-            f"The table names the file {path[:100]!r}, but no images came with it.",
+            f"The table names the file {path[:100]!r}, but no files came with it.",
             where=self.name,
-            remedy="Put table and images into one folder or zip, or write data URIs.",
+            remedy="Put table and files into one folder or zip, or write data URIs.",
         )
 
 
-def _wanted(name: str) -> bool:
-    return _counts(name) and name.lower().endswith((*SUFFIXES, *TABLES))
+def _wanted(name: str, media: Media) -> bool:
+    return _counts(name) and name.lower().endswith((*media.suffixes, *TABLES))
 
 
 def _counts(part: str) -> bool:
