@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,16 +44,20 @@ def say(
         engine: With the adapters loaded.
         texts: What people say.
         names: Who answers each of them.
-        sampling: With log probabilities. With a seed, choice n is what a request with that seed plus n would get.
+        sampling: With log probabilities. A seed is the first text's: with equal ones, chance would be equal everywhere.
         choices: Answers to each.
     """
     made = [
-        engine.submit(messages(text), adapters=each, sampling=sampling, choices=choices)
-        for text, each in zip(texts, names, strict=True)
+        engine.submit(messages(text), adapters=each, sampling=_drawn(sampling, place * choices), choices=choices)
+        for place, (text, each) in enumerate(zip(texts, names, strict=True))
     ]
     while any(not row.over for rows in made for row in rows):
         engine.step()
     return [[_said(row, len(each)) for row in rows] for rows, each in zip(made, names, strict=True)]
+
+
+def _drawn(sampling: Sampling, further: int) -> Sampling:
+    return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + further)
 
 
 def _said(row: Row, members: int) -> Said:

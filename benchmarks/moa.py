@@ -2,11 +2,18 @@
 
     python -m benchmarks.moa --quick
     MOATELIER_BENCH_DATA=../shared/data python -m benchmarks.moa [--sources seeds,shards,ranks,methods] [--most ROWS]
+    MOATELIER_BENCH_DATA=../shared/data python -m benchmarks.moa --only mixed [--each ROWS]
 
-The quick part is measured on fakes that answer at once, so it needs no model and takes about a minute: the graph by
-itself, a whole service over loopback, and an endpoint whose models fail in eight ways. The rest trains four adapters
-for each source of difference on all 77 banking77 intents and asks them, alone and together (benchmarks/within.py):
-about half an hour a source on two cores. It needs the pulled pack smollm2-135m-instruct.
+It has three parts, and `--only` runs one of them.
+
+quick    on fakes that answer at once, so it needs no model and takes about a minute: the graph by itself, a whole
+         service over loopback, and an endpoint whose models fail in eight ways
+within   trains four adapters for each source of difference on all 77 banking77 intents and asks them, alone and
+         together (benchmarks/within.py): about half an hour a source on two cores
+mixed    seven narrow domains, the domain hidden: routing and recipes beside one pooled adapter, a merge, samples and
+         both oracles (benchmarks/mixed.py)
+
+The last two need the pulled pack smollm2-135m-instruct, the last one all-minilm-l6-v2 as well.
 """
 
 import argparse
@@ -16,6 +23,8 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,7 +32,8 @@ from rich.console import Console
 from rich.table import Table
 
 from api.app import create_app
-from benchmarks import within
+from benchmarks import mixed, within
+from benchmarks.mixed_rows import Sizes
 from graphs.answering import answering
 from moatelier.settings import settings
 from store import db, keys
@@ -129,17 +139,24 @@ def quick() -> dict[str, float]:
     }
 
 
-def whole(sources: list[str], most: int | None) -> dict[str, float]:
-    """What needs the pack: the time of a mixture against one request, and what it wins within one domain."""
+def with_pack(parts: Sequence[Callable[[Path], dict[str, float]]]) -> dict[str, float]:
+    """What needs the pack: each part is handed the folder of banking77, and all share one empty data directory."""
     folder, cache = settings().bench_data, settings().cache
     if folder is None:
         raise SystemExit("Set MOATELIER_BENCH_DATA to the folder with banking77/.")
     with tempfile.TemporaryDirectory() as home:
         os.environ |= {"MOATELIER_HOME": home, "MOATELIER_CACHE": str(cache)}
         settings.cache_clear()
+        db.dispose()  # the quick part's database is gone
         db.migrate()
-        wall = within.wall_vs_one(settings().base)
-        found = [within.source(folder / "banking77", settings().base, name, "int4", most) for name in sources]
+        found = [part(folder / "banking77") for part in parts]
+    return {name: value for figures in found for name, value in figures.items()}
+
+
+def within_one(folder: Path, sources: Sequence[str], most: int | None) -> dict[str, float]:
+    """The time of a mixture against one request, and what it wins within one domain."""
+    wall = within.wall_vs_one(settings().base)
+    found = [within.source(folder, settings().base, name, "int4", most) for name in sources]
     names = [name for name in found[0] if name != "source"]
     table = Table("", *(str(one["source"]) for one in found), title="77 intents, four adapters", title_justify="left")
     for name in names:
@@ -150,8 +167,15 @@ def whole(sources: list[str], most: int | None) -> dict[str, float]:
         "moa_wall_vs_one": wall,
         "moa_gain_points": best["gain_points"],
         "moa_gain_low": best["gain_low"],
+        "moa_gain_wall_vs_one": best["wall_vs_one"],
         "share_of_oracle": best["share_of_oracle"],
     }
+
+
+def over_several(folder: Path, each: int | None) -> dict[str, float]:
+    """What routing and recipes win over seven domains."""
+    sizes = Sizes() if each is None else Sizes()._replace(test=each)
+    return mixed.trial(folder, settings().base, "int4", sizes)
 
 
 def _shown(value: Any) -> str:
@@ -161,13 +185,19 @@ def _shown(value: Any) -> str:
 def main() -> None:
     """Measure, print tables, end with one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="only what needs no model")
+    parser.add_argument("--quick", dest="only", action="store_const", const="quick", help="the same as --only quick")
+    parser.add_argument("--only", choices=("quick", "within", "mixed"), help="only this part")
     parser.add_argument("--sources", default=",".join(within.SOURCES), help="what makes the four adapters differ")
-    parser.add_argument("--most", type=int, help="so many test rows at most, those that choose included")
+    parser.add_argument("--most", type=int, help="within: so many test rows at most, those that choose included")
+    parser.add_argument("--each", type=int, help="mixed: so many test rows of each domain, 200 at most")
     arguments = parser.parse_args()
-    figures = quick()
-    if not arguments.quick:
-        figures |= whole(arguments.sources.split(","), arguments.most)
+    packed: dict[str, Callable[[Path], dict[str, float]]] = {
+        "within": lambda folder: within_one(folder, arguments.sources.split(","), arguments.most),
+        "mixed": lambda folder: over_several(folder, arguments.each),
+    }
+    asked = [part for name, part in packed.items() if arguments.only in (None, name)]
+    figures = quick() if arguments.only in (None, "quick") else {}
+    figures |= with_pack(asked) if asked else {}
     print(json.dumps({name: round(float(value), 4) for name, value in figures.items()}))
 
 

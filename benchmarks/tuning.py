@@ -31,8 +31,8 @@ def rows_of(texts: Sequence[tuple[str, str]]) -> list[Row]:
     ]
 
 
-def card_of(rows: Sequence[Row]) -> str:
-    """The digest of a card whose training rows these are; it has no other split."""
+def card_of(rows: Sequence[Row], dev: Sequence[Row] = ()) -> str:
+    """The digest of a card whose training and dev rows these are; it has no other split."""
     report = CurationReport(
         rows_read=len(rows),
         rows_kept=len(rows),
@@ -52,7 +52,7 @@ def card_of(rows: Sequence[Row]) -> str:
         labels=tuple(sorted({str(row.label) for row in rows})),
         splits={
             "train": SplitInfo(rows=len(rows), artifact=artifacts.put_bytes(data.write_rows(list(rows)))),
-            "dev": SplitInfo(rows=0, artifact=None),
+            "dev": SplitInfo(rows=len(dev), artifact=artifacts.put_bytes(data.write_rows(list(dev))) if dev else None),
         },
         locked="0" * 64,
         report=report,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from evals.rows import EvalRow
 from serving.engine import TextEngine
-from training.run import encode
+from training.text import encode
 
 LOSS_ROWS = 64
 """A whole row goes through all layers for a handful of trained tokens, so a fixed part of a large split must do."""

@@ -67,6 +67,12 @@ class Outcome:
     routed: Given | None = None
     instead: bool = False
 
+    @property
+    def flawed(self) -> bool:
+        """Somebody's call failed, or was answered another way."""
+        answers = [*self.singles.values(), *self.proposals.values(), self.recipe, self.routed]
+        return self.instead or any(answer.error for answer in answers if answer)
+
 
 @dataclass(frozen=True)
 class Column:

@@ -13,11 +13,12 @@ from typing import Any
 
 from evals.held_out import Question, open_questions
 from evals.scorers import plain
-from graphs.answering import answering
+from graphs.answering import Answers
 from graphs.outcomes import singles
 from graphs.questions import ask_all
 from graphs.recipes import proposers
 from graphs.served import Served, engine_url, loaded, token_lengths
+from graphs.steady import Steady, steadily
 from moatelier.contracts import CandidatesResult, CandidatesSpec, Recipe
 from moatelier.contracts.recipes import Synthesis, Vote
 from moatelier.errors import DataError, MoatelierError, UpstreamError
@@ -50,7 +51,8 @@ async def make(spec: CandidatesSpec, job: Job) -> CandidatesResult:
     whole = loaded(spec.project, spec.name, spec.recipe)
     mixture = Mixture(whole.stored.model_copy(update={"sealed": proposing(whole.recipe)}), whole.targets, whole.others)
     asked = open_questions(spec.datasets, "dev", spec.seen, spec.rows, token_lengths())
-    async with answering(engine_url()) as answers:
+
+    async def propose(answers: Answers, engine: Steady) -> list[Any]:
         models = Served(spec.project, mixture, answers, proposers(spec.project, whole.recipe))
         await models.rehearse(asked.questions[0], singles(whole.recipe, models.label))
 
@@ -58,11 +60,16 @@ async def make(spec: CandidatesSpec, job: Job) -> CandidatesResult:
             try:
                 trace = await models.recipe(question)
             except MoatelierError:  # nobody proposed anything: a row that teaches nothing
+                await engine.need()
                 return []
+            if any(one.error for one in trace.proposals):
+                await engine.need()
             plan = moa.planned(mixture, None, {}, "full")
             return [one.text for one in plan.handed(len(plan.stages) - 1, trace.proposals)]
 
-        given = await ask_all(asked.questions, ask, key=spec.recipe, job=job, phase="candidates")
+        return await ask_all(asked.questions, ask, key=spec.recipe, job=job, phase="candidates")
+
+    given = await steadily(engine_url(), job, propose)
     return _result(asked.questions, given, asked.left_out, _chars(whole.recipe))
 
 

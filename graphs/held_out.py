@@ -10,14 +10,15 @@ with the answers it has, and takes no second look.
 import asyncio
 from typing import Any
 
-from evals.held_out import Questions, locked_questions, open_questions
+from evals.held_out import Question, Questions, locked_questions, open_questions
 from evals.mixture import Outcome, table
 from evals.rows import split_rows
-from graphs.answering import answering
+from graphs.answering import Answers
 from graphs.outcomes import Panel, outcome, singles
 from graphs.questions import ask_all, forget
 from graphs.recipes import proposers
 from graphs.served import Served, engine_url, loaded, rehearsal, token_lengths
+from graphs.steady import Steady, steadily
 from moatelier.contracts import MixtureResult, MixtureSpec
 from moatelier.errors import DataError, UpstreamError
 from moatelier.job import Job, main
@@ -48,7 +49,8 @@ def work(spec: dict[str, Any], job: Job) -> dict[str, Any]:
 async def measure(spec: MixtureSpec, job: Job) -> MixtureResult:
     """Ask and score; raises as `work` does."""
     mixture, lengths = loaded(spec.project, spec.name, spec.recipe), token_lengths()
-    async with answering(engine_url()) as answers:
+
+    async def ask(answers: Answers, engine: Steady) -> tuple[Questions, list[Any]]:
         models = Served(spec.project, mixture, answers, proposers(spec.project, mixture.recipe))
         await models.rehearse(_open_row(spec), singles(mixture.recipe, models.label))
         if spec.split == "test":
@@ -56,8 +58,17 @@ async def measure(spec: MixtureSpec, job: Job) -> MixtureResult:
         else:
             asked = open_questions(spec.datasets, spec.split, spec.seen, spec.rows, lengths)
         panel = Panel(mixture.recipe, models, models.label)
+
+        async def believable(question: Question) -> Any:
+            answered = await panel.ask(question)
+            if outcome(question, answered).flawed:
+                await engine.need()
+            return answered
+
         key = [spec.recipe, models.routes]
-        given = await ask_all(asked.questions, panel.ask, key=key, job=job, phase="mixture")
+        return asked, await ask_all(asked.questions, believable, key=key, job=job, phase="mixture")
+
+    asked, given = await steadily(engine_url(), job, ask)
     rows = [outcome(question, answered) for question, answered in zip(asked.questions, given, strict=True)]
     _need_answers(rows)
     return _result(spec, asked, rows)

@@ -115,6 +115,7 @@ def keep(state: State) -> State:
     file = _kept(spec.project, name, made.artifact) or datasets.add_file(
         spec.project, name, BytesIO(artifacts.get_bytes(made.artifact))
     )
+    fault_point("candidates.kept")
     result = {"recipe": spec.name, "file": file.id, **made.model_dump(mode="json", exclude={"artifact"})}
     return {"result": result, "outcome": "reached"}
 

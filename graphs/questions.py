@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.held_out import Question
+from moatelier.faults import fault_point
 from moatelier.ids import canonical_json, digest_json
 from moatelier.job import Job, write_atomically
 
@@ -54,6 +55,7 @@ async def ask_all(
             else:
                 answer, asked = await ask(question), True
                 write_atomically(path, canonical_json(answer))
+                fault_point(f"{phase}.asking")
             pace.tick(asked)
             return answer
 

@@ -1,8 +1,9 @@
 """The engine, seen from the routes: adapters are loaded at first use, and again when the engine has forgotten them."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from itertools import count
 from typing import Any, TypeVar
 
 from moatelier.errors import MoatelierError
@@ -21,7 +22,9 @@ class Backend:
 
     def __init__(self, upstream: Upstream) -> None:
         self.upstream = upstream
-        self._loaded: set[str] = set()
+        self._loaded: dict[str, int] = {}
+        """Name on the engine -> which of our loads put it there."""
+        self._loads = count()
         self._loading = asyncio.Lock()
 
     async def chat(self, payload: dict[str, Any], *targets: Target) -> dict[str, Any]:
@@ -43,18 +46,29 @@ class Backend:
         return _joined(head, rest)
 
     async def _with_adapters(self, targets: Sequence[Target], call: Callable[[], Awaitable[T]]) -> T:
-        for target in targets:
+        adapted = [target for target in targets if target.bundle]
+        for target in adapted:
             await self._load(target)
+        known = {target.served: self._loaded.get(target.served) for target in adapted}
         try:
             return await call()
         except MoatelierError:
-            forgotten = await self._forgotten([target for target in targets if target.bundle])
-            if not forgotten:
+            if not await self._mended(adapted, known):
                 raise
-        for target in forgotten:
-            self._loaded.discard(target.served)
-            await self._load(target)
         return await call()
+
+    async def _mended(self, targets: Sequence[Target], known: Mapping[str, int | None]) -> bool:
+        """Load again what the engine has forgotten; whether that, or another request's load meanwhile, was needed."""
+        listed = await self._listed_or_all(targets)
+        mended = False
+        for target in targets:
+            if self._loaded.get(target.served) == known[target.served]:
+                if target.served in listed:
+                    continue
+                self._loaded.pop(target.served, None)
+            await self._load(target)
+            mended = True
+        return mended
 
     async def _load(self, target: Target) -> None:
         if target.bundle is None or target.served in self._loaded:
@@ -68,17 +82,14 @@ class Backend:
                 # vLLM refuses to load what it has; that is what we find after a restart of this process.
                 if target.served not in await self._listed():
                     raise
-            self._loaded.add(target.served)
+            self._loaded[target.served] = next(self._loads)
 
-    async def _forgotten(self, targets: Sequence[Target]) -> list[Target]:
-        """Those that the engine, if it answers, does not list: a dead engine is no reason to load again."""
-        if not targets:
-            return []
+    async def _listed_or_all(self, targets: Sequence[Target]) -> set[str]:
+        """What the engine lists, if it answers: a dead engine is no reason to load again."""
         try:
-            listed = await self._listed()
+            return await self._listed() if targets else set()
         except MoatelierError:
-            return []
-        return [target for target in targets if target.served not in listed]
+            return {target.served for target in targets}
 
     async def _listed(self) -> set[str]:
         return {str(model.get("id")) for model in await self.upstream.models()}

@@ -1,6 +1,6 @@
-"""Which rows make up which step: a pure function of the rows' lengths, the seed and the epoch.
+"""Which rows make up which step: a pure function of the rows' sizes, the seed and the epoch.
 
-So a resumed run needs no memory of the order. Rows of like length are put together, which keeps attention's padding
+So a resumed run needs no memory of the order. Rows of like size are put together, which keeps attention's padding
 small, but only within windows of shuffled rows, so that a batch is still a random sample.
 """
 
@@ -41,26 +41,26 @@ def steps_per_epoch(rows: int, batch_rows: int) -> int:
     return math.ceil(rows / batch_rows)
 
 
-def epoch_batches(examples: Sequence[Example], batch_rows: int, seed: int, epoch: int) -> list[list[int]]:
-    """All batches of an epoch: every row once, as indices into `examples`."""
+def epoch_batches(sizes: Sequence[int], batch_rows: int, seed: int, epoch: int) -> list[list[int]]:
+    """All batches of an epoch: every row once, as an index into `sizes`."""
     chance = random.Random(f"{seed}/{epoch}")
-    order = list(range(len(examples)))
+    order = list(range(len(sizes)))
     chance.shuffle(order)
     window = _WINDOW * batch_rows
     batches = []
     for start in range(0, len(order), window):
-        alike = sorted(order[start : start + window], key=lambda row: len(examples[row].ids))
+        alike = sorted(order[start : start + window], key=lambda row: sizes[row])
         batches += [alike[at : at + batch_rows] for at in range(0, len(alike), batch_rows)]
     chance.shuffle(batches)
     return batches
 
 
-def micro_batches(examples: Sequence[Example], rows: Sequence[int], tokens: int = MICRO_TOKENS) -> list[list[int]]:
-    """Cut rows into pieces of at most `tokens` tokens as if padded; a longer row stands alone."""
+def micro_batches(sizes: Sequence[int], rows: Sequence[int], most: int = MICRO_TOKENS) -> list[list[int]]:
+    """Cut rows into pieces of at most `most` in size together, as if padded; a larger row stands alone."""
     pieces: list[list[int]] = []
-    for row in sorted(rows, key=lambda row: (len(examples[row].ids), row)):
-        # Sorted by length, so this row is the longest of its piece.
-        if pieces and (len(pieces[-1]) + 1) * len(examples[row].ids) <= tokens:
+    for row in sorted(rows, key=lambda row: (sizes[row], row)):
+        # Sorted by size, so this row is the largest of its piece.
+        if pieces and (len(pieces[-1]) + 1) * sizes[row] <= most:
             pieces[-1].append(row)
         else:
             pieces.append([row])

@@ -1,8 +1,8 @@
-"""The training loop: packed micro-batches through the tuned layers, a token-sum loss, checkpoints, a hard time limit.
+"""The training loop of every modality: micro-batches, a summed loss, checkpoints, a hard time limit.
 
-The loss of a step is the sum over its trained tokens divided by their number in the whole batch, so that cutting the
-batch into micro-batches changes nothing (transformers#34191). Every step is a function of the state before it, the
-seed and the step's number: a run that is killed and resumed ends with the same bits.
+The loss of a step is the sum over its units (trained tokens, pictures) divided by their number in the whole batch, so
+that cutting the batch into micro-batches changes nothing (transformers#34191). Every step is a function of the state
+before it, the seed and the step's number: a run that is killed and resumed ends with the same bits.
 """
 
 import math
@@ -10,8 +10,6 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -22,27 +20,11 @@ from moatelier.contracts import TrainSpec
 from moatelier.errors import DataError, ResourceExhausted
 from moatelier.faults import fault_point
 from moatelier.job import Job
-from training.batches import Example, epoch_batches, micro_batches, steps_per_epoch
+from training.batches import epoch_batches, micro_batches, steps_per_epoch
 from training.checkpoint import Checkpoints, State
-from training.inputs import Source
-from training.loss import frozen_head_loss
+from training.objective import Objective
 
 _DEV_ROWS = 64
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """A base with the adapter that is being trained.
-
-    Attributes:
-        model: The PEFT model.
-        method: The method's implementation, see `training/methods/__init__.py`.
-        head: The base's frozen output layer.
-    """
-
-    model: Any
-    method: ModuleType
-    head: torch.nn.Module
 
 
 class Loop:
@@ -50,32 +32,20 @@ class Loop:
 
     Args:
         spec: What to do.
-        adapted: The model with fresh adapters.
-        source: Gives the inputs of `examples`.
-        examples: Training rows, then dev rows.
-        train_rows: How many of `examples` are for training.
+        objective: The model with its fresh adapter, and the loss of its rows.
+        train_rows: How many of the rows are for training; those after them are dev rows.
         job: Told of progress; asked whether to stop.
         state: Where to start: `seconds` spent so far, digests of spec and data.
     """
 
-    def __init__(
-        self,
-        spec: TrainSpec,
-        adapted: Adapted,
-        source: Source,
-        examples: Sequence[Example],
-        train_rows: int,
-        job: Job,
-        state: State,
-    ) -> None:
-        self._spec, self._adapted, self._source, self._job = spec, adapted, source, job
-        self._examples, self._train = examples, examples[:train_rows]
-        self._dev = range(train_rows, len(examples))
+    def __init__(self, spec: TrainSpec, objective: Objective, train_rows: int, job: Job, state: State) -> None:
+        self._spec, self._objective, self._job = spec, objective, job
+        self._train, self._dev = range(train_rows), range(train_rows, len(objective.sizes))
         self._accelerator = Accelerator(cpu=not torch.cuda.is_available())
-        self._parameters = [parameter for parameter in adapted.model.parameters() if parameter.requires_grad]
+        self._parameters = [parameter for parameter in objective.model.parameters() if parameter.requires_grad]
         self.epoch_steps = steps_per_epoch(train_rows, spec.batch_rows)
         """Optimiser steps of an epoch."""
-        self.steps = max(1, math.ceil(spec.epochs * self.epoch_steps))
+        self.steps = 0 if objective.solved else max(1, math.ceil(spec.epochs * self.epoch_steps))
         """Optimiser steps of the whole run."""
         optimizer = torch.optim.AdamW(
             self._parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
@@ -105,6 +75,8 @@ class Loop:
                 finished = False
                 break
             self._one_step()
+        if not self.steps:
+            self._curve = [(0, self._mean_loss(self._train))]
         if not self._dev_curve or self._dev_curve[-1][0] != self._step:
             self._evaluate()
         self._save()
@@ -115,7 +87,7 @@ class Loop:
         if found is None:
             return
         state, weights, rest = found
-        self._adapted.method.restore(self._adapted.model, weights)
+        self._objective.restore(weights)
         self._optimizer.load_state_dict(rest["optimizer"])
         self._schedule.load_state_dict(rest["schedule"])
         torch.set_rng_state(rest["random"].cpu())
@@ -145,15 +117,16 @@ class Loop:
 
     def _batch(self) -> list[int]:
         epoch, at = divmod(self._step, self.epoch_steps)
-        return epoch_batches(self._train, self._spec.batch_rows, self._spec.seed, epoch)[at]
+        sizes = self._objective.sizes[: len(self._train)]
+        return epoch_batches(sizes, self._spec.batch_rows, self._spec.seed, epoch)[at]
 
     def _train_on(self, rows: Sequence[int]) -> tuple[float, int]:
-        """Take one optimiser step; returns the mean loss per trained token and the number of tokens in the rows."""
-        self._adapted.model.train()
-        trained = max(1, sum(sum(self._examples[row].trained) for row in rows))
+        """Take one optimiser step; returns the mean loss per unit and the size of the rows together."""
+        self._objective.model.train()
+        units = max(1, sum(self._objective.units[row] for row in rows))
         total = 0.0
-        for piece in micro_batches(self._examples, rows):
-            loss = self._loss(piece) / trained
+        for piece in micro_batches(self._objective.sizes, rows, self._objective.micro):
+            loss = self._objective.loss(piece) / units
             self._accelerator.backward(loss)
             total += float(loss.detach())
         if not math.isfinite(total):
@@ -166,28 +139,29 @@ class Loop:
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad()
-        return total, sum(len(self._examples[row].ids) for row in rows)
-
-    def _loss(self, rows: Sequence[int]) -> torch.Tensor:
-        inputs = self._source.inputs(rows)
-        return frozen_head_loss(self._source.tuned(inputs), inputs.targets, self._adapted.head)
+        return total, sum(self._objective.sizes[row] for row in rows)
 
     def _evaluate(self) -> None:
-        """Mean loss per trained token of the dev rows."""
+        """Note the loss of the dev rows."""
         if not self._dev:
             return
         start = time.monotonic()
-        self._adapted.model.eval()
-        ordered = sorted(self._dev, key=lambda row: (len(self._examples[row].ids), row))
-        total, trained = 0.0, sum(sum(self._examples[row].trained) for row in ordered)
-        with torch.no_grad():
-            for at in range(0, len(ordered), _DEV_ROWS):
-                for piece in micro_batches(self._examples, ordered[at : at + _DEV_ROWS]):
-                    total += float(self._loss(piece))
-        loss = total / max(1, trained)
+        loss = self._mean_loss(self._dev)
         self._dev_curve.append((self._step, loss))
         self._dev_seconds = time.monotonic() - start
         self._job.emit("metrics", self._step, dev_loss=round(loss, 6))
+
+    def _mean_loss(self, rows: Sequence[int]) -> float:
+        """Mean loss per unit, without training."""
+        sizes = self._objective.sizes
+        self._objective.model.eval()
+        ordered = sorted(rows, key=lambda row: (sizes[row], row))
+        total, units = 0.0, sum(self._objective.units[row] for row in ordered)
+        with torch.no_grad():
+            for at in range(0, len(ordered), _DEV_ROWS):
+                for piece in micro_batches(sizes, ordered[at : at + _DEV_ROWS], self._objective.micro):
+                    total += float(self._objective.loss(piece))
+        return total / max(1, units)
 
     def _learning_rate(self, step: int) -> float:
         warmup = round(self._spec.warmup_ratio * self.steps)
@@ -247,7 +221,7 @@ class Loop:
         }
         if self._accelerator.device.type == "cuda":
             rest["random_cuda"] = torch.cuda.get_rng_state()
-        self._checkpoints.save(self._state(), self._adapted.method.weights(self._adapted.model), rest)
+        self._checkpoints.save(self._state(), self._objective.weights(), rest)
         self._job.emit("checkpoint", self._step)
 
 

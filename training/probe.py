@@ -63,7 +63,7 @@ def _training_rates(base: TextBase) -> dict[str, float]:
     rows = list(range(_ROWS))
     frozen = _rate(lambda: source.inputs(rows), count)
     inputs = source.inputs(rows)
-    adapted = methods.load(spec).attach(base.model, spec, first)
+    adapted = methods.load(spec, "text").attach(base.model, spec, first)
     head = base.model.get_output_embeddings()
     adapted.train()
     train = _rate(lambda: torch.autograd.backward(frozen_head_loss(source.tuned(inputs), inputs.targets, head)), count)

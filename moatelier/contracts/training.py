@@ -35,6 +35,9 @@ class TrainSpec(Contract):
     """Stop in time and seal what is there."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: int = 0
+    size: int | None = Field(default=None, ge=16, le=1024, exclude_if=lambda size: size is None)
+    """Pixels of either side of images; None is what the base was trained with. Left out of records where it is None,
+    so that specs from before there were images keep their digests."""
 
 
 class AdapterManifest(Contract):
@@ -46,8 +49,9 @@ class AdapterManifest(Contract):
     kind: Kind
     suffix: str
     system: str
-    """The system message every prompt of this adapter starts with."""
+    """The system message every prompt of this adapter starts with; empty where there are no prompts."""
     template_digest: str
+    """Of what turns inputs into the model's: a chat template, or an image transform."""
     stop_ids: tuple[int, ...]
     labels: tuple[str, ...]
     first_layer: int

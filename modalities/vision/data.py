@@ -10,8 +10,9 @@ Rows name images by digest, never by path. Nothing here imports torch.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -45,6 +46,7 @@ __all__ = [
     "profile",
     "read_rows",
     "report",
+    "rows_of",
     "split",
     "write_rows",
 ]
@@ -184,7 +186,11 @@ def write_rows(rows: Sequence[ImageRow]) -> bytes:
 
 def parse_rows(data: bytes) -> list[ImageRow]:
     """The rows that `write_rows` wrote, without where they came from and how they look."""
-    values = [json.loads(line) for line in data.split(b"\n") if line]
+    return rows_of([json.loads(line) for line in data.split(b"\n") if line])
+
+
+def rows_of(values: Sequence[Mapping[str, Any]]) -> list[ImageRow]:
+    """Rows from their JSON."""
     return [
         ImageRow(value["row"], value["image"], value["pixels"], **{name: value[name] for name in _KEPT})
         for value in values

@@ -1,5 +1,6 @@
 """Chat completions through the unmodified openai client."""
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -137,6 +138,22 @@ def test_the_engine_forgetting_an_adapter_is_mended(client: openai.OpenAI, servi
         assert "again" in "".join(chunk.choices[0].delta.content or "" for chunk in stream)
     else:
         assert "again" in ask(client, record.model_id, "again")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_engine_that_was_started_again_fails_none_of_many(service: Service, streamed: bool) -> None:
+    """One loads the adapter again while others have just been told that it is not there."""
+    model = make_adapter().model_id
+    body = {"model": model, "messages": [{"role": "user", "content": "hello"}], "stream": streamed}
+
+    async def ask_all() -> list[int]:
+        async with httpx.AsyncClient(base_url=service.url, headers=service.headers, timeout=20) as client:
+            asking = [client.post("/v1/chat/completions", json=body) for _ in range(24)]
+            return [answer.status_code for answer in await asyncio.gather(*asking)]
+
+    for _ in range(5):
+        service.engine.loaded.clear()
+        assert asyncio.run(ask_all()) == [200] * 24
 
 
 def test_an_engine_that_has_the_adapter_already_is_fine(client: openai.OpenAI, service: Service) -> None:

@@ -7,15 +7,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+import pytest
 
+from moatelier.settings import settings
+from store import db
 from tests import fakes
 
 REQUEST = (
@@ -49,6 +54,26 @@ def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = 120.0) 
             return value
         time.sleep(0.05)
     raise AssertionError(f"waited {timeout_s:.0f} s for {what}")
+
+
+@contextmanager
+def prepared(service: "Service") -> Iterator[None]:
+    """Before a service starts: its store is this process's too, and its base is pulled."""
+    from modalities import pull  # noqa: PLC0415
+
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in service.environment.items():
+            if name.startswith("MOATELIER_"):
+                patched.setenv(name, value)
+        settings.cache_clear()
+        service.home.mkdir()
+        try:
+            db.migrate()
+            pull.pull("tiny")
+            yield
+        finally:
+            db.dispose()
+            settings.cache_clear()
 
 
 ABOUT_PROCESSES = {"resumed", "checkpoint"}
@@ -170,6 +195,16 @@ class Service:
         if pid == self.process.pid:
             self.process.wait()
             self.start()
+
+    def kill_at(self, fault: str, victim: str) -> None:
+        """Kill a role, or with `job` whoever waits, while a process waits at a fault point; "" when nobody waits."""
+        waiting = self.stuck_at(fault) if fault else 0
+        role = victim if victim != "job" or fault else "worker"
+        pid = waiting if role == "job" else self.pid(role)
+        # Let go first: a process that was not the victim must be free to notice that its parent is gone.
+        if fault and pid != waiting:
+            threading.Timer(0.5, self.let_go, (fault,)).start()
+        self.kill(pid)
 
     def stuck_at(self, fault: str) -> int:
         """Wait until a process has reached a fault point; its process id."""

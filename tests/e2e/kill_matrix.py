@@ -1,6 +1,7 @@
 """The kill matrix: every process dies at every stage of a task by SIGKILL, and nothing is lost or done twice.
 
-`make kill-matrix` runs it whole: one task for each kind of victim, which dies at every stage in turn. Each task must
+`make kill-matrix` runs it whole: one task for each kind of victim, which dies at every stage in turn, and the same for
+what is done about a recipe (`recipe_kills.py`). Each task must
 end as an undisturbed one does: the same status, one adapter with bit-equal weights, one gate decision, one look at the
 locked rows, one signed entry into `auto` with a bit-equal profile, and the same events, none missing and none twice.
 """
@@ -21,6 +22,7 @@ from typing import Any
 import httpx
 
 from tests import fakes
+from tests.e2e import recipe_kills
 from tests.e2e.harness import MODEST, TINY_SENTENCES, Service, wait_for
 
 AWAITING = "awaiting approval"
@@ -78,23 +80,12 @@ def run_task(folder: Path, kills: Iterable[tuple[str, str]]) -> Outcome:
             if stage == AWAITING:
                 service.interrupt(thread)
             if stage in victims and stage != "answering":
-                _kill(service, stage, victims[stage])
+                service.kill_at(STAGES[stage], victims[stage])
             if stage == AWAITING:
                 service.say(thread, "yes")  # a message is harder to take once than a resume by its id
         ended = service.end(task)
         _answer(service, ended["result"]["model"], victims.get("answering"))
         return _outcome(service, ended)
-
-
-def _kill(service: Service, stage: str, victim: str) -> None:
-    fault = STAGES[stage]
-    waiting = service.stuck_at(fault) if fault else 0
-    role = victim if victim != "job" or fault else "worker"
-    pid = waiting if role == "job" else service.pid(role)
-    # Let go first: a process that was not the victim must be free to notice that its parent is gone.
-    if fault and pid != waiting:
-        threading.Timer(0.5, service.let_go, (fault,)).start()
-    service.kill(pid)
 
 
 def _answer(service: Service, model: str, victim: str | None) -> None:
@@ -110,7 +101,7 @@ def _answer(service: Service, model: str, victim: str | None) -> None:
         wait_for("the engine to be back from its last death", service.ready)  # or the question would not reach it
         first = threading.Thread(target=_swallow, args=(ask,))
         first.start()
-        _kill(service, "answering", "engine" if victim == "job" else victim)
+        service.kill_at(ANSWERING, "engine" if victim == "job" else victim)
         service.let_go(ANSWERING)
         first.join()
     for _ in range(100):
@@ -151,11 +142,11 @@ def _outcome(service: Service, task: dict[str, Any]) -> Outcome:
     )
 
 
-def difference(expected: Outcome, got: Outcome) -> str:
-    """What differs, in words; empty when nothing does."""
+def difference(expected: Any, got: Any) -> str:
+    """What differs between two outcomes, in words; empty when nothing does."""
     told = [
         f"{field.name}: {getattr(got, field.name)} instead of {getattr(expected, field.name)}"
-        for field in fields(Outcome)
+        for field in fields(expected)
         if field.name != "events" and getattr(got, field.name) != getattr(expected, field.name)
     ]
     told += [f"missing event {key}" for key in expected.events - got.events]
@@ -171,20 +162,20 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.keep or Path(tempfile.mkdtemp(prefix="kill-matrix-"))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    expected = run_task(folder / "undisturbed", [])
-    failures = 0
-    for victim in arguments.victim or VICTIMS:
-        start = time.monotonic()
-        try:
-            told = difference(expected, run_task(folder / victim, [(stage, victim) for stage in STAGES]))
-        except AssertionError as error:
-            told = str(error)
-        failures += bool(told)
-        print(
-            f"{victim:<11} {len(STAGES)} kills {time.monotonic() - start:6.1f} s  {told or 'as undisturbed'}",
-            flush=True,
-        )
-    print(json.dumps({"victims": len(VICTIMS), "stages": len(STAGES), "failures": failures, "folder": str(folder)}))
+    victims, failures = arguments.victim or VICTIMS, 0
+    for run, stages in ((run_task, STAGES), (recipe_kills.run_recipe, recipe_kills.STAGES)):
+        expected = run(folder / run.__name__ / "undisturbed", [])
+        for victim in victims:
+            start = time.monotonic()
+            try:
+                told = difference(expected, run(folder / run.__name__ / victim, [(stage, victim) for stage in stages]))
+            except AssertionError as error:
+                told = str(error)
+            failures += bool(told)
+            took = f"{len(stages)} kills {time.monotonic() - start:6.1f} s"
+            print(f"{run.__name__:<11} {victim:<11} {took}  {told or 'as undisturbed'}", flush=True)
+    stages_of_all = len(STAGES) + len(recipe_kills.STAGES)
+    print(json.dumps({"victims": len(victims), "stages": stages_of_all, "failures": failures, "folder": str(folder)}))
     raise SystemExit(failures)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from graphs.processes import MODULES
+from tests.e2e import recipe_kills
 from tests.e2e.kill_matrix import AWAITING, STAGES, VICTIMS, Outcome, difference, run_task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +35,18 @@ MIXED = {
     "routing, after it joined": "worker",
     "answering": "engine",
 }
+MIXED_RECIPE = {
+    "queued": "supervisor",
+    "its job enqueued": "worker",
+    "before the look": "engine",
+    "after the look": "job",
+    "some questions answered": "engine",
+    "signed, before it stands": "api",
+    "candidates queued": "engine",
+    "candidates, the job enqueued": "supervisor",
+    "candidates, some questions answered": "job",
+    "candidates, the file kept": "worker",
+}
 OUTCOME = Outcome(
     status="reached",
     adapters=("a" * 64,),
@@ -51,10 +64,11 @@ def test_every_stage_has_its_place_in_the_code_and_its_victim() -> None:
     sources = [path for folder in ("graphs", "training", "evals", "modalities", "serving") for path in _modules(folder)]
     found = [name for path in sources for name in re.findall(r"fault_point\(f?(.*)\)", path.read_text())]
     places = {place for name in found for place in re.findall(r'"([^"]+)"', name)}
-    places |= {place.replace("{kind}", kind) for place in places if "{kind}" in place for kind in MODULES}
-    assert set(STAGES.values()) - {""} <= places
-    assert len(set(STAGES.values())) == len(STAGES), "a place serves one stage: nobody waits at it twice"
-    assert set(MIXED) == set(STAGES) and set(MIXED.values()) == set(VICTIMS)
+    places |= {re.sub("{kind}|{phase}", kind, place) for place in places if "{" in place for kind in MODULES}
+    for stages, mixed in ((STAGES, MIXED), (recipe_kills.STAGES, MIXED_RECIPE)):
+        assert set(stages.values()) - {""} <= places
+        assert len(set(stages.values())) == len(stages), "a place serves one stage: nobody waits at it twice"
+        assert set(mixed) == set(stages) and set(mixed.values()) == set(VICTIMS)
 
 
 def _modules(folder: str) -> list[Path]:
@@ -87,3 +101,14 @@ def test_kills_at_every_stage_change_nothing(undisturbed: Outcome, tmp_path: Pat
     [entry] = undisturbed.entries
     assert json.loads(entry)["joined"] and "auto" in undisturbed.models
     assert not difference(undisturbed, run_task(tmp_path, MIXED.items()))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_kills_at_every_stage_of_a_recipes_proof_change_nothing(tmp_path: Path) -> None:
+    """The engine too: it is who is asked."""
+    expected = recipe_kills.run_recipe(tmp_path / "undisturbed", [])
+    assert expected.looks == len(expected.tables) == 2 and len(expected.files) == 1
+    assert [json.loads(table)["looks"][0]["number"] for table in expected.tables] == [1, 2]
+    assert not any(json.loads(table)["table"]["failed"] for table in expected.tables)
+    assert not difference(expected, recipe_kills.run_recipe(tmp_path / "killed", MIXED_RECIPE.items()))

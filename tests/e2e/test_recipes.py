@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from moatelier.settings import settings
 from store import datasets as kept
-from store import db, looks, recipes, records
-from tests.e2e.harness import Service, wait_for
+from store import looks, recipes, records
+from tests.e2e.harness import Service, prepared, wait_for
 from tests.graphs.planted import dataset
 
 RECIPE = """\
@@ -32,22 +31,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service whose store holds a curated dataset, and whose first evaluation stops right after its look."""
     folder = tmp_path_factory.mktemp("recipes")
     made = Service(folder, MOATELIER_FAULT="mixture.after_look")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("MOATELIER_HOME", str(made.home))
-        settings.cache_clear()
-        made.home.mkdir()
-        db.migrate()
+    with prepared(made):
         dataset(test=24)
         with made:
-            subprocess.run(
-                [sys.executable, "-m", "modalities.pull", "pull", "tiny"],
-                env=made.environment,
-                check=True,
-                capture_output=True,
-            )
             yield made
-        db.dispose()
-    settings.cache_clear()
 
 
 @pytest.fixture

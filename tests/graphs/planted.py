@@ -30,7 +30,10 @@ Says = Callable[[str, str], str]
 
 @dataclass
 class Engine:
-    """Answers as planted; remembers what it was asked. `down` refuses everything, `refuses` one adapter's questions."""
+    """Answers as planted; remembers what it was asked. `down` refuses everything, `refuses` one adapter's questions.
+
+    After `lives_until` questions the next one fails, as if the engine had been killed and started again meanwhile.
+    """
 
     says: Says
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -38,6 +41,8 @@ class Engine:
     down: bool = False
     refuses: str = "nobody"
     down_after: int | None = None
+    lives_until: int | None = None
+    created: int = 1
 
     def app(self) -> FastAPI:
         """Speaks as much of the dialect as a recipe needs."""
@@ -46,6 +51,9 @@ class Engine:
         @app.post("/v1/chat/completions")
         async def chat(request: Request) -> JSONResponse:
             body = await request.json()
+            if self.lives_until is not None and len(self.asked) >= self.lives_until:
+                self.lives_until, self.created = None, self.created + 1
+                return JSONResponse({"error": {"message": "killed", "code": None}}, status_code=500)
             late = self.down_after is not None and len(self.asked) >= self.down_after
             if self.down or late or body["model"].startswith(self.refuses):
                 return JSONResponse({"error": {"message": "down", "code": None}}, status_code=500)
@@ -65,7 +73,8 @@ class Engine:
 
         @app.get("/v1/models")
         async def models() -> dict[str, Any]:
-            return {"object": "list", "data": [{"id": name} for name in self.loaded]}
+            base = {"id": "tiny", "created": self.created}
+            return {"object": "list", "data": [base, *({"id": name} for name in self.loaded)]}
 
         @app.post("/v1/embeddings")
         async def embeddings(request: Request) -> JSONResponse:

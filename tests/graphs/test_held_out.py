@@ -132,6 +132,16 @@ def test_an_engine_that_dies_on_the_way_decides_nothing(measure: Measure, engine
         measure()
 
 
+def test_an_engine_that_is_started_again_on_the_way_changes_nothing(
+    measure: Measure, engine: Engine, desk: str
+) -> None:
+    engine.lives_until = 60
+    found = measure()
+    assert engine.created == 2 and found.table.failed == {} and found.table.recipe.right.point == 1.0
+    assert found.looks[0].number == looks.looks_taken("default", datasets.get_card(desk).locked) == 1
+    assert len(engine.asked) < 3 * 60 + 8 * 3 + 15, "who has answered is not asked again"
+
+
 def test_a_job_that_begins_again_takes_no_second_look_and_asks_on(
     desk: str, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +266,13 @@ def test_the_aggregator_is_not_asked_and_no_gate_leaves_anybody_out(desk: str, e
     made = make(text + "gate: {one_below: 9}\n", desk, tmp_path, rows=25)
     assert made.rows == 25 and all("[3]" in line["messages"][-2]["content"] for line in lines(made))
     assert len(engine.asked) <= 3 * 25 + 8
+
+
+def test_an_engine_that_is_started_again_costs_no_candidates(desk: str, engine: Engine, tmp_path: Path) -> None:
+    engine.lives_until = 50
+    made = make(PANEL, desk, tmp_path)
+    assert engine.created == 2 and (made.rows, made.left_out) == (40, 0)
+    assert all("[3]" in line["messages"][-2]["content"] for line in lines(made))
 
 
 def test_too_few_dev_rows_or_answers_are_told(desk: str, engine: Engine, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tests.training.rows import rows, spec
 from training.batches import Example
 from training.inputs import Source
 from training.methods import lora
-from training.run import encode
+from training.text import encode
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from tests.training.models import stir
 from tests.training.rows import SYSTEM, dataset, rows, spec
 from training.inputs import Source
 from training.methods import alora
-from training.run import encode, work
+from training.run import work
+from training.text import encode
 
 
 def conversation(*turns: str) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Ways of computing the same thing that must give the same thing: micro-batches, packing, the cache."""
 
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,9 @@ from modalities.bundle import bundle_folder
 from serving.engine import TextEngine
 from tests.training.models import Tuned, tuned
 from tests.training.rows import dataset, rows, spec
-from training import batches, loop
 from training.loss import frozen_head_loss
 from training.run import work
+from training.text import TextObjective
 
 
 def gradients(made: Tuned, pieces: list[list[int]], *, mean_of_means: bool = False) -> list[torch.Tensor]:
@@ -53,7 +52,7 @@ def test_a_run_by_rows_learns_what_a_run_by_batches_learns(
     fields = spec(dataset(rows(16), rows(4, start=16)), batch_rows=8, learning_rate=1e-3).model_dump()
     curves = []
     for tokens in (1, 10**6):
-        monkeypatch.setattr(loop, "micro_batches", partial(batches.micro_batches, tokens=tokens))
+        monkeypatch.setattr(TextObjective, "micro", tokens)
         result = TrainResult.model_validate(work(fields, Job(home / "jobs" / str(tokens), quiet=True)))
         curves.append([loss for _, loss in (*result.curve, *result.dev_curve)])
     assert curves[0] == pytest.approx(curves[1], rel=1e-4)

@@ -23,6 +23,7 @@ class MethodSpec(Contract):
     """What is known of a method without loading it."""
 
     name: str
+    modality: str
     summary: str
     path: str
     """Dotted path of the implementation."""
@@ -41,31 +42,34 @@ def register(method: MethodSpec) -> None:
     _registered[method.name] = method
 
 
-def names() -> tuple[str, ...]:
-    """All registered methods."""
-    return tuple(sorted(_registered))
+def names(modality: str) -> tuple[str, ...]:
+    """The modality's methods."""
+    return tuple(sorted(name for name, method in _registered.items() if method.modality == modality))
 
 
-def get(name: str) -> MethodSpec:
+def get(name: str, modality: str) -> MethodSpec:
     """A method by its name.
 
     Raises:
-        NotFound: It is not registered.
+        NotFound: The modality has no such method.
     """
-    if name not in _registered:
-        known = ", ".join(names())
-        raise NotFound(f"There is no tuning method {name!r}.", where="method", remedy=f"Use one of {known}.")
-    return _registered[name]
+    method = _registered.get(name)
+    if method is None or method.modality != modality:
+        known = ", ".join(names(modality))
+        raise NotFound(
+            f"There is no method {name!r} to tune {modality} models.", where="method", remedy=f"Use one of {known}."
+        )
+    return method
 
 
-def load(spec: TrainSpec) -> ModuleType:
+def load(spec: TrainSpec, modality: str) -> ModuleType:
     """The implementation of the spec's method, after checking the spec against the method's limits.
 
     Raises:
-        NotFound: The method is not registered.
+        NotFound: The modality has no such method.
         InvalidRequest: The spec lies outside its limits.
     """
-    method = get(spec.method)
+    method = get(spec.method, modality)
     if spec.rank > method.max_rank:
         raise InvalidRequest(
             f"Rank {spec.rank} is above the limit of {method.name}.",
@@ -78,6 +82,7 @@ def load(spec: TrainSpec) -> ModuleType:
 register(
     MethodSpec(
         name="lora",
+        modality="text",
         summary="Low-rank adapters on the linear layers: W x + (alpha / rank) B A x.",
         path="training.methods.lora",
         max_rank=256,
@@ -88,9 +93,43 @@ register(
 register(
     MethodSpec(
         name="alora",
+        modality="text",
         summary="LoRA that acts on the answer only: the prompt is the base's, computed once for all such adapters.",
         path="training.methods.alora",
         max_rank=256,
         defaults={"rank": 16, "alpha": 32.0, "learning_rate": 1e-3, "epochs": 3.0, "batch_rows": 16},
+    )
+)
+
+register(
+    MethodSpec(
+        name="linear_probe",
+        modality="vision",
+        summary="A logistic regression on an image tower's frozen features.",
+        path="training.methods.linear_probe",
+        max_rank=256,
+        defaults={"rank": 1},
+    )
+)
+
+register(
+    MethodSpec(
+        name="top_blocks",
+        modality="vision",
+        summary="The last stages of an image tower, tuned as a whole on what the frozen ones below give.",
+        path="training.methods.top_blocks",
+        max_rank=256,
+        defaults={"rank": 1, "learning_rate": 3e-4, "epochs": 8.0, "batch_rows": 32},
+    )
+)
+
+register(
+    MethodSpec(
+        name="image_lora",
+        modality="vision",
+        summary="Low-rank adapters on an image tower's linear layers and pointwise convolutions.",
+        path="training.methods.image_lora",
+        max_rank=256,
+        defaults={"rank": 8, "alpha": 16.0, "learning_rate": 1e-3, "epochs": 8.0, "batch_rows": 32},
     )
 )
