@@ -1,17 +1,49 @@
 """What a folder or zip of media holds, before any of it is decoded: the media, the tables about them, its parts."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 
 from moatelier.contracts import RowProblem
 from moatelier.errors import DataError
-from modalities.files import TABLES, Files
+from modalities.files import TABLES, Files, Nothing, is_zip, open_files
 from modalities.media import Media, is_uri
-from modalities.text.reading import Record, Table
+from modalities.text.reading import Record, Table, parse_table, read_table
 from modalities.text.rows import problem
 
 PARTS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "select")
 """Names of folders that divide media and are no classes."""
+
+
+@contextmanager
+def open_data(
+    path: Path, name: str, media: Media, beside: tuple[Path, str] | None
+) -> Iterator[tuple[Files, Table | None]]:
+    """Open what was uploaded: files, and the table if it came apart from them.
+
+    Args:
+        path: A folder, a zip, or a table.
+        name: What its owner calls it.
+        media: What is looked for.
+        beside: The folder or zip that a table's paths lead into, and its name; without it they are refused.
+
+    Raises:
+        DataError: It is none of these, or cannot be read.
+    """
+    if path.is_dir() or is_zip(path):
+        with open_files(path, name, media) as files:
+            yield files, None
+    elif not name.lower().endswith(TABLES):
+        raise DataError(
+            f"This is neither a folder or zip of {media.name} files nor a table of them.",
+            where=name,
+            remedy="Pack the files, and a table of them if there is one, into one zip.",
+        )
+    elif beside is not None:
+        with open_files(*beside, media) as files:
+            yield files, read_table(path, name)
+    else:
+        yield Nothing(name), read_table(path, name)
 
 
 def media_in(files: Files, media: Media) -> list[str]:
@@ -22,6 +54,19 @@ def media_in(files: Files, media: Media) -> list[str]:
 def tables_in(files: Files) -> list[str]:
     """The paths of the tables that lie above the media."""
     return [path for path in files.paths if path.lower().endswith(TABLES) and path.count("/") <= 1]
+
+
+def first_table(files: Files, table: Table | None) -> Table | None:
+    """The table that came apart, or else the first that lies among the files."""
+    if table is None and (found := tables_in(files)):
+        return parse_table(files.read(found[0]), f"{files.name}: {found[0]}")
+    return table
+
+
+def every_table(files: Files, table: Table | None) -> list[str | None]:
+    """The parts to list one by one so that nothing is left out: each of several tables, else all at once."""
+    found = tables_in(files) if table is None else []
+    return [Path(path).stem for path in found] if len(found) > 1 else [None]
 
 
 def parts_in(files: Files, media: Media) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ LIGHT = [
     "store.tasks",
     "modalities.text.data",
     "modalities.vision.data",
+    "modalities.audio.data",
     "agents.planner",
     "graphs.worker",
     "api.app",

@@ -49,6 +49,7 @@ from moatelier.contracts.recipes import (
     Voice,
     read_recipe,
 )
+from moatelier.contracts.recordings import AudioColumns, AudioFindings, AudioGoal, AudioProfile
 from moatelier.contracts.routing import (
     BuiltProfile,
     Calibration,
@@ -67,6 +68,10 @@ from moatelier.contracts.traces import Extent, Proposal, Trace, Way
 from moatelier.contracts.training import AdapterManifest, TrainResult, TrainSpec
 
 __all__ = [
+    "AudioColumns",
+    "AudioFindings",
+    "AudioGoal",
+    "AudioProfile",
     "AdapterManifest",
     "Budget",
     "BuiltProfile",

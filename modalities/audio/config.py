@@ -104,7 +104,19 @@ def token_limit(window_s: float, n_text_ctx: int) -> int:
     return min(n_text_ctx // 2, 16 + round(16 * window_s))
 
 
-def lora_targets(place: Place) -> str:
-    """The query and value projections of one half or both, self and cross attention, as PEFT's regular expression."""
-    half = "(encoder|decoder)" if place == "both" else place
-    return rf"{half}\.blocks\.\d+\.(attn|cross_attn)\.(query|value)"
+def lora_targets(config: AudioConfig, place: Place = "both", first_layer: int = 0) -> list[str]:
+    """Names of the query and value projections, of self and cross attention, that an adapter changes.
+
+    Args:
+        config: The model's shape.
+        place: In which half.
+        first_layer: The lowest encoder block that is changed; below it the encoder is the frozen base. All blocks of
+            the decoder are changed.
+    """
+    found = []
+    if place != "decoder":
+        found += [f"encoder.blocks.{layer}.attn" for layer in range(first_layer, config.n_audio_layer)]
+    if place != "encoder":
+        blocks = [f"decoder.blocks.{layer}" for layer in range(config.n_text_layer)]
+        found += [f"{block}.{attention}" for block in blocks for attention in ("attn", "cross_attn")]
+    return [f"{attention}.{part}" for attention in found for part in ("query", "value")]

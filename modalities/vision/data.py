@@ -10,8 +10,7 @@ Rows name images by digest, never by path. Nothing here imports torch.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,12 @@ from moatelier.contracts import (
     ImageProfile,
     SplitName,
 )
-from moatelier.errors import DataError
 from moatelier.ids import canonical_json, digest_json
 from modalities.checks import check_locked, check_rows, refuse_unusable
 from modalities.clusters import exact_groups
-from modalities.files import TABLES, Files, Nothing, is_zip, open_files
-from modalities.listing import parts_in, tables_in
+from modalities.listing import every_table, first_table, open_data, parts_in, tables_in
 from modalities.splits import SPLITS, divide, is_kept
 from modalities.text.data import report
-from modalities.text.reading import Table, parse_table, read_table
 from modalities.vision.duplicates import Look, near_any, near_clusters
 from modalities.vision.images import decode_image, media
 from modalities.vision.rows import ImageRow, guess_columns, list_rows, look
@@ -69,9 +65,10 @@ def profile(path: Path, name: str, file_id: str, beside: tuple[Path, str] | None
     Raises:
         DataError: They cannot be read at all.
     """
-    with _opened(path, name, beside) as (files, table):
-        columns = _columns(files, table)
-        whole = [row for part in _parts_of_table(files, table) for row in list_rows(files, columns, part, table)]
+    with open_data(path, name, media(), beside) as (files, table):
+        head = first_table(files, table)
+        columns = guess_columns(head) if head else None
+        whole = [row for part in every_table(files, table) for row in list_rows(files, columns, part, table)]
         sample = [whole[i] for i in sorted({int(i) for i in np.linspace(0, len(whole) - 1, min(_SAMPLE, len(whole)))})]
         seen = [look(files, listed, lambda _: "") for listed in sample]
         problems = {id(row): row.problem for row in (*(listed.row for listed in whole), *seen) if row.problem}
@@ -114,7 +111,7 @@ def read_rows(
         DataError: It cannot be read, there are no images or classes, or most rows cannot be used.
         ResourceExhausted: The disk is full.
     """
-    with _opened(path, name, beside) as (files, table):
+    with open_data(path, name, media(), beside) as (files, table):
         found = list_rows(files, columns, part, table)
         rows = []
         for listed in found:
@@ -213,36 +210,6 @@ def open_image(row: ImageRow) -> Image.Image:
 def locked_digest(rows: Sequence[ImageRow]) -> str:
     """The content hash of locked rows; neither their order nor their numbers matter."""
     return digest_json(sorted(digest_json([row.pixels, row.label, row.caption]) for row in rows))
-
-
-@contextmanager
-def _opened(path: Path, name: str, beside: tuple[Path, str] | None) -> Iterator[tuple[Files, Table | None]]:
-    if path.is_dir() or is_zip(path):
-        with open_files(path, name, media()) as files:
-            yield files, None
-    elif not name.lower().endswith(TABLES):
-        raise DataError(
-            "This is neither a folder or zip of images nor a table of them.",
-            where=name,
-            remedy="Pack a folder for each class into one zip.",
-        )
-    elif beside is not None:
-        with open_files(*beside, media()) as files:
-            yield files, read_table(path, name)
-    else:
-        yield Nothing(name), read_table(path, name)
-
-
-def _columns(files: Files, table: Table | None) -> ImageColumns | None:
-    if table is None and (found := tables_in(files)):
-        table = parse_table(files.read(found[0]), f"{files.name}: {found[0]}")
-    return guess_columns(table) if table else None
-
-
-def _parts_of_table(files: Files, table: Table | None) -> list[str | None]:
-    """One pass for each table, where each is a part; else one for all."""
-    found = tables_in(files) if table is None else []
-    return [Path(path).stem for path in found] if len(found) > 1 else [None]
 
 
 def _looks(rows: Sequence[ImageRow]) -> list[Look]:

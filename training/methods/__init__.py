@@ -133,3 +133,14 @@ register(
         defaults={"rank": 8, "alpha": 16.0, "learning_rate": 1e-3, "epochs": 8.0, "batch_rows": 32},
     )
 )
+
+register(
+    MethodSpec(
+        name="audio_lora",
+        modality="audio",
+        summary="Low-rank adapters on query and value of Whisper's encoder and decoder.",
+        path="training.methods.audio_lora",
+        max_rank=256,
+        defaults={"rank": 8, "alpha": 16.0, "learning_rate": 1e-3, "epochs": 3.0, "batch_rows": 16},
+    )
+)
