@@ -106,7 +106,8 @@ def head_of(model: Any) -> Callable[[Tensor], Tensor]:
     weight = model.decoder.token_embedding.weight
 
     def head(hidden: Tensor) -> Tensor:
-        return hidden @ weight.to(hidden.dtype).T
+        logits: Tensor = hidden @ weight.to(hidden.dtype).T
+        return logits
 
     return head
 
@@ -129,7 +130,7 @@ def likelihoods(base: AudioBase, clips: Sequence[Samples], lessons: Sequence[Les
     hidden, targets = trained_states(base.model, lessons, encode(features(clips, base), base))
     found = -cross_entropy(head_of(base.model)(hidden).float(), targets, reduction="none")
     sizes = [len(each.trained) for each in lessons]
-    return [float(part.mean()) for part in found.split(sizes)]
+    return [float(part.mean()) for part in torch.split(found, sizes)]
 
 
 def row_likelihood(base: AudioBase, language: str | None = None) -> Callable[[AudioRow], float]:
