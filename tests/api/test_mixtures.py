@@ -121,6 +121,22 @@ def test_the_first_word_of_progress_comes_at_once(http: httpx.Client, service: S
     assert sorted(times)[2] < 0.1
 
 
+def test_the_second_layer_reads_the_first_and_would_say_another_thing_without_it(
+    client: openai.OpenAI, http: httpx.Client, service: Service, trio: Trio
+) -> None:
+    second = {"proposers": [{"adapter": "c"}, {"base": True}]}
+    said = {}
+    for name, layers in (("both", [{"proposers": [{"adapter": "a"}, {"adapter": "b"}]}, second]), ("alone", [second])):
+        go_live(http, yaml.safe_dump({"name": name, "layers": layers, "aggregator": {"kind": "vote"}}))
+        service.engine.requests.clear()
+        said[name] = ask(client, f"moa/{name}").choices[0].message.content
+        shown = [str(request["messages"][-1]["content"]) for request in service.engine.requests[-2:]]
+        for place, record in enumerate(trio[:2], start=1):
+            answer = f"[{place}] {record.suffix}@{record.digest}: where is it"
+            assert all((answer in prompt) is (name == "both") for prompt in shown), shown
+    assert said["both"].startswith(f"three@{trio[2].digest}: where is it\n\n") and said["both"] != said["alone"]
+
+
 def test_an_ensemble_is_one_call(client: openai.OpenAI, http: httpx.Client, service: Service, trio: Trio) -> None:
     go_live(http, recipe("ensemble"))
     together = "+".join([*(f"{record.suffix}@{record.digest}" for record in trio), BASE])

@@ -92,3 +92,13 @@ def test_a_gain_that_luck_could_bring_is_not_enough() -> None:
     verdict = judge_recipe(recipe_table("1" * 83 + "0" * 17, "1" * 80 + "0" * 20, router=False))
     assert not verdict.promoted
     assert "its best single model, a, on 80.0%: a gain of +3.0 points, at least -3.2 points" in verdict.reason
+
+
+@pytest.mark.parametrize(("low", "live"), [(-1e-9, False), (0.0, True)])
+def test_a_bound_of_zero_is_not_below_zero(low: float, live: bool) -> None:
+    made = recipe_table("1" * 90 + "0" * 10, "1" * 70 + "0" * 30)
+    gap = made.gain.difference.model_copy(update={"claim_low": low})
+    assert (
+        judge_recipe(made.model_copy(update={"gain": made.gain.model_copy(update={"difference": gap})})).promoted
+        is live
+    )
