@@ -159,6 +159,22 @@ def _of_kind(kind: ModelKind, base_id: str, variable: str) -> str:
     return base_id
 
 
+def need_kind(base_id: str, kind: ModelKind) -> None:
+    """Refuse a model of another kind than its loader is for.
+
+    Raises:
+        NotFound: Unknown id.
+        ModelUnavailable: It is of another kind.
+    """
+    found = get(base_id).kind
+    if found != kind:
+        raise ModelUnavailable(
+            f"{base_id!r} is a model for {found}, not for {kind}.",
+            where=base_id,
+            remedy=f"Name a model for {kind}; see `moatelier models list`.",
+        )
+
+
 def target_folder(entry: Entry) -> Path:
     """Where the entry's converted folder belongs; another payload or conversion gets another folder."""
     made_of = [entry.files, entry.convert, LAYOUT]

@@ -49,13 +49,7 @@ def _model(base_id: str | None) -> SentenceTransformer:
 
 @lru_cache(maxsize=2)
 def _load(folder: Path, base_id: str, _digest: str) -> SentenceTransformer:
-    kind = catalogue.get(base_id).kind
-    if kind != "embedding":
-        raise ModelUnavailable(
-            f"{base_id!r} is a model for {kind}, not an embedding model.",
-            where=base_id,
-            remedy=f"Use {catalogue.embedding()!r}.",
-        )
+    catalogue.need_kind(base_id, "embedding")
     logging.disable_progress_bar()
     try:
         return SentenceTransformer(str(folder), local_files_only=True, trust_remote_code=False)

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from moatelier.contracts import RowProblem
 from moatelier.errors import DataError
 from modalities.files import TABLES, Files, Nothing, is_zip, open_files
-from modalities.media import Media, is_uri
+from modalities.media import Media, is_uri, uri_bytes
 from modalities.text.reading import Record, Table, parse_table, read_table
 from modalities.text.rows import problem
 
@@ -155,3 +155,18 @@ def within(record: Record, field: str, source: str, folder: PurePosixPath) -> st
     if inner.is_absolute() or ".." in inner.parts or "\\" in source:
         return problem(record, field, "The path leads out of the folder.", "Name files within it only.")
     return inner.as_posix()
+
+
+def read_media(files: Files, source: str, place: str, media: Media) -> bytes:
+    """The bytes of a medium that a row names by its path or brings as a data URI.
+
+    Args:
+        files: Where the paths lead.
+        source: Path or data URI.
+        place: Of the row, for messages.
+        media: What it must be.
+
+    Raises:
+        InvalidRequest: It is a URL, not there, too large, or no such data URI.
+    """
+    return uri_bytes(source, place, media) if is_uri(source) else files.read(source)

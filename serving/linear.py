@@ -60,7 +60,8 @@ class Int8:
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """`x W^T`."""
-        return torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self._weight, self._scale).to(x.dtype)  # type: ignore[no-any-return]
+        product: torch.Tensor = torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self._weight, self._scale)
+        return product.to(x.dtype)
 
 
 class Int4:
@@ -95,8 +96,10 @@ class Int4:
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """`x W^T`."""
-        product = torch.ops.aten._weight_int4pack_mm_for_cpu(x.bfloat16(), self._packed, GROUP, self._scales)
-        return product[:, : self._out].to(x.dtype)  # type: ignore[no-any-return]
+        product: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            x.bfloat16(), self._packed, GROUP, self._scales
+        )
+        return product[:, : self._out].to(x.dtype)
 
 
 class Wide:

@@ -15,8 +15,16 @@ from modalities.audio.config import RATE
 from modalities.audio.levels import is_silent, trim
 from modalities.audio.sound import Sound, decode_sound, media
 from modalities.files import Files
-from modalities.listing import guess_roles, media_in, parts_in, require_columns, require_part, table_in, within
-from modalities.media import is_uri, uri_bytes
+from modalities.listing import (
+    guess_roles,
+    media_in,
+    parts_in,
+    read_media,
+    require_columns,
+    require_part,
+    table_in,
+    within,
+)
 from modalities.text.reading import Record, Table, as_text, parse_table, place
 from modalities.text.rows import text_problem
 
@@ -158,8 +166,7 @@ def hear(files: Files, listed: Listed, keep: Callable[[bytes], str]) -> AudioRow
     if row.problem is not None:
         return row
     try:
-        uri = is_uri(listed.source)
-        data = uri_bytes(listed.source, row.place, media()) if uri else files.read(listed.source)
+        data = read_media(files, listed.source, row.place, media())
         sound = decode_sound(data, row.place)
     except InvalidRequest as error:  # a DataError is one too
         issue = RowProblem(row=row.number, line=row.line, field="audio", reason=error.what, remedy=error.remedy)

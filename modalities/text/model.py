@@ -62,13 +62,7 @@ def load_base(base_id: str, precision: Literal["auto", "bf16", "fp32"] = "auto")
         ModelUnavailable: Not pulled, not a text model, or its files do not load.
         IntegrityError: Its files are not those that were pulled.
     """
-    entry = catalogue.get(base_id)
-    if entry.kind != "text":
-        raise ModelUnavailable(
-            f"{base_id!r} is a model for {entry.kind}, not a text model.",
-            where=base_id,
-            remedy="Name a text model; see `moatelier models list`.",
-        )
+    catalogue.need_kind(base_id, "text")
     folder, digest = catalogue.folder(base_id), catalogue.base_digest(base_id)
     set_threads()
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -114,7 +114,7 @@ def load_base(
         ModelUnavailable: Not pulled, not a vision model, or its files do not load.
         IntegrityError: Its files are not those that were pulled.
     """
-    _require_kind(base_id, "vision")
+    catalogue.need_kind(base_id, "vision")
     folder, digest = catalogue.folder(base_id), catalogue.base_digest(base_id)
     set_threads()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -124,7 +124,7 @@ def load_base(
         if config.format == "open_clip":
             model, tokenizer = _open_clip(folder)
         elif text is not None:
-            _require_kind(text, "embedding")
+            catalogue.need_kind(text, "embedding")
             text_digest = catalogue.base_digest(text)
             model, tokenizer = _with_words(config, folder, catalogue.folder(text))
         else:
@@ -155,16 +155,6 @@ def embed_texts(base: VisionBase, texts: Sequence[str], *, tuned: bool = False) 
     tokens: Tensor = base.tokenizer(list(texts)).to(base.device)
     vectors: Tensor = base.clip.encode_text(tokens)
     return normalize(vectors.float(), dim=-1)
-
-
-def _require_kind(base_id: str, kind: Literal["vision", "embedding"]) -> None:
-    found = catalogue.get(base_id).kind
-    if found != kind:
-        raise ModelUnavailable(
-            f"{base_id!r} is a model for {found}, not for {kind}.",
-            where=base_id,
-            remedy=f"Name a model for {kind}; see `moatelier models list`.",
-        )
 
 
 def _timm(config: VisionConfig, folder: Path) -> Any:

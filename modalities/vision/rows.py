@@ -8,8 +8,16 @@ from moatelier.contracts import ImageColumns, RowProblem
 from moatelier.errors import DataError, InvalidRequest
 from moatelier.ids import digest_json
 from modalities.files import Files
-from modalities.listing import guess_roles, media_in, parts_in, require_columns, require_part, table_in, within
-from modalities.media import is_uri, uri_bytes
+from modalities.listing import (
+    guess_roles,
+    media_in,
+    parts_in,
+    read_media,
+    require_columns,
+    require_part,
+    table_in,
+    within,
+)
 from modalities.text.reading import Record, Table, as_text, parse_table, place
 from modalities.text.rows import text_problem
 from modalities.vision.duplicates import Look, look_at
@@ -110,7 +118,7 @@ def look(files: Files, listed: Listed, keep: Callable[[bytes], str]) -> ImageRow
     if row.problem is not None:
         return row
     try:
-        data = uri_bytes(listed.source, row.place, media()) if is_uri(listed.source) else files.read(listed.source)
+        data = read_media(files, listed.source, row.place, media())
         seen = look_at(decode_image(data, row.place))
     except InvalidRequest as error:  # a DataError is one too
         issue = RowProblem(row=row.number, line=row.line, field="image", reason=error.what, remedy=error.remedy)

@@ -7,14 +7,11 @@ model these are 147,456.
 
 from typing import Any
 
-import torch
-from peft import LoraConfig, get_peft_model
-
 from moatelier.contracts import TrainSpec
 from moatelier.errors import InvalidRequest
 from modalities.audio.classifier import Classifier
 from modalities.audio.config import AudioConfig, Place, lora_targets
-from training.methods.lora import config, restore, weights
+from training.methods.lora import adapt, config, restore, weights
 
 __all__ = ["attach", "config", "restore", "weights"]
 
@@ -44,13 +41,4 @@ def attach(model: Any, spec: TrainSpec, first_layer: int, *, shape: AudioConfig,
             where="first_layer",
             remedy=f"Its blocks are 0 to {shape.n_audio_layer - 1}.",
         )
-    fields = LoraConfig(
-        r=spec.rank,
-        lora_alpha=spec.alpha,
-        lora_dropout=spec.dropout,
-        target_modules=names,
-        modules_to_save=["head"] if heard else None,
-        bias="none",
-    )
-    torch.manual_seed(spec.seed)
-    return get_peft_model(model, fields, autocast_adapter_dtype=True)
+    return adapt(model, spec, names, modules_to_save=["head"] if heard else None)

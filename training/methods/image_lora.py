@@ -5,14 +5,12 @@ Depthwise convolutions stay frozen: PEFT refuses grouped ones at most ranks, and
 
 from typing import Any
 
-import torch
-from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from moatelier.contracts import TrainSpec
 from moatelier.errors import InvalidRequest
 from modalities.vision.classifier import Classifier
-from training.methods.lora import config, restore, weights
+from training.methods.lora import adapt, config, restore, weights
 
 __all__ = ["attach", "config", "restore", "targets", "weights"]
 
@@ -38,16 +36,7 @@ def attach(model: Classifier, spec: TrainSpec, first_layer: int) -> Any:
             where="first_layer",
             remedy=f"Its stages are 0 to {len(model.tower.stages) - 1}.",
         )
-    config = LoraConfig(
-        r=spec.rank,
-        lora_alpha=spec.alpha,
-        lora_dropout=spec.dropout,
-        target_modules=names,
-        modules_to_save=["head"],
-        bias="none",
-    )
-    torch.manual_seed(spec.seed)
-    return get_peft_model(model, config, autocast_adapter_dtype=True)
+    return adapt(model, spec, names, modules_to_save=["head"])
 
 
 def targets(model: Classifier, first: int) -> list[str]:

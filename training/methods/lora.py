@@ -5,6 +5,7 @@ place, where PEFT's passes over the tokens several times more and, beside a base
 float32 for every product.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -31,22 +32,39 @@ def attach(model: Any, spec: TrainSpec, first_layer: int) -> Any:
         The PEFT model around it.
     """
     blocks = len(model.get_decoder().layers)
-    config = LoraConfig(
-        r=spec.rank,
-        lora_alpha=spec.alpha,
-        lora_dropout=spec.dropout,
-        target_modules=list(lora_targets(model.config.model_type)),
+    adapted = adapt(
+        model,
+        spec,
+        list(lora_targets(model.config.model_type)),
         layers_to_transform=list(range(first_layer, blocks)),
         layers_pattern="layers",
-        bias="none",
         task_type="CAUSAL_LM",
     )
-    torch.manual_seed(spec.seed)
-    adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
     for layer in adapted.modules():
         if isinstance(layer, LoraLinear) and _can_fuse(layer):
             layer.forward = partial(_fused, layer)
     return adapted
+
+
+def adapt(model: Any, spec: TrainSpec, targets: Sequence[str], **fields: Any) -> Any:
+    """PEFT's model around one of any modality, with fresh adapters in float32 on some of its layers.
+
+    Args:
+        model: It is changed in place.
+        spec: Gives rank, alpha, dropout and the seed of A.
+        targets: Names of the layers.
+        fields: More of PEFT's configuration.
+    """
+    config = LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,
+        lora_dropout=spec.dropout,
+        target_modules=targets,
+        bias="none",
+        **fields,
+    )
+    torch.manual_seed(spec.seed)
+    return get_peft_model(model, config, autocast_adapter_dtype=True)
 
 
 def weights(model: Any) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ def test_bf16_holds_all_but_the_norms(pulled: str) -> None:
 
 
 def test_damage_and_other_kinds_are_refused(pulled: str) -> None:
-    with pytest.raises(ModelUnavailable, match="for text, not an audio model"):
+    with pytest.raises(ModelUnavailable, match="for text, not for audio"):
         load_base("smollm2-135m-instruct")
     folder = catalogue.folder(pulled)
     (folder / "dims.json").write_text((folder / "dims.json").read_text().replace("80", "128"))
