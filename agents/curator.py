@@ -100,7 +100,7 @@ def _check_enough(
     if len(counts) < 2:
         raise DataError(
             "After cleaning, all rows have the same label.",
-            where=f"column {plan.columns.value.target}",
+            where=f"column {plan.columns.value.told}",
             remedy="Choose another target column or add rows with other labels.",
         )
     small = {label: count for label, count in counts.items() if count < MIN_CLASS_ROWS}
@@ -110,7 +110,7 @@ def _check_enough(
             f"{MIN_CLASS_ROWS} rows after cleaning: "
             + _listed([f"{label} ({count})" for label, count in sorted(small.items(), key=lambda item: item[1])])
             + ".",
-            where=f"column {plan.columns.value.target}",
+            where=f"column {plan.columns.value.told}",
             remedy="Add rows of these classes, merge them with others, or remove them from the file.",
         )
 

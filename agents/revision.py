@@ -10,7 +10,7 @@ from agents.goals import read_goal
 from agents.limits import read_limits
 from agents.scene import Defaults
 from agents.words import normalise
-from moatelier.contracts import Contract, DataProfile, TaskPlan
+from moatelier.contracts import Columns, Contract, DataProfile, TaskPlan
 from moatelier.errors import InvalidRequest
 from moatelier.ids import slug
 
@@ -131,6 +131,8 @@ def _check(plan: TaskPlan, profile: DataProfile | None, defaults: Defaults | Non
 
 def _check_columns(plan: TaskPlan, profile: DataProfile | None) -> None:
     columns = plan.columns.value
+    if not isinstance(columns, Columns):
+        return
     if plan.kind.value == "classification" and (not columns.input or not columns.target):
         raise InvalidRequest(
             "Classification needs an input column and a target column.", where="columns", remedy="Name both."

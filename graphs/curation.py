@@ -9,6 +9,7 @@ from evals import vault
 from evals.statistics import LOOKS
 from graphs.state import LifecycleState
 from moatelier.contracts import (
+    Columns,
     CurationDecision,
     DataFindings,
     DatasetCard,
@@ -45,8 +46,9 @@ def read(state: LifecycleState, plan: TaskPlan) -> tuple[Rows, Rows | None]:
 
     def of(file_id: str) -> Rows:
         file = datasets.get_file(state["project"], file_id)
-        path = datasets.file_path(state["project"], file_id)
-        return data.read_rows(path, file.name, plan.kind.value, plan.columns.value)
+        path, columns = datasets.file_path(state["project"], file_id), plan.columns.value
+        assert isinstance(columns, Columns)
+        return data.read_rows(path, file.name, plan.kind.value, columns)
 
     return of(plan.train_file), of(plan.test_file) if plan.test_file else None
 

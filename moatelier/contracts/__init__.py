@@ -6,6 +6,7 @@ Ids of files and artifacts are SHA-256 digests (64 hex digits) unless a field sa
 """
 
 from moatelier.contracts.base import Contract, Kind, MetricName, SplitName, now
+from moatelier.contracts.columns import AnyColumns, AudioColumns, Columns, ImageColumns
 from moatelier.contracts.dataset import (
     CurationDecision,
     CurationReport,
@@ -25,7 +26,7 @@ from moatelier.contracts.evaluation import (
     Interval,
     PairedComparison,
 )
-from moatelier.contracts.images import ImageColumns, ImageFindings, ImageProfile
+from moatelier.contracts.images import ImageFindings, ImageProfile
 from moatelier.contracts.mixture import (
     CandidatesResult,
     CandidatesSpec,
@@ -36,7 +37,7 @@ from moatelier.contracts.mixture import (
     MixtureSpec,
     MixtureTable,
 )
-from moatelier.contracts.plan import Budget, Columns, Goal, Question, Sourced, TaskPlan
+from moatelier.contracts.plan import Budget, Goal, Question, Sourced, TaskPlan
 from moatelier.contracts.profile import ColumnGuess, ColumnProfile, DataProfile, RowProblem
 from moatelier.contracts.recipes import (
     Ensemble,
@@ -49,7 +50,7 @@ from moatelier.contracts.recipes import (
     Voice,
     read_recipe,
 )
-from moatelier.contracts.recordings import AudioColumns, AudioFindings, AudioGoal, AudioProfile
+from moatelier.contracts.recordings import AudioFindings, AudioGoal, AudioProfile
 from moatelier.contracts.routing import (
     BuiltProfile,
     Calibration,
@@ -68,6 +69,7 @@ from moatelier.contracts.traces import Extent, Proposal, Trace, Way
 from moatelier.contracts.training import AdapterManifest, TrainResult, TrainSpec
 
 __all__ = [
+    "AnyColumns",
     "AudioColumns",
     "AudioFindings",
     "AudioGoal",

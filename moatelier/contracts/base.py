@@ -7,8 +7,9 @@ from pydantic import BaseModel, ConfigDict
 
 from moatelier.ids import digest_json
 
-Kind = Literal["classification", "chat"]
-MetricName = Literal["accuracy", "macro_f1", "exact_match"]
+Kind = Literal["classification", "chat", "transcription"]
+MetricName = Literal["accuracy", "macro_f1", "exact_match", "word_accuracy"]
+"""`word_accuracy` is one less the word error rate, so that more is better for all of them."""
 SplitName = Literal["train", "dev", "select", "test"]
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from moatelier.contracts.base import Contract, Kind, SplitName
-from moatelier.contracts.plan import Columns
+from moatelier.contracts.columns import AnyColumns
 from moatelier.contracts.profile import RowProblem
 
 
@@ -99,9 +99,11 @@ class DatasetCard(Contract):
     licence: str
     modality: str
     kind: Kind
-    columns: Columns
+    columns: AnyColumns
     labels: tuple[str, ...]
     splits: dict[SplitName, SplitInfo]
     locked: str
     """Content hash of the locked test rows; looks are counted by it."""
+    window_s: float | None = Field(default=None, exclude_if=lambda window: window is None)
+    """Seconds that a model of recordings shall hear at once; None for other data."""
     report: CurationReport

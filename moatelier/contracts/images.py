@@ -5,20 +5,9 @@ from typing import Literal
 from pydantic import Field
 
 from moatelier.contracts.base import Contract
+from moatelier.contracts.columns import ImageColumns
 from moatelier.contracts.dataset import DataFindings
 from moatelier.contracts.profile import RowProblem
-
-
-class ImageColumns(Contract):
-    """Which column of a table of images plays which role."""
-
-    image: str
-    """A path in the folder or archive beside the table, or a data URI."""
-    label: str | None = None
-    caption: str | None = None
-    group: str | None = None
-    """Source, patient, author: images of one stay in one split."""
-    licence: str | None = None
 
 
 class ImageProfile(Contract):

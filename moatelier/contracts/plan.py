@@ -5,6 +5,7 @@ from typing import Generic, Literal, TypeVar
 from pydantic import Field
 
 from moatelier.contracts.base import Contract, Kind, MetricName
+from moatelier.contracts.columns import AnyColumns
 
 T = TypeVar("T")
 
@@ -16,15 +17,6 @@ class Sourced(Contract, Generic[T]):
     source: Literal["user", "inferred", "default"]
     confidence: float = Field(ge=0, le=1)
     reason: str
-
-
-class Columns(Contract):
-    """Which column plays which role. Classification needs `input` and `target`; chat `messages`, or both."""
-
-    input: str | None = None
-    target: str | None = None
-    messages: str | None = None
-    group: str | None = None
 
 
 class Goal(Contract):
@@ -51,7 +43,7 @@ class TaskPlan(Contract):
     test_file: str | None = None
     modality: Sourced[str]
     kind: Sourced[Kind]
-    columns: Sourced[Columns]
+    columns: Sourced[AnyColumns]
     goal: Sourced[Goal]
     budget: Sourced[Budget]
     method: Sourced[str]

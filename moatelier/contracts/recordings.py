@@ -5,25 +5,12 @@ from typing import Literal
 from pydantic import Field
 
 from moatelier.contracts.base import Contract
+from moatelier.contracts.columns import AudioColumns
 from moatelier.contracts.dataset import DataFindings
 from moatelier.contracts.profile import RowProblem
 
 AudioGoal = Literal["transcript", "label"]
 """What is to be told of a recording: what is said in it, or what kind of recording it is."""
-
-
-class AudioColumns(Contract):
-    """Which column of a table of recordings plays which role."""
-
-    audio: str
-    """A path in the folder or archive beside the table, or a data URI."""
-    text: str | None = None
-    """What is said."""
-    label: str | None = None
-    speaker: str | None = None
-    source: str | None = None
-    """The call, the broadcast, the session that a recording was cut from."""
-    licence: str | None = None
 
 
 class AudioProfile(Contract):

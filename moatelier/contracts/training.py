@@ -38,6 +38,10 @@ class TrainSpec(Contract):
     size: int | None = Field(default=None, ge=16, le=1024, exclude_if=lambda size: size is None)
     """Pixels of either side of images; None is what the base was trained with. Left out of records where it is None,
     so that specs from before there were images keep their digests."""
+    window_s: float | None = Field(default=None, gt=0, le=30, exclude_if=lambda window: window is None)
+    """Seconds of a recording that are heard at once; None is what the base was trained with."""
+    place: Literal["encoder", "decoder", "both"] | None = Field(default=None, exclude_if=lambda place: place is None)
+    """Which half of a model of speech is tuned; None is both, or the encoder alone where classes are told."""
 
 
 class AdapterManifest(Contract):
