@@ -89,8 +89,9 @@ def media(messages: Sequence[Mapping[str, Any]], *, stored: bool = False) -> lis
             kind = str(part.get("type")) if isinstance(part, Mapping) else ""
             if kind == TEXT:
                 continue
-            if stored and (kind == "image" or kind == "audio"):
-                found.append(Part(kind, artifacts.get_bytes(part["artifact"]), where))
+            if stored and kind in ("image", "audio"):
+                data = artifacts.get_bytes(part["artifact"])
+                found.append(Part("image" if kind == "image" else "audio", data, where))
             elif kind in _READ and kind in part:
                 found.append(_READ[kind](part, f"{where}.{kind}"))
             else:
