@@ -58,6 +58,11 @@ class LoraWeights:
         return sum(part.a.nbytes + part.b.nbytes for part in self.parts.values())
 
     @property
+    def size(self) -> int:
+        """Once as it is read, once in the stack that its passes use."""
+        return 2 * self.bytes
+
+    @property
     def first_layer(self) -> int:
         """The lowest layer that it changes."""
         return min(layer for layer, _ in self.parts)
@@ -114,13 +119,13 @@ class Stack:
     """Several adapters as one pair of matrices a product.
 
     Args:
-        adapters: Each once, in the order of their numbers in `StackedPass`.
+        adapters: The parts of each, in the order of their numbers in `StackedPass`.
     """
 
-    def __init__(self, adapters: Sequence[LoraWeights]) -> None:
-        self.parts: dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]] = {}
-        for where in dict.fromkeys(where for adapter in adapters for where in adapter.parts):
-            present = [(n, adapter.parts[where]) for n, adapter in enumerate(adapters) if where in adapter.parts]
+    def __init__(self, adapters: Sequence[Mapping[Any, Part]]) -> None:
+        self.parts: dict[Any, tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]] = {}
+        for where in dict.fromkeys(where for parts in adapters for where in parts):
+            present = [(n, parts[where]) for n, parts in enumerate(adapters) if where in parts]
             columns = tuple(n for n, part in present for _ in range(len(part.a)))
             a = torch.cat([part.a for _, part in present])
             b = torch.cat([part.b for _, part in present], dim=1)
@@ -128,11 +133,11 @@ class Stack:
 
 
 class StackedPass:
-    """The adapters of one pass over tokens.
+    """The adapters of one pass over tokens, or over images of as many places each.
 
     Args:
         stack: The adapters.
-        owners: Each token's adapter, by its number in the stack; -1 is none. `[tokens]`
+        owners: Each token's or image's adapter, by its number in the stack; -1 is none. `[rows]`
     """
 
     def __init__(self, stack: Stack, owners: torch.Tensor) -> None:
@@ -141,13 +146,20 @@ class StackedPass:
 
     def add(self, layer: int, site: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The base's product y `[tokens, out]` of x, with every token's own adapter added."""
-        part = self._stack.parts.get((layer, site))
-        if part is None:
-            return y
-        a, b, columns = part
+        return self.at((layer, site), x, y) if self.acts_at((layer, site)) else y
+
+    def acts_at(self, where: Any) -> bool:
+        """Whether an adapter of the pass changes this product."""
+        return where in self._stack.parts
+
+    def at(self, where: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The base's product y `[rows x places, out]` of x, with every row's own adapter added."""
+        a, b, columns = self._stack.parts[where]
         low = x @ a
         mask = self._mask(columns, low)
-        return torch.addmm(y, low if mask is None else low * mask, b)
+        if mask is not None:
+            low = (low.view(len(mask), -1, len(columns)) * mask[:, None]).view(len(low), -1)
+        return torch.addmm(y, low, b)
 
     def _mask(self, columns: tuple[int, ...], like: torch.Tensor) -> torch.Tensor | None:
         if columns not in self._masks:
