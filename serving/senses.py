@@ -145,6 +145,10 @@ class Senses:
         """Loaded adapters of all engines by name."""
         return {name: manifest for sense in self._senses.values() for name, manifest in sense.adapters.items()}
 
+    async def takes(self, bundle: Path) -> bool:
+        """Whether a sealed bundle is of a model for pictures or recordings. Raises NotFound where there is none."""
+        return (await asyncio.to_thread(read_manifest, bundle)).modality in ENGINES
+
     async def load(self, name: str, bundle: Path, pinned: bool = False) -> AdapterManifest:
         """Load a sealed bundle under a name.
 
