@@ -4,6 +4,7 @@ The bodies are those of the OpenAI dialect; `/v1/classify` is as vLLM has it, wi
 probabilities.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from importlib import import_module
@@ -165,18 +166,18 @@ def _labels(place: int, told: Told) -> dict[str, Any]:
 
 
 async def embed(senses: Senses, body: EmbeddingRequest) -> dict[str, Any]:
-    """The body of an answer with vectors of pictures, by a model for them or one of its adapters.
+    """The body of an answer with vectors of pictures or recordings, by a model for them or one of its adapters.
 
     Raises:
         InvalidRequest: Something else is to be embedded, or other dimensions are wanted than there are.
     """
     sense, adapter = senses.found(body.model)
-    if sense.modality != "vision":
-        what = f"`{body.model}` embeds nothing."
-        raise InvalidRequest(what, where="model", remedy="Name a model for pictures or for texts.")
-    pictures = read_inputs(body.input)
-    images = [decode(part) for part in pictures]
-    vectors = await sense.call(lambda engine: engine.embed(images, [adapter] * len(images)))
+    found = read_inputs(body.input)
+    if any(part.medium != MEDIUM[sense.modality] for part in found):
+        what = f"`{body.model}` embeds only what is of the medium {MEDIUM[sense.modality]}."
+        raise InvalidRequest(what, where="input", remedy="Name a model for the other medium.")
+    data = [await asyncio.to_thread(decode, part) for part in found]
+    vectors = await sense.call(lambda engine: engine.embed(data, [adapter] * len(data)))
     if body.dimensions not in (None, vectors.shape[1]):
         what = f"This model's vectors have {vectors.shape[1]} numbers."
         raise InvalidRequest(what, where="dimensions", remedy="Leave it out.")

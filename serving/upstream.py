@@ -112,18 +112,18 @@ class Upstream:
         """A whole answer with embeddings, as the payload asks for them. Raises like `chat`."""
         return await self._json("POST", "/v1/embeddings", payload)
 
-    async def embeddings(self, texts: Sequence[str], model: str) -> list[list[float]]:
-        """The vectors of texts, in their order, by an embedding model.
+    async def embeddings(self, inputs: Sequence[str | dict[str, Any]], model: str) -> list[list[float]]:
+        """The vectors of texts, or of pictures or recordings as parts, in their order, by a model for them.
 
         Raises:
-            UpstreamError: As for `chat`, or an answer that does not hold a vector for each text.
+            UpstreamError: As for `chat`, or an answer that does not hold a vector for each.
             ModelUnavailable: The upstream does not have the model.
         """
-        payload = {"model": model, "input": list(texts), "encoding_format": "base64"}
+        payload = {"model": model, "input": list(inputs), "encoding_format": "base64"}
         answer = await self.embed(payload)
         try:
             found = {int(item["index"]): _vector(item["embedding"]) for item in answer["data"]}
-            return [found[place] for place in range(len(texts))]
+            return [found[place] for place in range(len(inputs))]
         except (KeyError, TypeError, ValueError) as error:
             raise UpstreamError("The upstream's answer holds no such embeddings.", where=self.url) from error
 

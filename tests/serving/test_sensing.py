@@ -15,12 +15,13 @@ import soundfile
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from moatelier.contracts import AdapterManifest, Kind, TrainSpec
+from moatelier.contracts import AdapterManifest
 from moatelier.errors import InvalidRequest
 from modalities import bundle
 from modalities.audio.transcribing import Options, Segment, Transcript
 from serving.pool import Pool, create_app
 from serving.senses import Sense, Senses
+from tests.sensed import sealed
 
 
 @dataclass
@@ -65,28 +66,6 @@ def _transcript(seconds: float, options: Options) -> Transcript:
     text = f"{seconds:g} seconds"
     segment = Segment(0.0, seconds, text, (5, 6, 7), -0.25, 0.01)
     return Transcript(text, (segment,), options.language, seconds)
-
-
-def sealed(modality: str, base: str, kind: Kind, suffix: str) -> Path:
-    spec = TrainSpec(method="x", base=base, dataset="d" * 64, suffix=suffix)
-    digest = bundle.seal(
-        {"adapter_model.safetensors": suffix.encode(), "adapter_config.json": b"{}"},
-        base=base,
-        base_digest="b" * 64,
-        modality=modality,
-        kind=kind,
-        suffix=suffix,
-        system="",
-        template_digest="t" * 64,
-        stop_ids=(),
-        labels=("red", "blue") if kind == "classification" else (),
-        first_layer=0,
-        dataset="d" * 64,
-        licence="CC0-1.0",
-        spec=spec,
-        versions={},
-    )
-    return bundle.bundle_folder(digest)
 
 
 def picture(colour: str) -> str:
