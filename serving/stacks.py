@@ -1,22 +1,14 @@
 """The stacks of adapters that passes ran with last: made once, for as long as the same adapters run together."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from serving.adapters import Loaded, Weights
-from serving.lora import Part, Stack, StackedPass
+from serving.adapters import Loaded
+from serving.lora import LowRank, Stack, StackedPass
 
 KEPT = 4
-
-
-class LowRank(Weights, Protocol):
-    """Weights that are low-rank parts, whether or not there is more to them."""
-
-    @property
-    def parts(self) -> Mapping[Any, Part]:
-        """Place -> the part there."""
 
 
 class Stacks:
@@ -49,5 +41,5 @@ class Stacks:
                 del self._made[next(iter(self._made))]
             weights: list[LowRank] = [loaded.weights for loaded in present if loaded.weights]
             assert len(weights) == len(present), "an adapter that runs is held"
-            self._made[present] = Stack([each.parts for each in weights])
+            self._made[present] = Stack(weights)
         return self._made[present]
