@@ -8,6 +8,19 @@ from pydantic import Field, ValidationError, model_validator
 
 from moatelier.contracts import Contract
 from moatelier.errors import InvalidRequest, ModelUnavailable
+from modalities.base import Modality
+
+AUDIO = Modality(
+    name="audio",
+    kinds=("transcription", "classification"),
+    metrics=("word_accuracy", "exact_match", "accuracy", "macro_f1"),
+    methods=("audio_lora",),
+    suffixes=(".zip", ".csv", ".jsonl"),
+    max_tokens=0,
+    content="audio",
+    data="modalities.audio.data",
+    model="modalities.audio.model:load_base",
+)
 
 RATE = 16_000
 """Samples a second of everything that Whisper hears, in one channel."""

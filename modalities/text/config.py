@@ -15,6 +15,7 @@ TEXT = Modality(
     methods=("lora", "alora"),
     suffixes=(".csv", ".jsonl"),
     max_tokens=1024,
+    content="messages",
     data="modalities.text.data",
     model="modalities.text.model:load_base",
 )

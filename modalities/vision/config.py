@@ -13,10 +13,11 @@ from modalities.base import Modality
 VISION = Modality(
     name="vision",
     kinds=("classification",),
-    metrics=("accuracy", "macro_f1"),
-    methods=("linear_probe", "top_blocks", "image_lora"),
-    suffixes=(".zip", ".csv"),
+    metrics=("accuracy", "macro_f1", "exact_match"),
+    methods=("top_blocks", "image_lora", "linear_probe"),
+    suffixes=(".zip", ".csv", ".jsonl"),
     max_tokens=0,
+    content="image",
     data="modalities.vision.data",
     model="modalities.vision.model:load_base",
 )
