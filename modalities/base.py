@@ -51,6 +51,7 @@ class Modality:
         max_tokens: Longest row by default, prompt and answer together; 0 where rows have no tokens.
         content: The field of a written row that holds what is asked about, which no other modality's rows have.
         data: Dotted path of its data module (`profile`, `read_rows`, `find`, `split`, `parse_rows`, `locked_digest`).
+        curating: Dotted path of its `modalities.curating.Curating`.
         model: Dotted path, `module:function`, of what loads a base.
     """
 
@@ -62,4 +63,5 @@ class Modality:
     max_tokens: int
     content: str
     data: str
+    curating: str
     model: str

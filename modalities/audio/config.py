@@ -19,6 +19,7 @@ AUDIO = Modality(
     max_tokens=0,
     content="audio",
     data="modalities.audio.data",
+    curating="modalities.audio.curating",
     model="modalities.audio.model:load_base",
 )
 

@@ -17,6 +17,7 @@ TEXT = Modality(
     max_tokens=1024,
     content="messages",
     data="modalities.text.data",
+    curating="modalities.text.curating",
     model="modalities.text.model:load_base",
 )
 

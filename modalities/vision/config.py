@@ -19,6 +19,7 @@ VISION = Modality(
     max_tokens=0,
     content="image",
     data="modalities.vision.data",
+    curating="modalities.vision.curating",
     model="modalities.vision.model:load_base",
 )
 
@@ -69,6 +70,11 @@ class VisionConfig(Contract):
     """`timm`: an image tower alone. `open_clip`: image and text towers, trained together."""
     architecture: str
     transform: ImageTransform
+
+    @property
+    def any_size(self) -> bool:
+        """Whether it surely takes images of other sizes: convolutions do, patches with positions do not."""
+        return self.format == "timm" and "efficientnet" in self.architecture
 
     @property
     def zero_shot(self) -> bool:
