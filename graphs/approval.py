@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from graphs.nodes import load
+from agents.kinds import NOUN
+from graphs import evidence
 from graphs.state import LifecycleState
-from moatelier.contracts import Budget, DataProfile, Goal, TaskPlan
+from moatelier.contracts import Budget, Goal, TaskPlan
 
 YES = frozenset({"yes", "y", "ok", "okay", "approve", "approved", "go", "go ahead", "do it", "start"})
 NO = frozenset({"no", "n", "reject", "stop", "cancel", "abort"})
@@ -46,12 +47,13 @@ def payload(state: LifecycleState, plan: TaskPlan) -> dict[str, Any]:
 
 def describe(plan: TaskPlan, state: LifecycleState) -> str:
     """The plan in one sentence."""
-    profile = load(state, "profile", DataProfile)
+    profile = evidence.profile(state)
     goal, budget = plan.goal.value, plan.budget.value
     minutes = state["forecast"]["seconds"] / 60
+    rows = f"{profile.rows} {NOUN[profile.modality]}s of {profile.name}"
     return (
-        f"Tune {plan.base.value} on {profile.rows} rows of {profile.name} until {goal.metric} is shown to be at least "
-        f"{goal.target:.1%}, in at most {budget.trials} trials and {budget.seconds / 60:.0f} minutes of training; "
+        f"Tune {plan.base.value} on {rows} until {goal.metric} is shown to be at least {goal.target:.1%}, in "
+        f"at most {budget.trials} trials and {budget.seconds / 60:.0f} minutes of training; "
         f"one trial takes about {minutes:.1f} minutes here."
     )
 

@@ -21,7 +21,6 @@ from graphs.nodes import decided, guarded, load, run_job, say, set_status
 from graphs.planner_endpoint import propose
 from graphs.state import LifecycleState as State
 from moatelier.contracts import (
-    DataProfile,
     EvalReport,
     EvalSpec,
     GateDecision,
@@ -47,9 +46,13 @@ def first_input(run: tasks.Run, thread: tasks.Thread) -> dict[str, Any]:
 def profile(state: State) -> State:
     """Look at the files, read-only."""
     set_status(state, "planning")
-    train, test = evidence.profiles(state)
-    say(state, "profile", profile=train.model_dump(mode="json"))
-    return {"profile": artifacts.put_json(train), "test_profile": artifacts.put_json(test) if test else None}
+    seen = evidence.looks(state)
+    say(state, "profile", profile=seen.train.model_dump(mode="json"))
+    return {
+        "profile": artifacts.put_json(seen.train),
+        "test_profile": artifacts.put_json(seen.test) if seen.test else None,
+        "other_profiles": [artifacts.put_json(other) for other in seen.others],
+    }
 
 
 @guarded
@@ -86,10 +89,10 @@ def forecast(state: State) -> State:
     curation.check(material)
     _, pulled = run_job(state, "pull", {"base": current.base.value})
     _, speed = run_job(state, "probe", pulled)
-    tokens = curation.preflight(material)
-    rows = round(load(state, "profile", DataProfile).rows * evidence.train_share(current))
+    size = curation.preflight(material)
+    rows = round(evidence.profile(state).rows * evidence.train_share(current))
     set_status(state, "awaiting_approval")
-    return {"forecast": approval.forecast(rows, tokens, speed, current)}
+    return {"forecast": approval.forecast(rows, size, speed, current)}
 
 
 @guarded
@@ -101,7 +104,7 @@ def approve(state: State) -> State:
     if verdict == "edit":
         state = state | {"round": state["round"] + 1}
         try:
-            revised = planner.revise(current, detail, load(state, "profile", DataProfile), evidence.defaults())
+            revised = planner.revise(current, detail, evidence.profile(state), evidence.defaults())
         except InvalidRequest as error:  # asked again, and told why
             decided(state, "planner", {"refused": error.to_dict()}, str(error))
             return {"verdict": "stale", "round": state["round"]}

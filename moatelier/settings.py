@@ -66,6 +66,10 @@ class Settings(BaseSettings):
     project: str = "default"
     base: str = "smollm2-135m-instruct"
     """The catalogue id of the base that new tasks tune and the engine serves."""
+    vision_base: str = "efficientnet-lite0"
+    """The catalogue id of the base that new tasks on pictures tune."""
+    audio_base: str = "whisper-tiny.en"
+    """The catalogue id of the base that new tasks on recordings tune."""
     embedding: str = "all-minilm-l6-v2"
     """The catalogue id of the embedding model that `auto` routes by."""
     key: SecretStr | None = None

@@ -57,6 +57,9 @@ class Teller:
 
     def _profile(self, body: dict[str, Any]) -> None:
         profile = body["profile"]
+        if "columns" not in profile or not isinstance(profile["columns"], list):
+            console.print(escape(f"  {_media(profile)}"))
+            return
         columns = ", ".join(column["name"] for column in profile["columns"])
         text = f"  {profile['name']}: {profile['rows']} rows, columns {columns}; {profile['exact_duplicates']} repeats"
         console.print(escape(text))
@@ -102,6 +105,15 @@ class Teller:
         if self._bar:
             self._bar.stop()
             self._bar, self._phases = None, {}
+
+
+def _media(profile: dict[str, Any]) -> str:
+    """A look at pictures or recordings in a line."""
+    count = f"{profile['images']} pictures" if "images" in profile else f"{profile['recordings']} recordings"
+    told = [f"{len(profile['labels'])} classes"] if profile["labels"] else []
+    told += [f"table with {', '.join(profile['headers'])}"] if profile["headers"] else []
+    told += [f"{len(profile['problems'])} cannot be used"] if profile["problems"] else []
+    return f"{profile['name']}: {', '.join([count, *told])}"
 
 
 def plan_table(plan: dict[str, Any], forecast: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from agents.curator import decide
 from moatelier.contracts import AudioFindings, ImageFindings, RowProblem
 from moatelier.errors import DataError
-from tests.agents.media_scenes import BOTH, DIGITS, FOLDERS, MOODS, SHOTS, planned
+from tests.agents.media_scenes import BOTH, DIGITS, MOODS, SHOTS, planned
 
 PICTURES = planned("90 % right")
 TRANSCRIPTS = planned("95 %", data=DIGITS)
