@@ -12,10 +12,9 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from evals import router_card
 from evals.scorers import plain
+from evals.subjects import Row, embedder, nobodys, subjects
 from moatelier.contracts import (
     BuiltProfile,
     DatasetCard,
@@ -29,21 +28,17 @@ from moatelier.contracts import (
 from moatelier.errors import IntegrityError, NotFound
 from moatelier.faults import fault_point
 from moatelier.job import Job, main
-from modalities import catalogue, embedding
+from modalities import catalogue
 from modalities.bundle import bundle_folder, read_manifest
-from serving.general import SENTENCES
 from serving.prototypes import Vectors, pack, profile
-from serving.router import routed_text
 from store import artifacts, datasets
 
 TRAIN_ROWS = 2000
 """Train rows that a profile is made of at most, evenly taken; more move its prototypes no further."""
 DEV_ROWS = 400
-BATCH = 64
 log = logging.getLogger("moatelier.job")
 
-Row = dict[str, Any]
-Embed = Callable[[Sequence[str]], Vectors]
+Embed = Callable[[Sequence[Any]], Vectors]
 
 
 def work(spec: dict[str, Any], job: Job) -> dict[str, Any]:
@@ -62,7 +57,7 @@ def work(spec: dict[str, Any], job: Job) -> dict[str, Any]:
 def enter(spec: RoutingSpec, job: Job) -> RoutingResult:
     """Make profiles and card; raises as `work` does."""
     digest = catalogue.base_digest(spec.embedding)
-    embed = _embedder(spec.embedding, job)
+    embed = embedder(spec.modality, spec.embedding, job.check)
     profiles, held_out = _known(spec)
     built: dict[str, tuple[str, str]] = {}
     for done, source in enumerate(spec.build, start=1):
@@ -78,7 +73,7 @@ def enter(spec: RoutingSpec, job: Job) -> RoutingResult:
         fault_point("routing.running")
         job.emit("progress", done, phase="profile", done=done, total=len(spec.build), adapter=source.adapter)
     everyone = [made for made in profiles.values() if made.embedding_digest == digest]
-    tried = router_card.trial(everyone, held_out, embed(SENTENCES))
+    tried = router_card.trial(everyone, held_out, embed(nobodys(spec.modality)))
     card = router_card.card(tried, everyone, spec.candidate, seed=spec.seed)
     artifacts.put_json(card)
     fault_point("routing.written")
@@ -101,17 +96,6 @@ def _told(tried: router_card.Trial, made: RouterProfile, rows: HeldOut, profile:
     )
 
 
-def _embedder(model: str, job: Job) -> Embed:
-    def embed(texts: Sequence[str]) -> Vectors:
-        parts = []
-        for start in range(0, len(texts), BATCH):
-            job.check()
-            parts.append(embedding.embed(texts[start : start + BATCH], model))
-        return np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.float32)
-
-    return embed
-
-
 def _known(spec: RoutingSpec) -> tuple[dict[str, RouterProfile], dict[str, HeldOut]]:
     building = {source.adapter for source in spec.build}
     profiles, held_out = {}, {}
@@ -128,7 +112,7 @@ def _build(source: ProfileSource, embed: Embed, spec: RoutingSpec, digest: str) 
     train, dev = _rows(card, "train", TRAIN_ROWS), _rows(card, "dev", DEV_ROWS)
     made = profile(
         manifest,
-        embed(_texts(train)),
+        embed(subjects(card.modality, train)),
         [row.get("label") for row in train],
         embedding=spec.embedding,
         embedding_digest=digest,
@@ -138,23 +122,19 @@ def _build(source: ProfileSource, embed: Embed, spec: RoutingSpec, digest: str) 
     right = _right(source.answers) if card.kind == "classification" else {}
     return made, HeldOut(
         adapter=source.adapter,
-        vectors=pack(embed(_texts(dev))) if dev else "",
+        vectors=pack(embed(subjects(card.modality, dev))) if dev else "",
         right=tuple(right.get(row["id"], True) for row in dev),
     )
 
 
 def _rows(card: DatasetCard, split: SplitName, most: int) -> list[Row]:
-    """The rows of a split that have a text to route by, at most `most`, evenly taken in the order of their ids."""
+    """The rows of a split that have something to route by, at most `most`, evenly taken in the order of their ids."""
     info = card.splits.get(split)
     lines = artifacts.get_bytes(info.artifact).split(b"\n") if info and info.artifact else []
     rows = sorted((json.loads(line) for line in lines if line), key=lambda row: (row["id"], row["row"]))
-    rows = [row for row in rows if routed_text(row["messages"][:-1])]
+    rows = [row for row, subject in zip(rows, subjects(card.modality, rows), strict=True) if subject]
     step = max(1.0, len(rows) / most)
     return [rows[int(place * step)] for place in range(min(most, len(rows)))]
-
-
-def _texts(rows: Sequence[Row]) -> list[str]:
-    return [routed_text(row["messages"][:-1]) for row in rows]
 
 
 def _right(answers: str | None) -> dict[str, bool]:

@@ -13,7 +13,7 @@ from graphs.state import LifecycleState
 from moatelier.contracts import AnyProfile, DataProfile, DatasetCard, Question, TaskPlan, read_profile
 from moatelier.errors import DataError
 from moatelier.settings import settings
-from modalities import catalogue, registry
+from modalities import registry
 from modalities.halves import halves, parts_of
 from modalities.kinds import MEDIA, held
 from store import artifacts, datasets
@@ -110,18 +110,13 @@ def defaults() -> Defaults:
     """What this service does when a person says nothing, and what it offers."""
     text, media = registry.get("text"), {"vision": settings().vision_base, "audio": settings().audio_base}
     return Defaults(
-        # Only the base that the engine serves: an adapter on another would be certified and then not be served.
+        # Only the bases that the engine serves: an adapter on another would be certified and then not be served.
         base=settings().base,
         trials=DEFAULT_TRIALS,
         seconds=DEFAULT_BUDGET_S,
         methods=text.methods,
         others={
-            name: Offer(
-                base=base,
-                bases=tuple(entry.id for entry in catalogue.entries() if entry.kind == name),
-                methods=registry.get(name).methods,
-            )
-            for name, base in media.items()
+            name: Offer(base=base, methods=registry.get(name).methods) for name, base in media.items()
         },
     )
 

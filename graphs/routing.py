@@ -49,16 +49,21 @@ def spec(project: str, decision: GateDecision) -> RoutingSpec:
         IntegrityError: A record was changed.
     """
     entered = roster.entries(project)
+    everyone = {record.digest: record for record in adapters.list_adapters(project)}
+    modality = adapters.get(project, decision.candidate).manifest.modality
+    alike = {digest for digest, record in everyone.items() if record.manifest.modality == modality}
     others = [e for e in roster.on_roster(entered) if e.adapter not in (decision.candidate, decision.champion)]
+    others = [entry for entry in others if entry.adapter in alike]
     known = [entry for entry in others if (made := roster.profile_of(entry)) and roster.comparable(made)]
     seen = {entry.adapter for entry in entered} | {decision.candidate}
-    missing = [r.digest for r in adapters.list_adapters(project) if r.digest not in seen and r.aliases]
+    missing = [digest for digest in everyone if digest in alike - seen and everyone[digest].aliases]
     stale = [entry.adapter for entry in others if entry not in known]
     return RoutingSpec(
         candidate=decision.candidate,
         build=tuple(_source(project, digest) for digest in [decision.candidate, *(stale + missing)[:BACKLOG]]),
         known=tuple(KnownProfile(adapter=e.adapter, profile=e.profile, held_out=e.held_out) for e in known),
-        embedding=catalogue.embedding(),
+        embedding=catalogue.embedder(modality),
+        modality=modality,
     )
 
 

@@ -145,6 +145,19 @@ def embedding() -> str:
     return _of_kind("embedding", settings().embedding, "MOATELIER_EMBEDDING")
 
 
+def embedder(modality: str) -> str:
+    """The id of the model by whose vectors `auto` routes: of texts the embedding model, else the modality's own base.
+
+    Raises:
+        NotFound, InvalidRequest: As `embedding` does.
+    """
+    if modality == "vision":
+        return _of_kind("vision", settings().vision_base, "MOATELIER_VISION_BASE")
+    if modality == "audio":
+        return _of_kind("audio", settings().audio_base, "MOATELIER_AUDIO_BASE")
+    return embedding()
+
+
 def _of_kind(kind: ModelKind, base_id: str, variable: str) -> str:
     """The id that a setting names, if it is of the kind that the setting is for."""
     try:
@@ -296,9 +309,8 @@ def check() -> None:
         NotFound, InvalidRequest: One is not; `where` names the setting.
     """
     _of_kind("text", settings().base, "MOATELIER_BASE")
-    _of_kind("vision", settings().vision_base, "MOATELIER_VISION_BASE")
-    _of_kind("audio", settings().audio_base, "MOATELIER_AUDIO_BASE")
-    embedding()
+    for modality in ("text", "vision", "audio"):
+        embedder(modality)
 
 
 if __name__ == "__main__":

@@ -3,24 +3,43 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from moatelier.contracts import AdapterManifest
 from moatelier.errors import Conflict, NotFound, ResourceExhausted
-from serving.lora import LoraWeights
 from serving.memory import Memory
 
 
-class Read(Protocol):
+class Weights(Protocol):
+    """What an engine needs to know of an adapter's weights, of whatever method."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that they take, with what passes make of them."""
+
+    @property
+    def first_layer(self) -> int:
+        """The lowest layer that they change."""
+
+    @property
+    def invocation(self) -> tuple[int, ...]:
+        """The tokens that activate the adapter; empty when it is always active."""
+
+
+W = TypeVar("W", bound=Weights)
+W_co = TypeVar("W_co", bound=Weights, covariant=True)
+
+
+class Read(Protocol[W_co]):
     """Verifies a bundle, every byte of it, and reads its weights."""
 
-    def __call__(self, folder: Path) -> tuple[AdapterManifest, LoraWeights]:
+    def __call__(self, folder: Path) -> tuple[AdapterManifest, W_co]:
         """Raises what a bundle that must not be served deserves."""
         ...
 
 
 @dataclass(eq=False)
-class Loaded:
+class Loaded(Generic[W]):
     """An adapter that requests may name, or that answers in the making still need."""
 
     name: str
@@ -29,7 +48,7 @@ class Loaded:
     digest: str
     first_layer: int
     invocation: tuple[int, ...]
-    weights: LoraWeights | None = field(repr=False)
+    weights: W | None = field(repr=False)
     """None after an eviction, until the next use."""
     users: int = 0
     """Answers in the making, waiting ones too."""
@@ -40,7 +59,7 @@ class Loaded:
     pinned: bool = False
 
 
-class Adapters:
+class Adapters(Generic[W]):
     """The adapters of one base.
 
     Args:
@@ -49,15 +68,15 @@ class Adapters:
         dropped: Called when an adapter's weights have left memory.
     """
 
-    def __init__(self, memory: Memory, read: Read, dropped: Callable[[Loaded], None]) -> None:
+    def __init__(self, memory: Memory, read: Read[W], dropped: Callable[[Loaded[W]], None]) -> None:
         self._memory, self._read, self._dropped = memory, read, dropped
-        self._named: dict[str, Loaded] = {}
+        self._named: dict[str, Loaded[W]] = {}
 
-    def all(self) -> tuple[Loaded, ...]:
+    def all(self) -> tuple[Loaded[W], ...]:
         """What requests may name, in the order of loading."""
         return tuple(self._named.values())
 
-    def get(self, name: str) -> Loaded:
+    def get(self, name: str) -> Loaded[W]:
         """The adapter of this name.
 
         Raises:
@@ -67,7 +86,7 @@ class Adapters:
             raise NotFound(f"No adapter `{name}` is loaded.", where="model", remedy="Load it first.")
         return self._named[name]
 
-    def add(self, name: str, path: Path, pinned: bool = False) -> Loaded:
+    def add(self, name: str, path: Path, pinned: bool = False) -> Loaded[W]:
         """Verify a bundle and give it a name; a second call with the same bundle changes nothing but its pin.
 
         Raises:
@@ -103,16 +122,16 @@ class Adapters:
         loaded.retired = True
         self._drop_unused(loaded)
 
-    def use(self, loaded: Loaded) -> None:
+    def use(self, loaded: Loaded[W]) -> None:
         """One more answer needs it; undone by `done`."""
         loaded.users += 1
 
-    def done(self, loaded: Loaded) -> None:
+    def done(self, loaded: Loaded[W]) -> None:
         """One answer less needs it."""
         loaded.users -= 1
         self._drop_unused(loaded)
 
-    def hold(self, loaded: Loaded) -> LoraWeights:
+    def hold(self, loaded: Loaded[W]) -> W:
         """Have the weights in memory and keep them there until `release`.
 
         Raises:
@@ -127,28 +146,28 @@ class Adapters:
         assert loaded.weights is not None
         return loaded.weights
 
-    def release(self, loaded: Loaded) -> None:
+    def release(self, loaded: Loaded[W]) -> None:
         """Undo one `hold`: the weights may be evicted."""
         self._memory.release(loaded)
 
-    def _keep(self, loaded: Loaded, weights: LoraWeights) -> None:
+    def _keep(self, loaded: Loaded[W], weights: W) -> None:
         def drop() -> None:
             loaded.weights = None
             self._dropped(loaded)
 
-        loaded.size = 2 * weights.bytes  # once as it is read, once in the stack that its passes use
+        loaded.size = weights.size
         if not self._memory.keep(loaded, loaded.size, drop):
             raise _no_room(loaded)
         loaded.weights = weights
 
-    def _drop_unused(self, loaded: Loaded) -> None:
+    def _drop_unused(self, loaded: Loaded[W]) -> None:
         if loaded.retired and loaded.users == 0 and loaded.weights is not None:
             self._memory.forget(loaded)
             loaded.weights = None
             self._dropped(loaded)
 
 
-def _no_room(loaded: Loaded) -> ResourceExhausted:
+def _no_room(loaded: Loaded[Any]) -> ResourceExhausted:
     return ResourceExhausted(
         f"The engine's memory has no room for the adapter's {loaded.size:,} bytes.",
         where=loaded.name,

@@ -1,17 +1,16 @@
 """The forward pass of one step: who computes what, in the two segments of the layers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from serving.adapters import Loaded
 from serving.attention import Attention, Span
 from serving.llama import Llama
-from serving.lora import Stack, StackedPass
+from serving.lora import LoraWeights, StackedPass
 from serving.room import Room
 from serving.row import Lane
-
-KEPT_STACKS = 4
+from serving.stacks import Stacks
 
 
 class Passes:
@@ -24,7 +23,8 @@ class Passes:
 
     def __init__(self, model: Llama, boundary: int) -> None:
         self._model, self._boundary = model, boundary
-        self._stacks: dict[tuple[Loaded, ...], Stack] = {}
+        self._stacks = Stacks()
+        self.forget = self._stacks.forget
         self.prompt_work = 0
         """Tokens times layers computed for prompts so far: what sharing saves."""
 
@@ -105,29 +105,11 @@ class Passes:
 
     def _adapters(self, decode: Sequence[Lane], spans: Sequence[tuple[Lane, Span]]) -> StackedPass | None:
         """Every token's adapter; an activated one's tokens before its invocation are the base's."""
-        owners: list[Loaded | None] = [lane.adapter for lane in decode]
+        owners: list[Loaded[LoraWeights] | None] = [lane.adapter for lane in decode]
         for lane, span in spans:
             before = min(max(lane.switch - span.start, 0), span.tokens)
             owners += [None] * before + [lane.adapter] * (span.tokens - before)
-        present = tuple(sorted({owner for owner in owners if owner}, key=lambda owner: (owner.digest, id(owner))))
-        if not present:
-            return None
-        numbers: Mapping[Loaded | None, int] = {None: -1} | {owner: n for n, owner in enumerate(present)}
-        places = torch.tensor([numbers[owner] for owner in owners], device=self._model.device)
-        return StackedPass(self._stack(present), places)
-
-    def _stack(self, present: tuple[Loaded, ...]) -> Stack:
-        if present not in self._stacks:
-            while len(self._stacks) >= KEPT_STACKS:
-                del self._stacks[next(iter(self._stacks))]
-            weights = [loaded.weights for loaded in present if loaded.weights]
-            assert len(weights) == len(present), "an adapter that runs is held"
-            self._stacks[present] = Stack(weights)
-        return self._stacks[present]
-
-    def forget(self, loaded: Loaded) -> None:
-        """Drop what was made of an adapter's weights."""
-        self._stacks = {present: stack for present, stack in self._stacks.items() if loaded not in present}
+        return self._stacks.over(owners, self._model.device)
 
 
 def _span(lane: Lane, tokens: int) -> Span:

@@ -283,11 +283,11 @@ class TextEngine:
 
     # ------------------------------------------------------------------------------------------------- a request
 
-    def _subject(self, name: str | None) -> Loaded | None:
+    def _subject(self, name: str | None) -> Loaded[LoraWeights] | None:
         """The adapter of this name; None is the base."""
         return None if name is None else self._adapters.get(name)
 
-    def _prompt(self, messages: Messages, adapter: Loaded | None, index: int = 0) -> list[int]:
+    def _prompt(self, messages: Messages, adapter: Loaded[LoraWeights] | None, index: int = 0) -> list[int]:
         turns = [{"role": turn["role"], "content": turn["content"]} for turn in messages]
         if adapter and adapter.manifest.system and (not turns or turns[0]["role"] != "system"):
             turns.insert(0, {"role": "system", "content": adapter.manifest.system})
@@ -316,7 +316,7 @@ class TextEngine:
     def _row(
         self,
         prompts: Sequence[list[int]],
-        adapters: Sequence[Loaded | None],
+        adapters: Sequence[Loaded[LoraWeights] | None],
         sampling: Sampling,
         *,
         choice: int = 0,
@@ -333,7 +333,7 @@ class TextEngine:
         chooser = Chooser(sampling, choice, constraint)
         return Row(choice, lanes, len(prompts[0]), limit, chooser, text, flow, scored, deadline)
 
-    def _lane(self, ids: Sequence[int], adapter: Loaded | None) -> Lane:
+    def _lane(self, ids: Sequence[int], adapter: Loaded[LoraWeights] | None) -> Lane:
         base = self.base.digest
         if adapter is None:
             return Lane(None, list(ids), 0, Chain("lower", base), Chain("upper", base))
@@ -372,7 +372,7 @@ class TextEngine:
         layers = len(self.model.layers)
         return manifest, read_weights(folder, self._shapes, layers, self.model.dtype, self.device)
 
-    def _check_canary(self, loaded: Loaded) -> None:
+    def _check_canary(self, loaded: Loaded[LoraWeights]) -> None:
         """An adapter that changes nothing is one that silently was not applied (peft#2115, vllm#48019)."""
         turns = [{"role": "system", "content": loaded.manifest.system}] if loaded.manifest.system else []
         prompt = render(self.base.tokenizer, [*turns, {"role": "user", "content": "Good morning!"}], True)

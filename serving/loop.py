@@ -8,6 +8,7 @@ from moatelier.errors import DeadlineExceeded, IntegrityError, MoatelierError, R
 from serving.adapters import Adapters
 from serving.batch import Passes
 from serving.llama import Llama
+from serving.lora import LoraWeights
 from serving.room import Rooms
 from serving.row import Lane, Row
 from serving.sampling import choose, likelihoods
@@ -37,7 +38,7 @@ class Loop:
         *,
         rooms: Rooms,
         sharing: Sharing,
-        adapters: Adapters,
+        adapters: Adapters[LoraWeights],
         passes: Passes,
     ) -> None:
         self.scheduler = Scheduler()

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from peft import LoraConfig, PeftConfig
@@ -25,7 +25,6 @@ _UNSUPPORTED = (
     "use_qalora",
     "trainable_token_indices",
     "target_parameters",
-    "modules_to_save",
 )
 _MODULES = {name: (site, place) for site, names in SITES.items() for place, name in enumerate(names)}
 
@@ -38,6 +37,14 @@ class Part:
     """`[rank, in]`: the rows of all modules that are part of the product."""
     b: torch.Tensor
     """`[out, rank]`."""
+
+
+class LowRank(Protocol):
+    """Weights that are low-rank parts, whether or not there is more to them."""
+
+    @property
+    def parts(self) -> Mapping[Any, Part]:
+        """Place -> the part there."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,11 @@ class LoraWeights:
     def bytes(self) -> int:
         """What it takes."""
         return sum(part.a.nbytes + part.b.nbytes for part in self.parts.values())
+
+    @property
+    def size(self) -> int:
+        """Once as it is read, once in the stack that its passes use."""
+        return 2 * self.bytes
 
     @property
     def first_layer(self) -> int:
@@ -78,13 +90,8 @@ def read_weights(
     Raises:
         IntegrityError: Not plain LoRA, or weights are missing, unexpected or of another shape than the base asks for.
     """
-    config = _config(folder)
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise IntegrityError(f"The adapter's weights are not readable: {error}", where=str(folder / WEIGHTS)) from error
-    wanted = _wanted(config, shapes, layers, folder)
-    _check(tensors, wanted, folder)
+    config, tensors = read_config(folder), read_tensors(folder)
+    require_shapes(tensors, _wanted(config, shapes, layers, folder), folder)
     parts: dict[tuple[int, str], list[tuple[int, torch.Tensor, torch.Tensor]]] = {}
     for layer, module, rank, scale in _modules(config, shapes, layers):
         a, b = (tensors[_key(layer, module, side)].float() for side in "AB")
@@ -117,8 +124,8 @@ class Stack:
         adapters: Each once, in the order of their numbers in `StackedPass`.
     """
 
-    def __init__(self, adapters: Sequence[LoraWeights]) -> None:
-        self.parts: dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]] = {}
+    def __init__(self, adapters: Sequence[LowRank]) -> None:
+        self.parts: dict[Any, tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]] = {}
         for where in dict.fromkeys(where for adapter in adapters for where in adapter.parts):
             present = [(n, adapter.parts[where]) for n, adapter in enumerate(adapters) if where in adapter.parts]
             columns = tuple(n for n, part in present for _ in range(len(part.a)))
@@ -128,11 +135,11 @@ class Stack:
 
 
 class StackedPass:
-    """The adapters of one pass over tokens.
+    """The adapters of one pass over tokens, or over images of as many places each.
 
     Args:
         stack: The adapters.
-        owners: Each token's adapter, by its number in the stack; -1 is none. `[tokens]`
+        owners: Each token's or image's adapter, by its number in the stack; -1 is none. `[rows]`
     """
 
     def __init__(self, stack: Stack, owners: torch.Tensor) -> None:
@@ -141,13 +148,20 @@ class StackedPass:
 
     def add(self, layer: int, site: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The base's product y `[tokens, out]` of x, with every token's own adapter added."""
-        part = self._stack.parts.get((layer, site))
-        if part is None:
-            return y
-        a, b, columns = part
+        return self.at((layer, site), x, y) if self.acts_at((layer, site)) else y
+
+    def acts_at(self, where: Any) -> bool:
+        """Whether an adapter of the pass changes this product."""
+        return where in self._stack.parts
+
+    def at(self, where: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The base's product y `[rows x places, out]` of x, with every row's own adapter added."""
+        a, b, columns = self._stack.parts[where]
         low = x @ a
         mask = self._mask(columns, low)
-        return torch.addmm(y, low if mask is None else low * mask, b)
+        if mask is not None:
+            low = (low.view(len(mask), -1, len(columns)) * mask[:, None]).view(len(low), -1)
+        return torch.addmm(y, low, b)
 
     def _mask(self, columns: tuple[int, ...], like: torch.Tensor) -> torch.Tensor | None:
         if columns not in self._masks:
@@ -175,8 +189,29 @@ def _fused(
     return Part(a.to(device, dtype), b.to(device, dtype))
 
 
-def _config(folder: Path) -> LoraConfig:
-    """The bundle's LoRA configuration, read from its folder and nowhere else."""
+def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """A bundle's tensors.
+
+    Raises:
+        IntegrityError: They are not readable.
+    """
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise IntegrityError(f"The adapter's weights are not readable: {error}", where=str(folder / WEIGHTS)) from error
+    return tensors
+
+
+def read_config(folder: Path, saved: Sequence[str] = ()) -> LoraConfig:
+    """A bundle's LoRA configuration, read from its folder and nowhere else.
+
+    Args:
+        folder: Of the bundle.
+        saved: Modules that it holds whole, beside the low-rank parts.
+
+    Raises:
+        IntegrityError: It is not readable, or not of plain LoRA.
+    """
     try:
         raw: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())
         known = {key: value for key, value in raw.items() if key in LoraConfig.__dataclass_fields__}
@@ -186,6 +221,7 @@ def _config(folder: Path) -> LoraConfig:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"The adapter's configuration is not readable: {error!r}", where=str(folder)) from error
     plain = isinstance(config, LoraConfig) and config.bias == "none"
+    plain = plain and list(getattr(config, "modules_to_save", None) or ()) == list(saved)
     if not plain or any(getattr(config, name, None) for name in _UNSUPPORTED):
         raise IntegrityError("The adapter is not plain LoRA, the only method this engine runs.", where=str(folder))
     assert isinstance(config, LoraConfig)
@@ -202,10 +238,15 @@ def _modules(config: LoraConfig, shapes: Mapping[str, Sequence[int]], layers: in
         for module in shapes:
             name = module.rpartition(".")[2]
             if targets == "all-linear" or name in (targets or ()):
-                rank = (config.rank_pattern or {}).get(name, config.r)
-                alpha = (config.alpha_pattern or {}).get(name, config.lora_alpha)
-                found.append((layer, module, rank, alpha / (rank**0.5 if config.use_rslora else rank)))
+                found.append((layer, module, *scaled_rank(config, name)))
     return found
+
+
+def scaled_rank(config: LoraConfig, name: str) -> tuple[int, float]:
+    """The rank of a module's part, and what its product is multiplied by."""
+    rank = (config.rank_pattern or {}).get(name, config.r)
+    alpha = (config.alpha_pattern or {}).get(name, config.lora_alpha)
+    return rank, alpha / (rank**0.5 if config.use_rslora else rank)
 
 
 def _key(layer: int, module: str, side: str) -> str:
@@ -224,8 +265,14 @@ def _wanted(
     return wanted
 
 
-def _check(tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """A key that is passed over in silence is an adapter that silently does nothing (peft#2115)."""
+def require_shapes(tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """Refuse tensors other than the wanted ones.
+
+    A key that is passed over in silence is an adapter that silently does nothing (peft#2115).
+
+    Raises:
+        IntegrityError: Tensors are missing, unexpected or of another shape.
+    """
     found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     for problem, keys in (
         ("lacks", wanted.keys() - found.keys()),

@@ -125,6 +125,18 @@ def mediums(messages: Sequence[Mapping[str, Any]]) -> tuple[Medium, ...]:
     return tuple(found)
 
 
+def raw(messages: Sequence[Mapping[str, Any]], medium: Medium) -> dict[str, Any] | None:
+    """The last picture or recording as it stands in the conversation, unread, to be passed on."""
+    kinds = ("image_url",) if medium == "image" else ("audio_url", "input_audio")
+    for message in reversed(messages):
+        content = message.get("content")
+        held: list[Any] = content if isinstance(content, list) else []
+        for part in reversed(held):
+            if isinstance(part, Mapping) and part.get("type") in kinds:
+                return dict(part)
+    return None
+
+
 def words(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The conversation as a text model takes it: without pictures and recordings, which others are asked about."""
     kept = []

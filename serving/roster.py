@@ -2,7 +2,8 @@
 
 An adapter is on the roster when its newest record says that it joined, no later one took its place, it is tuned on the
 base that is served, and the embedding model of the settings made its profile: vectors of two models are never
-compared. The calibration is the newest card's that was fitted on that model's vectors.
+compared. The calibration is the newest card's that was fitted on that model's vectors. Each modality has a roster of
+its own, since it has an embedding model of its own.
 """
 
 import logging
@@ -59,30 +60,32 @@ def on_roster(found: Iterable[RouterEntry]) -> list[RouterEntry]:
 
 
 def comparable(made: RouterProfile) -> bool:
-    """Whether the embedding model of the settings made a profile: the same id, and where it is pulled the same files.
+    """Whether the modality's embedding model made a profile: the same id, and where it is pulled the same files.
 
     Raises:
         NotFound, InvalidRequest: The setting names no embedding model.
         IntegrityError: The model's files are not those that were pulled.
     """
-    return made.embedding == catalogue.embedding() and _model() in (None, made.embedding_digest)
+    named = catalogue.embedder(made.modality)
+    return made.embedding == named and _model(made.modality) in (None, made.embedding_digest)
 
 
-def _model() -> str | None:
-    """The digest of the embedding model's files; None where it is not pulled."""
-    named = catalogue.embedding()
+def _model(modality: str) -> str | None:
+    """The digest of the files of a modality's embedding model; None where it is not pulled."""
+    named = catalogue.embedder(modality)
     return catalogue.base_digest(named) if catalogue.is_pulled(named) else None
 
 
-def load(project: str) -> Roster:
-    """The roster as the records say it now.
+def load(project: str, modality: str = "text") -> Roster:
+    """The roster of a modality as the records say it now.
 
     Raises:
         IntegrityError: A record was changed, or a file of the embedding model.
         NotFound, InvalidRequest: The setting names no embedding model.
     """
-    served = {record.digest for record in adapters.list_adapters(project) if record.base == settings().base}
-    joined = [made for entry in on_roster(entries(project)) if entry.adapter in served and (made := profile_of(entry))]
+    served = {record.digest for record in adapters.list_adapters(project) if record.base in settings().bases}
+    standing = [entry for entry in on_roster(entries(project)) if entry.adapter in served]
+    joined = [made for entry in standing if (made := profile_of(entry)) and made.modality == modality]
     fit = [made for made in joined if comparable(made)]
     # Without its files here nothing but the newest profile says which bytes go by the model's id.
     fit = [made for made in fit if made.embedding_digest == fit[-1].embedding_digest]
@@ -93,7 +96,7 @@ def load(project: str) -> Roster:
     if not fit:
         return Roster(Router([]), None, foreign)
     calibration = _calibration(project, known, fit[-1].embedding_digest)
-    return Roster(Router(fit, calibration), catalogue.embedding(), foreign)
+    return Roster(Router(fit, calibration), catalogue.embedder(modality), foreign)
 
 
 def profile_of(entry: RouterEntry) -> RouterProfile | None:
@@ -115,22 +118,23 @@ def _calibration(project: str, known: set[str], model: str) -> Calibration | Non
 
 
 class Rosters:
-    """Rosters by project, read again only when a record was added or the embedding model came."""
+    """Rosters by project and modality, read again only when a record was added or the embedding model came."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, tuple[tuple[int, int, int, str | None], Roster]] = {}
+        self._kept: dict[tuple[str, str], tuple[tuple[int, int, int, str | None], Roster]] = {}
         self._lock = threading.Lock()
 
-    def get(self, project: str) -> Roster:
-        """The project's roster (blocking). Raises like `load`."""
+    def get(self, wanted: tuple[str, str]) -> Roster:
+        """The roster of (project, modality), blocking. Raises like `load`."""
+        project, modality = wanted
         stamp = (
             records.count(project, "router_profile"),
             records.count(project, "router_card"),
             adapters.count(project),
-            _model(),
+            _model(modality),
         )
         with self._lock:
-            kept = self._kept.get(project)
+            kept = self._kept.get(wanted)
             if kept is None or kept[0] != stamp:
-                kept = self._kept[project] = (stamp, load(project))
+                kept = self._kept[wanted] = (stamp, load(project, modality))
             return kept[1]

@@ -10,6 +10,7 @@ import torch
 from moatelier.errors import MoatelierError
 from serving.adapters import Loaded
 from serving.kv import BLOCK, BlockKey, Chain
+from serving.lora import LoraWeights
 from serving.room import Seat
 from serving.sampling import Choice, Chooser, TokenLogprob
 from serving.textstream import TextStream
@@ -58,7 +59,7 @@ class Lane:
         logits: After the last token of ids, `[vocabulary]`; until the row takes them.
     """
 
-    adapter: Loaded | None
+    adapter: Loaded[LoraWeights] | None
     ids: list[int]
     switch: int
     lower: Chain

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from moatelier.contracts import AdapterManifest
 from moatelier.errors import Conflict, InvalidRequest, NotFound
-from modalities import catalogue
+from modalities import catalogue, registry
 from modalities.bundle import read_manifest
 from serving.parts import Medium, Part
 from serving.together import Together
@@ -84,7 +84,7 @@ class Sense:
 
     def __init__(self, modality: str, base: str, make: Callable[[str], Any] | None = None) -> None:
         self.modality, self.base = modality, base
-        self._make = make or _engine_class(modality)
+        self._make = make or (lambda named: registry.load(ENGINES[modality])(named))
         self._engine: Any = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=modality)
         self._together = Together(self._answer, self._thread, MOST)
@@ -144,6 +144,10 @@ class Senses:
     def adapters(self) -> dict[str, AdapterManifest]:
         """Loaded adapters of all engines by name."""
         return {name: manifest for sense in self._senses.values() for name, manifest in sense.adapters.items()}
+
+    async def takes(self, bundle: Path) -> bool:
+        """Whether a sealed bundle is of a model for pictures or recordings. Raises NotFound where there is none."""
+        return (await asyncio.to_thread(read_manifest, bundle)).modality in ENGINES
 
     async def load(self, name: str, bundle: Path, pinned: bool = False) -> AdapterManifest:
         """Load a sealed bundle under a name.
@@ -240,12 +244,3 @@ def chances(told: Told) -> list[dict[str, Any]]:
 def certainty(told: Told) -> float:
     """The probability of what is told: a label's own, or the geometric mean over a transcript's tokens."""
     return exp(told.logprob)
-
-
-def _engine_class(modality: str) -> Callable[[str], Any]:
-    module, _, name = ENGINES[modality].partition(":")
-
-    def make(base: str) -> Any:
-        return getattr(import_module(module), name)(base)
-
-    return make

@@ -22,15 +22,13 @@ from moatelier.job import Job
 from modalities.bundle import CONFIG, WEIGHTS
 from modalities.vision import data
 from modalities.vision.classifier import Classifier
+from modalities.vision.config import TRANSFORM
 from modalities.vision.features import Features
 from modalities.vision.model import VisionBase, load_base
 from modalities.vision.rows import ImageRow
 from training import methods
 from training.filling import fill_progress
 from training.methods import linear_probe
-
-TRANSFORM = "transform"
-"""The field of a bundle's `adapter_config.json` that says how images come in."""
 
 
 def prepare(

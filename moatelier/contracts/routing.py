@@ -7,7 +7,7 @@ from moatelier.contracts.evaluation import Interval, PairedComparison
 
 
 class RouterProfile(Contract):
-    """Where one adapter's training rows lie among embedded texts."""
+    """Where one adapter's training rows lie among embedded texts, pictures or recordings."""
 
     adapter: str
     """Bundle digest."""
@@ -81,6 +81,7 @@ class RoutingSpec(Contract):
     """The candidate, and adapters that were registered while the embedding model was missing."""
     known: tuple[KnownProfile, ...] = ()
     embedding: str
+    modality: str = "text"
     seed: int = 0
 
 

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from modalities.vision.towers import Tower, channels_last
 
+HEAD = "class_head"
+"""The head's name in adapters. PEFT takes whatever ends like it, and towers of timm have a `head` of their own."""
+
 
 class Classifier(nn.Module):
     """A tower's stages and a head `[labels, width]` in float32.
@@ -19,9 +22,9 @@ class Classifier(nn.Module):
     def __init__(self, tower: Tower, labels: int) -> None:
         super().__init__()
         self.tower = tower
-        self.head = nn.Linear(tower.width, labels)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.class_head = nn.Linear(tower.width, labels)
+        nn.init.zeros_(self.class_head.weight)
+        nn.init.zeros_(self.class_head.bias)
         self.train(False)
 
     def train(self, mode: bool = True) -> "Classifier":
@@ -36,7 +39,7 @@ class Classifier(nn.Module):
         """Logits `[batch, labels]` of what came out of the stages below `start`: of pixels, if that is 0."""
         for stage in list(self.tower.stages)[start:]:
             x = stage(channels_last(x.to(_dtype(stage, x.dtype))))
-        logits: Tensor = self.head(x.float())
+        logits: Tensor = self.class_head(x.float())
         return logits
 
 

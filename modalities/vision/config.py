@@ -31,6 +31,9 @@ WEIGHTS = {
 }
 """Format -> the names its weights may have, best first."""
 
+TRANSFORM = "transform"
+"""The field of an adapter's `adapter_config.json` that says how images come in."""
+
 Channels = tuple[float, float, float]
 
 

@@ -53,6 +53,11 @@ class Look:
         return min(self.width, self.height)
 
 
+def pixel_digest(image: Image.Image) -> str:
+    """SHA-256 of an RGB image's size and values."""
+    return digest_bytes(f"{image.width}x{image.height}:".encode() + image.tobytes())
+
+
 def look_at(image: Image.Image) -> Look:
     """Take down what an RGB image looks like."""
     width, height = image.size
@@ -60,7 +65,7 @@ def look_at(image: Image.Image) -> Look:
     return Look(
         width=width,
         height=height,
-        pixels=digest_bytes(f"{width}x{height}:".encode() + image.tobytes()),
+        pixels=pixel_digest(image),
         bits=_bits(image),
         thumb=thumb.tobytes(),
         blank=max(_deviations(image)) < _PLAIN,

@@ -84,17 +84,17 @@ class VisionBase:
         Raises:
             InvalidRequest: There is no text tower, or the towers were trained apart.
         """
-        if self.clip is None:
-            raise InvalidRequest(
-                f"{self.entry_id!r} was loaded without a text tower.",
-                where=self.entry_id,
-                remedy="Load it with one, or use a model of open_clip.",
-            )
         if not (self.config.zero_shot or tuned):
             raise InvalidRequest(
                 f"The towers of {self.entry_id!r} for images and for words were trained apart and never met.",
                 where=self.entry_id,
                 remedy="Tune it on images with captions first, or use a model of open_clip.",
+            )
+        if self.clip is None:
+            raise InvalidRequest(
+                f"{self.entry_id!r} was loaded without a text tower.",
+                where=self.entry_id,
+                remedy="Load it with one, or use a model of open_clip.",
             )
 
 

@@ -133,12 +133,12 @@ def test_profiles_of_another_embedding_model_are_refused_never_mixed(client: ope
     wait_until(lambda: route(ask(client, "where is my parcel"))["chosen"] == parcel.digest, timeout_s=3)
 
 
-def test_pictures_alone_go_to_the_base(http: httpx.Client, pair: Pair) -> None:
+def test_pictures_need_an_adapter_for_pictures(http: httpx.Client, pair: Pair) -> None:
     picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]
     answer = http.post(
         "/v1/chat/completions", json={"model": "auto", "messages": [{"role": "user", "content": picture}]}
     )
-    assert answer.json()["moatelier"]["route"]["reason"] == "abstain"
+    assert answer.status_code == 404 and "yet for vision" in answer.json()["error"]["message"]
 
 
 def test_embeddings_in_both_forms(client: openai.OpenAI, http: httpx.Client) -> None:

@@ -116,10 +116,10 @@ def test_the_files_of_the_embedding_model_decide_which_profiles_fit(
     join(old, PARCEL)
     join(new, REFUND, embedding_digest="0" * 64)
     kept = roster.Rosters()
-    assert kept.get("default").router.adapters == (new.digest,)
+    assert kept.get(("default", "text")).router.adapters == (new.digest,)
     monkeypatch.setattr(catalogue, "is_pulled", lambda _: True)
     monkeypatch.setattr(catalogue, "base_digest", lambda _: "e" * 64)
-    assert kept.get("default").router.adapters == (old.digest,)
+    assert kept.get(("default", "text")).router.adapters == (old.digest,)
 
 
 def test_a_setting_that_changes_leaves_nobody_on_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,13 +162,13 @@ def test_a_roster_is_read_again_only_when_a_record_was_added(home: Path, monkeyp
     loads: list[str] = []
     real = roster.load
 
-    def counted(project: str) -> roster.Roster:
+    def counted(project: str, modality: str) -> roster.Roster:
         loads.append(project)
-        return real(project)
+        return real(project, modality)
 
     monkeypatch.setattr(roster, "load", counted)
     kept = roster.Rosters()
     join(make_adapter("parcel", seed=1), PARCEL)
-    assert kept.get("default") is kept.get("default") and loads == ["default"]
+    assert kept.get(("default", "text")) is kept.get(("default", "text")) and loads == ["default"]
     join(make_adapter("refund", seed=2), REFUND)
-    assert len(kept.get("default").router.adapters) == 2 and loads == ["default"] * 2
+    assert len(kept.get(("default", "text")).router.adapters) == 2 and loads == ["default"] * 2

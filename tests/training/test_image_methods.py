@@ -15,6 +15,7 @@ from moatelier.contracts import TrainSpec
 from moatelier.errors import DataError, IntegrityError, InvalidRequest
 from modalities.vision.classifier import Classifier
 from modalities.vision.towers import cut
+from modalities.vision.tuned import lora_layers
 from tests.modalities.vision import towers
 from training.methods import image_lora, linear_probe, top_blocks
 
@@ -114,19 +115,19 @@ def test_top_blocks_are_in_float32_above_a_base_in_bfloat16() -> None:
 
 def test_lora_goes_on_linear_layers_and_pointwise_convolutions() -> None:
     model = Classifier(efficientnet(), 3)
-    names = image_lora.targets(model, 3)
+    names = lora_layers(model.tower, 3)
     kinds = {type(model.get_submodule(name)).__name__ for name in names}
     assert kinds <= {"Conv2d", "Conv2dSame", "Linear"} and all(name.startswith("tower.stages.") for name in names)
     depthwise = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
-    assert depthwise and not set(depthwise) & set(image_lora.targets(model, 0))
-    assert {name.rsplit(".", 1)[-1] for name in image_lora.targets(Classifier(vit(), 3), 2)} == {
+    assert depthwise and not set(depthwise) & set(lora_layers(model.tower, 0))
+    assert {name.rsplit(".", 1)[-1] for name in lora_layers(vit(), 2)} == {
         "qkv",
         "out_proj",
         "c_fc",
         "c_proj",
     }
     whole = cut(towers.seeded(lambda: timm.create_model("test_convnext", pretrained=False, num_classes=0)))
-    assert image_lora.targets(Classifier(whole, 3), 0)
+    assert lora_layers(whole, 0)
     with pytest.raises(InvalidRequest, match="From stage 9 up"):
         image_lora.attach(model, SPEC, 9)
 
@@ -160,7 +161,7 @@ def test_a_head_starts_from_the_probe() -> None:
     model = linear_probe.attach(Classifier(_fresh(efficientnet), 2), SPEC, 0)
     features, targets = torch.randn(20, 256), torch.arange(20) % 2
     linear_probe.start_head(model, features, targets)
-    right = (model.head(features).argmax(dim=1) == targets).float().mean()
+    right = (model.class_head(features).argmax(dim=1) == targets).float().mean()
     assert right > 0.9 and b'"first_stage":5' in linear_probe.config(model, "b")
 
 

@@ -1,18 +1,14 @@
-"""LoRA in an image tower: on linear layers and on pointwise convolutions, by PEFT.
-
-Depthwise convolutions stay frozen: PEFT refuses grouped ones at most ranks, and they hold few of the weights.
-"""
+"""LoRA in an image tower: on linear layers and on pointwise convolutions, by PEFT."""
 
 from typing import Any
 
-from torch import nn
-
 from moatelier.contracts import TrainSpec
 from moatelier.errors import InvalidRequest
-from modalities.vision.classifier import Classifier
+from modalities.vision.classifier import HEAD, Classifier
+from modalities.vision.tuned import lora_layers
 from training.methods.lora import adapt, config, restore, weights
 
-__all__ = ["attach", "config", "restore", "targets", "weights"]
+__all__ = ["attach", "config", "restore", "weights"]
 
 
 def attach(model: Classifier, spec: TrainSpec, first_layer: int) -> Any:
@@ -29,26 +25,11 @@ def attach(model: Classifier, spec: TrainSpec, first_layer: int) -> Any:
     Raises:
         InvalidRequest: There is nothing to adapt in these stages.
     """
-    names = targets(model, first_layer)
+    names = lora_layers(model.tower, first_layer)
     if not names:
         raise InvalidRequest(
             f"From stage {first_layer} up the tower has no linear layer and no pointwise convolution.",
             where="first_layer",
             remedy=f"Its stages are 0 to {len(model.tower.stages) - 1}.",
         )
-    return adapt(model, spec, names, modules_to_save=["head"])
-
-
-def targets(model: Classifier, first: int) -> list[str]:
-    """Names of the layers that LoRA adapts in the stages from `first` up."""
-    found = []
-    for number, stage in list(enumerate(model.tower.stages))[first:]:
-        prefix = f"tower.stages.{number}"
-        found += [f"{prefix}.{name}" for name, module in stage.named_modules() if _adapts(module)]
-    return found
-
-
-def _adapts(module: nn.Module) -> bool:
-    if isinstance(module, nn.Conv2d):
-        return module.kernel_size == (1, 1) and module.groups == 1
-    return isinstance(module, nn.Linear)
+    return adapt(model, spec, names, modules_to_save=[HEAD])

@@ -27,7 +27,7 @@ _FOLDS = 3
 def attach(model: Any, spec: TrainSpec, first_layer: int) -> Any:
     """Leave nothing but the head to be tuned; `first_layer` has no meaning here."""
     model.requires_grad_(False)
-    model.head.requires_grad_(True)
+    model.class_head.requires_grad_(True)
     return model
 
 
@@ -38,10 +38,10 @@ def config(model: Any, base: str) -> bytes:
 
 def start_head(model: Any, features: Tensor, targets: Tensor, seed: int = 0) -> None:
     """Set a classifier's head to the probe of these features. Raises like `fit`."""
-    weight, bias = fit(features, targets, model.head.out_features, seed)
+    weight, bias = fit(features, targets, model.class_head.out_features, seed)
     with torch.no_grad():
-        model.head.weight.copy_(weight)
-        model.head.bias.copy_(bias)
+        model.class_head.weight.copy_(weight)
+        model.class_head.bias.copy_(bias)
 
 
 def fit(features: Tensor, targets: Tensor, labels: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -5,14 +5,13 @@ Convolutions and linear layers are tuned, norms are not: neither the statistics 
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from moatelier.contracts import TrainSpec
 from moatelier.errors import IntegrityError, InvalidRequest
 from moatelier.ids import canonical_json
 from modalities.vision.classifier import Classifier, with_own_stages
-
-_TUNED = (nn.Conv2d, nn.Linear)
+from modalities.vision.tuned import whole_weights
 
 
 def attach(model: Classifier, spec: TrainSpec, first_layer: int) -> Classifier:
@@ -33,11 +32,9 @@ def attach(model: Classifier, spec: TrainSpec, first_layer: int) -> Classifier:
         )
     model.requires_grad_(False)
     model = with_own_stages(model, first_layer)
-    for stage in list(model.tower.stages)[first_layer:]:
-        for module in stage.modules():
-            if isinstance(module, _TUNED):
-                module.requires_grad_(True)
-    model.head.requires_grad_(True)
+    for weight in whole_weights(model.tower, first_layer).values():
+        weight.requires_grad_(True)
+    model.class_head.requires_grad_(True)
     return model
 
 
@@ -80,7 +77,7 @@ def sealed(method: str, base: str, model: Any) -> bytes:
             "base_model_name_or_path": base,
             "first_stage": first,
             "stages": len(model.tower.stages),
-            "labels": model.head.out_features,
+            "labels": model.class_head.out_features,
         }
     )
 
