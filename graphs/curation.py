@@ -63,6 +63,11 @@ def check(material: Material) -> None:
     _curating(material.plan).check(material)
 
 
+def probing(material: Material) -> dict[str, Any]:
+    """What the probe must know of these rows, once the base is there."""
+    return _curating(material.plan).probing(material)
+
+
 def preflight(material: Material) -> float:
     """What a row costs on average; refuses rows that nobody should be asked to approve. Raises DataError."""
     return _curating(material.plan).preflight(material)

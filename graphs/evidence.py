@@ -115,9 +115,7 @@ def defaults() -> Defaults:
         trials=DEFAULT_TRIALS,
         seconds=DEFAULT_BUDGET_S,
         methods=text.methods,
-        others={
-            name: Offer(base=base, methods=registry.get(name).methods) for name, base in media.items()
-        },
+        others={name: Offer(base=base, methods=registry.get(name).methods) for name, base in media.items()},
     )
 
 

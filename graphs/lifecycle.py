@@ -88,7 +88,7 @@ def forecast(state: State) -> State:
     material = curation.read(state, current)
     curation.check(material)
     _, pulled = run_job(state, "pull", {"base": current.base.value})
-    _, speed = run_job(state, "probe", pulled)
+    _, speed = run_job(state, "probe", pulled | curation.probing(material))
     size = curation.preflight(material)
     rows = round(evidence.profile(state).rows * evidence.train_share(current))
     set_status(state, "awaiting_approval")
@@ -132,8 +132,8 @@ def curate(state: State) -> State:
     decided(state, "curator", {"dropped": len(decision.drop)}, " ".join(decision.reasons))
     card = curation.carry_out(state, material, findings, decision)
     say(state, "progress", phase="curate", card=card.model_dump(mode="json", exclude={"report"}))
-    speed, left = state["forecast"]["train_tokens_per_s"], evidence.seconds_left(state)
-    spec = trainer.first_spec(current, card, seconds_left=left, tokens_per_s=speed)
+    pace, left = approval.pace(state["forecast"]), evidence.seconds_left(state)
+    spec = trainer.first_spec(current, card, seconds_left=left, pace=pace)
     decided(state, "trainer", spec.model_dump(mode="json"), trainer.explain(spec, card))
     return {"dataset": card.digest, "spec": artifacts.put_json(spec)}
 

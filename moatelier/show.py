@@ -130,7 +130,9 @@ def plan_table(plan: dict[str, Any], forecast: dict[str, Any]) -> None:
     for note in plan["notes"]:
         console.print(f"  [yellow]note[/] {escape(note)}")
     minutes = forecast["seconds"] / 60
-    console.print(f"  one trial takes about {minutes:.1f} min here ({forecast['train_tokens_per_s']:.0f} tokens/s)")
+    unit = "tokens" if "train_tokens_per_s" in forecast else "rows"
+    pace = f"{forecast[f'train_{unit}_per_s']:.0f} {unit}/s"
+    console.print(f"  one trial takes about {minutes:.1f} min here ({pace})")
 
 
 def rows(items: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:

@@ -43,8 +43,11 @@ class Curating(Protocol):
     def check(self, material: Material) -> None:
         """Refuse rows that cannot make a dataset, before a base is fetched for them. Raises DataError."""
 
+    def probing(self, material: Material) -> Told:
+        """What the probe must know of these rows to measure how fast they are learnt from, beside the base."""
+
     def preflight(self, material: Material) -> float:
-        """What a row costs on average, in the unit of the base's pace: tokens, images, or seconds that are heard.
+        """What a row costs on average, in the unit of the base's pace: its tokens, or 1 for an image or a recording.
 
         Raises:
             DataError: Nobody should be asked to approve this.

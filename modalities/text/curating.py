@@ -45,6 +45,11 @@ def check(material: Material) -> None:
     data.check(material.rows, material.test_rows)
 
 
+def probing(material: Material) -> Told:
+    """Nothing: the pace is that of tokens."""
+    return {}
+
+
 def preflight(material: Material) -> float:
     """Mean tokens a row; refuses rows that do not fit before anybody is asked to approve.
 

@@ -47,6 +47,12 @@ def check(material: Material) -> None:
     data.check(material.rows, material.test_rows)
 
 
+def probing(material: Material) -> Told:
+    """The size that they shall be brought to."""
+    size = fit_size(data.sizes([row.look for row in material.rows if row.look]), _config(material))
+    return {"size": size} if size else {}
+
+
 def preflight(material: Material) -> float:
     """1: images are all brought to one size."""
     return 1.0
@@ -86,7 +92,11 @@ def report(
 
 def card_fields(material: Material, findings: ImageFindings) -> dict[str, Any]:
     """The size that images shall be brought to."""
-    return {"size": fit_size(findings.sizes, read_config(catalogue.folder(material.plan.base.value)))}
+    return {"size": fit_size(findings.sizes, _config(material))}
+
+
+def _config(material: Material) -> VisionConfig:
+    return read_config(catalogue.folder(material.plan.base.value))
 
 
 def fit_size(sides: Mapping[str, float], config: VisionConfig) -> int | None:

@@ -47,6 +47,7 @@ __all__ = [
     "read_rows",
     "report",
     "rows_of",
+    "sizes",
     "split",
     "write_rows",
 ]
@@ -94,7 +95,7 @@ def profile(
             columns=columns,
             headers=head.columns if head else (),
             looked_at=sum(row.look is not None for row in seen),
-            sizes=_sizes([row.look for row in seen if row.look]),
+            sizes=sizes([row.look for row in seen if row.look]),
             problems=tuple(list(problems.values())[:_MOST_PROBLEMS]),
         )
 
@@ -169,7 +170,7 @@ def find(rows: Sequence[ImageRow], *, test_rows: Sequence[ImageRow] | None = Non
         problems=tuple(row.problem for row in rows if row.problem is not None),
         tiny=tuple(row.number for row, seen in zip(usable, looks, strict=True) if seen.side < TINY),
         blank=tuple(row.number for row, seen in zip(usable, looks, strict=True) if seen.blank),
-        sizes=_sizes(looks),
+        sizes=sizes(looks),
         licences=dict(sorted(Counter(row.licence for row in usable if row.licence).items())),
     )
 
@@ -229,7 +230,8 @@ def _looks(rows: Sequence[ImageRow]) -> list[Look]:
     return looks
 
 
-def _sizes(looks: Sequence[Look]) -> dict[str, float]:
+def sizes(looks: Sequence[Look]) -> dict[str, float]:
+    """Shorter sides in pixels: min, p50, p95, max."""
     if not looks:
         return {}
     low, p50, p95, high = np.percentile([seen.side for seen in looks], [0, 50, 95, 100])
