@@ -15,7 +15,7 @@ from api import errors
 from api.decisions import DecisionLog
 from api.routes.admin import adapters, mixture, recipes, tasks
 from api.routes.monitoring import health, page
-from api.routes.openai import chat, embeddings, feedback, files, models
+from api.routes.openai import chat, classify, embeddings, feedback, files, models, transcriptions
 from api.routes.threads import runs, threads
 from api.services import Services
 from api.trace import RequestIds
@@ -32,7 +32,23 @@ from serving.targets import resolve
 from serving.upstream import Upstream
 from store import db, keys
 
-ROUTES = (chat, embeddings, feedback, models, files, runs, threads, tasks, adapters, recipes, mixture, health, page)
+ROUTES = (
+    chat,
+    classify,
+    embeddings,
+    transcriptions,
+    feedback,
+    models,
+    files,
+    runs,
+    threads,
+    tasks,
+    adapters,
+    recipes,
+    mixture,
+    health,
+    page,
+)
 
 
 def create_app(engine_url: str | None = None) -> FastAPI:

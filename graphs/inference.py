@@ -169,6 +169,8 @@ def _ruled(plan: Plan, good: Sequence[Proposal]) -> Outcome:
     rule = plan.aggregator
     if rule.kind == "vote":
         return Outcome("vote", rules.vote(good, prior=rule.prior, likelihood=rule.likelihood))
+    if rule.kind == "compare":
+        return Outcome("compare", rules.compare(good, same=rule.same, different=rule.different))
     if rule.kind == "one":
         return Outcome("one", max(good, key=lambda proposal: proposal.prior))
     weights = rule if rule.kind == "select" else Select(kind="select")

@@ -65,7 +65,11 @@ class Settings(BaseSettings):
     engine_port: int = 8322
     project: str = "default"
     base: str = "smollm2-135m-instruct"
-    """The catalogue id of the base that new tasks tune and the engine serves."""
+    """The catalogue id of the base that new tasks on texts tune and the engine serves."""
+    vision_base: str = "efficientnet-lite0"
+    """The catalogue id of the base that new tasks on images tune and the engine serves."""
+    audio_base: str = "whisper-tiny.en"
+    """The catalogue id of the base that new tasks on recordings tune and the engine serves."""
     embedding: str = "all-minilm-l6-v2"
     """The catalogue id of the embedding model that `auto` routes by."""
     key: SecretStr | None = None
@@ -91,6 +95,11 @@ class Settings(BaseSettings):
     bench_data: Path | None = None
     fault: str = ""
     """Comma-separated fault points at which a process waits to be killed (moatelier/faults.py); for tests only."""
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """The bases that are served, that of texts first."""
+        return self.base, self.vision_base, self.audio_base
 
     @property
     def store_url(self) -> str:

@@ -296,6 +296,8 @@ def check() -> None:
         NotFound, InvalidRequest: One is not; `where` names the setting.
     """
     _of_kind("text", settings().base, "MOATELIER_BASE")
+    _of_kind("vision", settings().vision_base, "MOATELIER_VISION_BASE")
+    _of_kind("audio", settings().audio_base, "MOATELIER_AUDIO_BASE")
     embedding()
 
 

@@ -2,6 +2,7 @@
 
     select:  prior^a x exp(mean log probability)^b x agreement^c, the highest is taken
     vote:    each answer weighs the sum of prior^a x exp(mean log probability)^b of those who gave it
+    compare: whether all say the same
 
 `prior` is the router's probability times the recipe's weight. Ties go to the proposal that comes first in the recipe.
 """
@@ -13,6 +14,7 @@ from math import exp, log
 from rapidfuzz import fuzz
 
 from moatelier.contracts import Proposal
+from moatelier.errors import UpstreamError
 
 LONG = 80
 """Characters from which two texts may agree in part; shorter ones are labels or facts: the same, or not."""
@@ -86,3 +88,25 @@ def majority(proposals: Sequence[Proposal]) -> tuple[Proposal, float]:
     forms = [form(proposal.text) for proposal in proposals]
     best = max(forms, key=forms.count)
     return proposals[forms.index(best)], forms.count(best) / len(forms)
+
+
+def compare(proposals: Sequence[Proposal], *, same: str, different: str) -> Proposal:
+    """Whether all of at least two proposals say the same in their `form`, as an answer in these words.
+
+    Raises:
+        UpstreamError: There is only one, so that nothing can be compared.
+    """
+    if len(proposals) < 2:
+        raise UpstreamError(
+            f"Only {proposals[0].model} answered, and there is nothing to compare it with.", remedy="Ask again."
+        )
+    agree = len({form(proposal.text) for proposal in proposals}) == 1
+    last = proposals[-1]
+    return Proposal(
+        layer=last.layer + 1,
+        place=0,
+        model="compare",
+        text=same if agree else different,
+        likelihood=sum(likelihoods(proposals)),
+        finish_reason="stop",
+    )

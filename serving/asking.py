@@ -14,7 +14,7 @@ from typing import Any, Self
 from moatelier.contracts import Proposal, Trace
 from moatelier.errors import DeadlineExceeded, MoatelierError, NotFound
 from moatelier.settings import settings
-from serving import sse
+from serving import parts, sse
 from serving.backend import Backend
 from serving.breaker import Breaker
 from serving.completions import Said, streamed, whole
@@ -109,7 +109,7 @@ class Asker:
             if say:
                 say(trace.text)
             return Said(trace.text, trace.finish_reason, None, trace.prompt_tokens, trace.completion_tokens)
-        payload = {**_fields(call, question), "messages": messages}
+        payload = {**_fields(call, question), "messages": _taken(call, messages)}
         if call.upstream:
             return await self._hosted(*call.upstream, payload, question, say)
         payload["model"] = call.target.served if call.target else settings().base
@@ -142,6 +142,11 @@ class Asker:
                 endpoint.url, endpoint.secret, endpoint.timeout_s, concurrency=endpoint.concurrency, open_s=OPEN_S
             )
         return self._upstreams[name]
+
+
+def _taken(call: Call, messages: Messages) -> Messages:
+    """The conversation as a model takes it: our text models are asked about its words alone, the others see it all."""
+    return messages if call.upstream or (call.target and call.target.modality != "text") else parts.words(messages)
 
 
 def _is_failure(error: MoatelierError) -> bool:

@@ -35,6 +35,10 @@ class Backend:
 
         return await self._with_adapters(targets, ask)
 
+    async def with_adapter(self, target: Target, call: Callable[[], Awaitable[T]]) -> T:
+        """Any other call to the engine that needs a target's adapter there. Raises what the call raises."""
+        return await self._with_adapters((target,), call)
+
     async def stream(self, payload: dict[str, Any], *targets: Target) -> AsyncGenerator[bytes, None]:
         """The bytes of a streamed completion. An error before the first of them is raised here, not in the stream."""
 

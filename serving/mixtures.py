@@ -5,10 +5,10 @@ exist or was tuned on another base, an upstream that is not configured, a recipe
 others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from moatelier.contracts import Proposer, Recipe, Synthesis, Voice
+from moatelier.contracts import Ensemble, Proposer, Recipe, Synthesis, Voice
 from moatelier.errors import Conflict, IntegrityError, InvalidRequest, NotFound
 from moatelier.settings import settings
 from serving.targets import Target, resolve
@@ -75,8 +75,13 @@ def _sealed_all(project: str, recipe: Recipe) -> Recipe:
         for layer in recipe.layers
     ]
     aggregator = recipe.aggregator
+    if isinstance(aggregator, Ensemble):
+        for member in filter(None, (proposer.adapter for proposer in layers[-1].proposers)):
+            _adapter(project, member, (settings().base,))
     if isinstance(aggregator, Synthesis) and aggregator.adapter:
-        aggregator = aggregator.model_copy(update={"adapter": _adapter(project, aggregator.adapter)})
+        aggregator = aggregator.model_copy(
+            update={"adapter": _adapter(project, aggregator.adapter, (settings().base,))}
+        )
     return recipe.model_copy(update={"layers": tuple(layers), "aggregator": aggregator})
 
 
@@ -89,13 +94,14 @@ def _sealed(project: str, proposer: Proposer) -> Proposer:
     return proposer
 
 
-def _adapter(project: str, name: str) -> str:
-    record = adapters.get(project, name)
-    if record.base != settings().base:
+def _adapter(project: str, name: str, bases: Sequence[str] = ()) -> str:
+    """The digest of an adapter on one of these bases; default: on any that is served."""
+    fit, record = bases or settings().bases, adapters.get(project, name)
+    if record.base not in fit:
         raise InvalidRequest(
-            f"The adapter was tuned on {record.base}; this service serves {settings().base}.",
+            f"The adapter was tuned on {record.base}; here it must be on {' or '.join(fit)}.",
             where=name,
-            remedy="Name an adapter of the base that is served.",
+            remedy="Name an adapter of a base that fits.",
         )
     return record.digest
 

@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from moatelier.errors import Cancelled, InvalidRequest, MoatelierError, NotFound
 from moatelier.faults import fault_point
 from moatelier.settings import settings
+from serving import sensing
 from serving.driver import Driver, Ticket
 from serving.embeddings import Embedder, EmbeddingRequest
 from serving.engine import Delta, TextEngine
@@ -29,6 +30,7 @@ from serving.process import serve
 from serving.protocol import DONE, ChatRequest, Wire, envelope
 from serving.row import Row
 from serving.sampling import TokenLogprob
+from serving.senses import Senses
 from serving.sse import event
 
 T = TypeVar("T")
@@ -55,10 +57,11 @@ class Pool:
 
     Args:
         base: The catalogue id of the base.
+        senses: The engines for pictures and recordings.
     """
 
-    def __init__(self, base: str) -> None:
-        self.base = base
+    def __init__(self, base: str, senses: Senses | None = None) -> None:
+        self.base, self.senses = base, senses or Senses()
         self.driver = Driver(self.engine)
         self.started = int(time.time())
         self._engine: TextEngine | None = None
@@ -75,12 +78,17 @@ class Pool:
         return self._engine
 
     def models(self) -> list[dict[str, Any]]:
-        """The base and its adapters as the dialect lists them, `root` and `parent` as vLLM does."""
+        """The base and all adapters as the dialect lists them, `root` and `parent` as vLLM does."""
         names: dict[str, tuple[str, str | None]] = {self.base: (self.base, None)}
-        if self._engine:
-            names |= {name: (manifest.digest, self.base) for name, manifest in self._engine.adapters.items()}
+        loaded = self.senses.adapters | (self._engine.adapters if self._engine else {})
+        names |= {name: (manifest.digest, manifest.base) for name, manifest in loaded.items()}
         frame = {"object": "model", "created": self.started, "owned_by": "moatelier"}
         return [{"id": name, **frame, "root": root, "parent": parent} for name, (root, parent) in names.items()]
+
+    def is_sensed(self, model: str) -> bool:
+        """Whether a model is for pictures or recordings."""
+        known = self._engine.adapters if self._engine else {}
+        return model != self.base and model not in known and self.senses.knows(model)
 
     def answer(self, request: ChatRequest) -> Ticket:
         """Queue a chat request.
@@ -143,6 +151,8 @@ class Pool:
         for entry in self.models():
             if entry["id"] == model:
                 return f"fp_{entry['root'][:12]}" if entry["parent"] else f"fp_{model}"
+        if self.is_sensed(model):
+            return f"fp_{model}"
         raise NotFound(f"No model `{model}` is loaded.", where="model", remedy=f"Load it, or ask for {self.base}.")
 
 
@@ -215,6 +225,7 @@ def create_app(pool: Pool) -> FastAPI:
     """The engine's server."""
     app = FastAPI(title="Moatelier engine", docs_url=None, redoc_url=None, openapi_url=None)
     embedder = Embedder()
+    sensing.add_routes(app, pool.senses)
     app.add_exception_handler(Exception, _fail)
     for kind in (MoatelierError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _fail)
@@ -224,6 +235,8 @@ def create_app(pool: Pool) -> FastAPI:
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
         spell = pool.spell if body.logprobs or body.prompt_logprobs is not None else None
         wire = Wire(body.model, pool.fingerprint(body.model), include_usage, spell, logprobs=bool(body.logprobs))
+        if pool.is_sensed(body.model):
+            return await sensing.chat(pool.senses, body, wire)
         ticket = pool.answer(body)
         if not body.stream:
             return JSONResponse(await unless_gone(request, ticket, whole(ticket, wire)))
@@ -233,6 +246,8 @@ def create_app(pool: Pool) -> FastAPI:
 
     @app.post("/v1/embeddings")
     async def embeddings(body: EmbeddingRequest) -> dict[str, Any]:
+        if pool.is_sensed(body.model):
+            return await sensing.embed(pool.senses, body)
         return await embedder.answer(body)
 
     @app.get("/v1/models")
@@ -249,12 +264,18 @@ def create_app(pool: Pool) -> FastAPI:
         if body.lora_name == pool.base:
             raise InvalidRequest("An adapter cannot have the base's name.", where="lora_name", remedy="Use another.")
         path = Path(body.lora_path)
-        await pool.driver.call(lambda engine: engine.load_adapter(body.lora_name, path, body.pinned))
+        if await pool.senses.takes(path):
+            await pool.senses.load(body.lora_name, path, body.pinned)
+        else:
+            await pool.driver.call(lambda engine: engine.load_adapter(body.lora_name, path, body.pinned))
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
     @app.post("/v1/unload_lora_adapter")
     async def unload(body: UnloadRequest) -> Response:
-        await pool.driver.call(lambda engine: engine.unload_adapter(body.lora_name))
+        if body.lora_name in pool.senses.adapters:
+            await pool.senses.unload(body.lora_name)
+        else:
+            await pool.driver.call(lambda engine: engine.unload_adapter(body.lora_name))
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
     @app.get("/healthz")

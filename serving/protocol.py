@@ -180,10 +180,10 @@ class Wire:
         delta: dict[str, str],
         index: int = 0,
         finish_reason: str | None = None,
-        logprobs: Sequence[TokenLogprob] = (),
+        logprobs: Sequence[TokenLogprob] | dict[str, Any] = (),
     ) -> bytes:
-        """A server-sent event with one choice."""
-        told = self._logprobs(logprobs) if logprobs else None
+        """A server-sent event with one choice; log probabilities as they were found, or as they are told."""
+        told = logprobs if isinstance(logprobs, dict) else self._logprobs(logprobs) if logprobs else None
         choice = {"index": index, "delta": delta, "logprobs": told, "finish_reason": finish_reason}
         body = self._frame("chat.completion.chunk") | {"choices": [choice]}
         return event(body | {"usage": None} if self.include_usage else body)

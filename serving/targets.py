@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from moatelier.contracts import RouteDecision
 from moatelier.settings import settings
+from modalities import catalogue
 from serving.router import BASE
 from store import adapters
 
@@ -39,6 +40,7 @@ class Target:
         bundle: The folder the engine loads the adapter from; None for the base.
         reason: How the name led here.
         route: How `auto` chose; None when the request named what answers.
+        modality: What it is asked about: `text`, `vision` or `audio`.
     """
 
     requested: str
@@ -48,6 +50,7 @@ class Target:
     bundle: Path | None
     reason: Literal["exact", "alias", "base", "auto", "abstain"]
     route: Routed | None = None
+    modality: str = "text"
 
     def decision(self, completion: str) -> RouteDecision:
         """The record of this choice for one completion."""
@@ -88,7 +91,17 @@ def resolve(wanted: tuple[str, str]) -> Target:
     base = settings().base
     if name == base:
         return Target(name, base, base, None, None, "base")
+    if name in (settings().vision_base, settings().audio_base):
+        return Target(name, name, name, None, None, "base", modality=catalogue.get(name).kind)
     record = adapters.get(project, name)
     served = f"{record.suffix}@{record.digest}"
     reason: Literal["exact", "alias"] = "alias" if name in record.aliases else "exact"
-    return Target(name, record.model_id, served, record.digest, adapters.bundle_path(record.digest), reason)
+    return Target(
+        name,
+        record.model_id,
+        served,
+        record.digest,
+        adapters.bundle_path(record.digest),
+        reason,
+        modality=catalogue.get(record.base).kind,
+    )

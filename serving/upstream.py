@@ -127,6 +127,27 @@ class Upstream:
         except (KeyError, TypeError, ValueError) as error:
             raise UpstreamError("The upstream's answer holds no such embeddings.", where=self.url) from error
 
+    async def transcribe(self, fields: Mapping[str, Any], name: str, data: bytes) -> dict[str, Any]:
+        """A recording's transcript as `verbose_json`. Raises like `chat`.
+
+        Args:
+            fields: Of the form: `model`, `language`, ...; a list gives a field several values.
+            name: What its owner calls the recording.
+            data: The encoded recording.
+        """
+        form = {**fields, "response_format": "verbose_json"}
+        request = self._client.build_request(
+            "POST", "/v1/audio/transcriptions", data=form, files={"file": (name, data)}
+        )
+        body = await self._body(request)
+        if not isinstance(body.get("text"), str):
+            raise UpstreamError("The upstream's answer is no transcript.", where=self.url)
+        return body
+
+    async def classify(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """The labels of pictures or recordings. Raises like `chat`."""
+        return await self._json("POST", "/v1/classify", payload)
+
     async def models(self) -> list[dict[str, Any]]:
         """What the upstream serves now."""
         answer = await self._json("GET", "/v1/models")
@@ -136,15 +157,15 @@ class Upstream:
 
     async def load_adapter(self, name: str, path: Path) -> None:
         """Load a sealed bundle under a name; the same one again changes nothing."""
-        await self._send("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(path)})
+        await self._send(self._request("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(path)}))
 
     async def unload_adapter(self, name: str) -> None:
         """Forget a loaded adapter."""
-        await self._send("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+        await self._send(self._request("POST", "/v1/unload_lora_adapter", {"lora_name": name}))
 
     async def health(self) -> dict[str, Any]:
         """What the upstream says of itself; {} when it only says that it is well."""
-        answer = await self._send("GET", "/healthz")
+        answer = await self._send(self._request("GET", "/healthz"))
         try:
             body = answer.json()
         except ValueError:
@@ -158,28 +179,28 @@ class Upstream:
         payload: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        answer = await self._send(method, path, payload, headers)
+        return await self._body(self._request(method, path, payload, headers))
+
+    async def _body(self, request: httpx.Request) -> dict[str, Any]:
+        answer, url = await self._send(request), str(request.url)
         try:
             body = answer.json()
         except (ValueError, RecursionError) as error:
-            raise UpstreamError("The upstream's answer is not JSON.", where=self.url + path) from error
+            raise UpstreamError("The upstream's answer is not JSON.", where=url) from error
         if not isinstance(body, dict):
-            raise UpstreamError("The upstream's answer is not a JSON object.", where=self.url + path)
+            raise UpstreamError("The upstream's answer is not a JSON object.", where=url)
         return body
 
-    async def _send(
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        async with self._turn:
+            return await self._retries.run(partial(self._once, request))
+
+    def _request(
         self,
         method: str,
         path: str,
         payload: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> httpx.Response:
-        request = self._request(method, path, payload, headers)
-        async with self._turn:
-            return await self._retries.run(partial(self._once, request))
-
-    def _request(
-        self, method: str, path: str, payload: Mapping[str, Any] | None, headers: Mapping[str, str] | None
     ) -> httpx.Request:
         return self._client.build_request(method, path, json=payload, headers=headers)
 

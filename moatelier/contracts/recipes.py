@@ -14,7 +14,7 @@
         quorum: 3
         deadline_s: 30
     aggregator:
-      kind: select                         # or one, vote, ensemble, synthesis
+      kind: select                         # or one, vote, compare, ensemble, synthesis
     gate:                                  # how much of the recipe a request needs
       one_below: 1.2
       few_below: 2.5
@@ -165,6 +165,16 @@ class Vote(Contract):
     likelihood: Exponent = 0.0
 
 
+class Compare(Contract):
+    """Whether the last layer's proposers say the same, but for case and punctuation: a picture's and a recording's."""
+
+    kind: Literal["compare"]
+    same: str = Field(default="yes", min_length=1, max_length=200)
+    """The answer when all agree."""
+    different: str = Field(default="no", min_length=1, max_length=200)
+    """The answer when one does not."""
+
+
 class Ensemble(Contract):
     """The last layer's proposers choose each token together, by the mean of their log probabilities.
 
@@ -184,7 +194,7 @@ class Synthesis(Voice):
     """So much of each proposal is shown, to it and to later layers."""
 
 
-Aggregator = Annotated[One | Select | Vote | Ensemble | Synthesis, Field(discriminator="kind")]
+Aggregator = Annotated[One | Select | Vote | Compare | Ensemble | Synthesis, Field(discriminator="kind")]
 
 
 class Gate(Contract):
@@ -236,6 +246,10 @@ class Recipe(Contract):
                 raise ValueError(f"layers[{number}].quorum is {layer.quorum}, of {layer.count} proposals at most")
         if (calls := sum(layer.count for layer in self.layers)) > MOST_CALLS:
             raise ValueError(f"it would make {calls} calls for one request; {MOST_CALLS} are allowed")
+        if isinstance(self.aggregator, Compare) and (self.layers[-1].count < 2 or self.gate):
+            raise ValueError(
+                "`compare` needs at least two proposals in the last layer, and no `gate` that leaves one out"
+            )
         if isinstance(self.aggregator, Ensemble):
             _check_ensemble(self.layers[-1])
         if self.layers[0].residual:

@@ -8,7 +8,7 @@ from moatelier.contracts.base import Contract
 
 Extent = Literal["one", "few", "full"]
 """How much of the recipe the gate asked for: one adapter, the likeliest few, all of it."""
-Way = Literal["one", "select", "vote", "ensemble", "synthesis", "exit"]
+Way = Literal["one", "select", "vote", "compare", "ensemble", "synthesis", "exit"]
 """How the answer was made; `exit` when a layer's proposals agreed and the rest was left out."""
 
 

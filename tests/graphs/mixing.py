@@ -31,11 +31,13 @@ def digest(name: str) -> str:
 
 
 def target(name: str) -> Target:
-    """What answers under a name; `base` is the base."""
+    """What answers under a name; `base` is the base, `eyes` and `ears` are for pictures and recordings."""
     base = settings().base
     if name in ("base", base):
         return Target(base, base, base, None, None, "base")
-    return Target(name, f"ft:{name}", f"{name}@{digest(name)}", digest(name), Path("/bundles") / name, "exact")
+    modality = {"eyes": "vision", "ears": "audio"}.get(name, "text")
+    served, bundle = f"{name}@{digest(name)}", Path("/bundles") / name
+    return Target(name, f"ft:{name}", served, digest(name), bundle, "exact", modality=modality)
 
 
 def mixture(recipe: dict[str, Any], *, state: str = "live", others: dict[str, Mixture] | None = None) -> Mixture:
@@ -151,8 +153,8 @@ def answers(backend: FakeBackend, router: dict[str, float] | Exception | None = 
     return Answers(Asker(cast(Backend, backend)), cast(Auto, auto), Brief(resolve))
 
 
-def play(backend: FakeBackend, made: Mixture, router: Any = None, said: str = "where is it", **more: Any) -> Any:
-    """One question's trace."""
+def play(backend: FakeBackend, made: Mixture, router: Any = None, said: Any = "where is it", **more: Any) -> Any:
+    """One question's trace; `said` is a text or parts."""
 
     async def scene() -> Any:
         return await answers(backend, router).answer(made, [{"role": "user", "content": said}], **more)

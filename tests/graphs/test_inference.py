@@ -395,3 +395,33 @@ def test_route_four_proposers_and_a_vote_cost_little() -> None:
     times = asyncio.run(scene())
     print(f"p50 {statistics.median(times):.2f} ms")
     assert statistics.median(times) < 25
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+SOUND = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+MIXED = [{"type": "text", "text": "Is what is said what is shown?"}, IMAGE, SOUND]
+SENSES = [{"adapter": "eyes"}, {"adapter": "ears"}]
+
+
+@pytest.mark.parametrize(("heard", "answer"), [("Star.", "yes"), ("cross", "no")])
+def test_a_picture_and_a_recording_are_compared(heard: str, answer: str) -> None:
+    backend = by_model(eyes="star", ears=heard)
+    trace = play(backend, mixture(recipe("compare", [{"proposers": SENSES}])), said=MIXED)
+    assert (trace.text, trace.way, trace.answered_by) == (answer, "compare", "compare")
+    assert all(payload["messages"][0]["content"] == MIXED for payload in backend.asked), "both see all of it"
+
+
+def test_a_text_model_reads_what_was_seen_and_heard_and_the_words_alone() -> None:
+    backend = by_model(eyes="star", ears="cross", a="no, a cross is said")
+    layers = [{"proposers": SENSES}, {"proposers": [{"adapter": "a"}]}]
+    trace = play(backend, mixture(recipe("one", layers)), said=MIXED)
+    assert trace.text == "no, a cross is said"
+    [message] = backend.asked[-1]["messages"]
+    assert {part["type"] for part in message["content"]} == {"text"}
+    assert "[1] star" in message["content"][-1]["text"] and "[2] cross" in message["content"][-1]["text"]
+
+
+def test_nothing_is_compared_with_nobody() -> None:
+    backend = by_model(eyes="star", ears=UpstreamError("deaf"))
+    with pytest.raises(UpstreamError, match="nothing to compare"):
+        play(backend, mixture(recipe("compare", [{"proposers": SENSES, "quorum": 1}])), said=MIXED)

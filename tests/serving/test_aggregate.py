@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moatelier.contracts import Proposal
-from serving.aggregate import agreements, form, majority, select, similarity, vote
+from moatelier.errors import UpstreamError
+from serving.aggregate import agreements, compare, form, majority, select, similarity, vote
 
 
 def proposals(*given: tuple[str, Any]) -> list[Proposal]:
@@ -69,6 +70,14 @@ def test_a_likelihood_that_was_not_told_is_neither_praise_nor_blame() -> None:
 
 def test_a_vote_joins_what_only_looks_different() -> None:
     assert vote(proposals(("b", 0), ("Refund", 0), (" refund. ", 0)), prior=1.0, likelihood=0.0).text == "Refund"
+
+
+def test_comparing_tells_whether_all_say_the_same() -> None:
+    words = {"same": "yes", "different": "no"}
+    assert compare(proposals(("Star.", -0.1), ("star", -0.2)), **words).text == "yes"
+    assert compare(proposals(("star", 0), ("star", 0), ("cross", 0)), **words).text == "no"
+    with pytest.raises(UpstreamError, match="Only m0 answered"):
+        compare(proposals(("star", 0)), **words)
 
 
 def test_a_majority_and_its_share() -> None:

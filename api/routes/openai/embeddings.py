@@ -1,4 +1,4 @@
-"""`/v1/embeddings`: passed on to the engine, which checks the body."""
+"""`/v1/embeddings` of texts and pictures: passed on to the engine, which checks the body."""
 
 from typing import Any
 
@@ -7,11 +7,20 @@ from fastapi import APIRouter, Request
 from api.auth import Project
 from api.bodies import Body, unless_gone
 from api.services import Shared
+from moatelier.errors import NotFound
 
 router = APIRouter()
 
 
 @router.post("/v1/embeddings")
 async def embed(request: Request, project: Project, shared: Shared, body: Body) -> dict[str, Any]:
-    """Vectors of texts by a pulled embedding model."""
-    return await unless_gone(request, shared.backend.upstream.embed(body))
+    """Vectors of texts by a pulled embedding model, or of pictures by a vision base or one of its adapters."""
+    try:
+        target = await shared.targets.get((project, str(body.get("model"))))
+    except NotFound:  # an embedding model, which the engine knows
+        return await unless_gone(request, shared.backend.upstream.embed(body))
+
+    async def call() -> dict[str, Any]:
+        return await shared.backend.upstream.embed({**body, "model": target.served})
+
+    return await unless_gone(request, shared.backend.with_adapter(target, call)) | {"model": target.model}

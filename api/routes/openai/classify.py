@@ -1,0 +1,34 @@
+"""`/v1/classify`: labels of pictures or recordings with their probabilities, by an adapter that was tuned on them."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from api.auth import Project
+from api.bodies import Body, unless_gone
+from api.services import Shared
+from moatelier.errors import InvalidRequest
+from moatelier.ids import new_id
+
+router = APIRouter()
+
+
+@router.post("/v1/classify")
+async def classify(request: Request, project: Project, shared: Shared, body: Body) -> dict[str, Any]:
+    """Labels for each input, best first."""
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        raise InvalidRequest("The request names no model.", where="model", remedy="GET /v1/models lists them.")
+    target = await shared.targets.get((project, model))
+    if target.modality == "text":
+        raise InvalidRequest(
+            f"`{model}` is a model for texts.", where="model", remedy="Ask it through /v1/chat/completions."
+        )
+
+    async def call() -> dict[str, Any]:
+        return await shared.backend.upstream.classify({**body, "model": target.served})
+
+    found = await unless_gone(request, shared.backend.with_adapter(target, call))
+    completion = new_id("classify")
+    shared.decisions.note(project, target.decision(completion))
+    return found | {"id": completion, "model": target.model}

@@ -1,0 +1,183 @@
+"""The engine's routes for pictures and recordings: chat with them, transcriptions, classification, embeddings.
+
+The bodies are those of the OpenAI dialect; `/v1/classify` is as vLLM has it, with the labels' names beside their
+probabilities.
+"""
+
+import time
+from collections.abc import AsyncIterator
+from importlib import import_module
+from typing import Annotated, Any
+
+from fastapi import FastAPI, File, Form, UploadFile
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel, ConfigDict
+
+from moatelier.errors import InvalidRequest
+from moatelier.ids import new_id
+from modalities.audio import sound
+from modalities.media import too_many_bytes
+from serving import embeddings, parts, transcripts
+from serving.embeddings import EmbeddingRequest
+from serving.parts import Part
+from serving.protocol import DONE, ChatRequest, Wire, usage
+from serving.senses import MEDIUM, Senses, Told, certainty, chances, decode
+
+MOST_INPUTS = 256
+
+
+class ClassifyRequest(BaseModel):
+    """The body of a request for labels: data URIs, or parts as chat has them."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str
+    input: str | dict[str, Any] | list[str | dict[str, Any]]
+
+    def parts(self) -> list[Part]:
+        """The media in order.
+
+        Raises:
+            InvalidRequest: None, too many, or something else; `where` names it.
+        """
+        return read_inputs(self.input)
+
+
+def read_inputs(given: Any) -> list[Part]:
+    """Pictures or recordings out of a request's `input`. Raises InvalidRequest."""
+    items = given if isinstance(given, list) else [given]
+    if not 1 <= len(items) <= MOST_INPUTS:
+        raise InvalidRequest(f"There are {len(items)} inputs.", where="input", remedy=f"Send 1 to {MOST_INPUTS}.")
+    content = [_part(item) if isinstance(item, str) else item for item in items]
+    found = [parts.media([{"content": [item]}]) for item in content]
+    for place, one in enumerate(found):
+        if not one:
+            raise InvalidRequest(
+                "Only pictures and recordings are taken here.",
+                where=f"input[{place}]",
+                remedy="Send data URIs; texts go to `/v1/chat/completions`.",
+            )
+    return [one[0] for one in found]
+
+
+def _part(text: str) -> dict[str, Any]:
+    kind = "audio_url" if text[:11].lower() == "data:audio/" else "image_url"
+    return {"type": kind, kind: {"url": text}} if "://" in text[:20] or text[:5] == "data:" else {"type": "text"}
+
+
+async def chat(senses: Senses, body: ChatRequest, wire: Wire) -> Response:
+    """A chat completion by a model for pictures or recordings: about the last one in the conversation.
+
+    Raises:
+        InvalidRequest: The request has none, or asks for what such a model cannot do.
+        DataError: It is damaged.
+    """
+    body.check()
+    for field in ("response_format", "ensemble", "prompt_logprobs"):
+        if getattr(body, field) is not None:
+            what = f"A model for pictures or recordings has no {field}."
+            raise InvalidRequest(what, where=field, remedy="Leave it out.")
+    sense, _ = senses.found(body.model)
+    messages = [message.model_dump() for message in body.messages]
+    part = parts.last(messages, MEDIUM[sense.modality])
+    told = await senses.ask(body.model, part, _options(sense.modality, temperature=body.temperature or 0.0))
+    logprobs = _logprobs(told, body.top_logprobs or 0) if body.logprobs else None
+    if body.stream:
+        return StreamingResponse(_streamed(wire, told, logprobs), media_type="text/event-stream")
+    answer = wire.body([(told.text, "stop", ())] * (body.n or 1), 0, told.tokens)
+    for choice in answer["choices"]:
+        choice["logprobs"] = logprobs
+    return JSONResponse(answer)
+
+
+async def _streamed(wire: Wire, told: Told, logprobs: dict[str, Any] | None) -> AsyncIterator[bytes]:
+    yield wire.chunk({"role": "assistant", "content": ""})
+    yield wire.chunk({"content": told.text}, logprobs=logprobs or ())
+    yield wire.chunk({}, finish_reason="stop")
+    if wire.include_usage:
+        yield wire.usage_chunk(0, told.tokens)
+    yield DONE
+
+
+def _logprobs(told: Told, top: int) -> dict[str, Any]:
+    ranked = chances(told)
+    return {"content": [ranked[0] | {"top_logprobs": ranked[:top]}], "refusal": None}
+
+
+def _options(modality: str, **asked: Any) -> Any:
+    if modality != "audio":
+        return None
+    return import_module("modalities.audio.transcribing").Options(**transcripts.options(**asked))
+
+
+def add_routes(app: FastAPI, senses: Senses) -> None:
+    """Put the routes on the engine's server."""
+
+    @app.post("/v1/audio/transcriptions")
+    async def transcribe(
+        file: Annotated[UploadFile, File()],
+        model: Annotated[str, Form()],
+        language: Annotated[str | None, Form()] = None,
+        prompt: Annotated[str, Form()] = "",
+        temperature: Annotated[float, Form()] = 0.0,
+        timestamp_granularities: Annotated[list[str] | None, Form(alias="timestamp_granularities[]")] = None,
+        translate: Annotated[bool, Form()] = False,
+    ) -> dict[str, Any]:
+        wanted = timestamp_granularities or []
+        asked = _options(
+            "audio",
+            language=language,
+            prompt=prompt,
+            temperature=temperature,
+            translate=translate,
+            timestamps="segment" in wanted,
+            words="word" in wanted,
+        )
+        limit = sound.media()
+        data = await file.read(limit.max_bytes + 1)
+        if len(data) > limit.max_bytes:
+            raise too_many_bytes("file", limit)
+        told = await senses.ask(model, Part("audio", data, file.filename or "file"), asked)
+        if told.transcript is None:
+            what = f"`{model}` tells labels, no transcripts."
+            raise InvalidRequest(what, where="model", remedy="Ask /v1/classify.")
+        return transcripts.verbose(told.transcript, "translate" if translate else "transcribe", temperature)
+
+    @app.post("/v1/classify")
+    async def classify(body: ClassifyRequest) -> dict[str, Any]:
+        begun, found = int(time.time()), []
+        for place, part in enumerate(body.parts()):
+            told = await senses.ask(body.model, part)
+            found.append(_labels(place, told))
+        frame = {"id": new_id("classify"), "object": "list", "created": begun, "model": body.model}
+        return frame | {"data": found, "usage": usage(0, len(found))}
+
+
+def _labels(place: int, told: Told) -> dict[str, Any]:
+    labels = told.labels or ((told.text, certainty(told)),)
+    return {
+        "index": place,
+        "label": labels[0][0],
+        "probs": [chance for _, chance in labels],
+        "labels": [label for label, _ in labels],
+        "num_classes": len(labels),
+    }
+
+
+async def embed(senses: Senses, body: EmbeddingRequest) -> dict[str, Any]:
+    """The body of an answer with vectors of pictures, by a model for them or one of its adapters.
+
+    Raises:
+        InvalidRequest: Something else is to be embedded, or other dimensions are wanted than there are.
+    """
+    sense, adapter = senses.found(body.model)
+    if sense.modality != "vision":
+        what = f"`{body.model}` embeds nothing."
+        raise InvalidRequest(what, where="model", remedy="Name a model for pictures or for texts.")
+    pictures = read_inputs(body.input)
+    images = [decode(part) for part in pictures]
+    vectors = await sense.call(lambda engine: engine.embed(images, [adapter] * len(images)))
+    if body.dimensions not in (None, vectors.shape[1]):
+        what = f"This model's vectors have {vectors.shape[1]} numbers."
+        raise InvalidRequest(what, where="dimensions", remedy="Leave it out.")
+    return embeddings.body(vectors, body.model, body.encoding_format, 0)

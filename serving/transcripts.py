@@ -1,0 +1,79 @@
+"""`/v1/audio/transcriptions` of the engine: what may be asked, and a transcript as the dialect's `verbose_json`."""
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+from moatelier.errors import InvalidRequest
+
+MOST_PROMPT = 2000
+"""Characters of a prompt; Whisper reads the last 224 tokens of it."""
+
+
+def options(
+    *,
+    language: str | None = None,
+    prompt: str = "",
+    temperature: float = 0.0,
+    translate: bool = False,
+    timestamps: bool = False,
+    words: bool = False,
+) -> dict[str, Any]:
+    """Fields of `modalities.audio.transcribing.Options`.
+
+    Args:
+        language: Its code or name; None lets a multilingual model tell.
+        prompt: What was said before, or how names are spelt.
+        temperature: Above 0 tokens are drawn.
+        translate: To English.
+        timestamps: Cut into phrases where the model hears them begin.
+        words: Tell when each word begins and ends.
+
+    Raises:
+        InvalidRequest: A temperature or prompt out of range.
+    """
+    if not 0 <= temperature <= 1:
+        raise InvalidRequest("The temperature is not within 0 and 1.", where="temperature", remedy="Use 0 to 1.")
+    if len(prompt) > MOST_PROMPT:
+        what = f"The prompt has {len(prompt)} characters."
+        raise InvalidRequest(what, where="prompt", remedy=f"Use at most {MOST_PROMPT}.")
+    found: dict[str, Any] = {"language": language or None, "prompt": prompt, "temperature": temperature}
+    found |= {"task": "translate" if translate else "transcribe", "timestamps": timestamps}
+    return found | ({"words": True} if words else {})
+
+
+def verbose(transcript: Any, task: str = "transcribe", temperature: float = 0.0) -> dict[str, Any]:
+    """A `Transcript` with all that is known of it, as `verbose_json` tells it."""
+    segments = [
+        {
+            "id": number,
+            "seek": 0,
+            "start": segment.start_s,
+            "end": segment.stop_s,
+            "text": segment.text,
+            "tokens": list(segment.tokens),
+            "temperature": temperature,
+            "avg_logprob": segment.mean_logprob,
+            "compression_ratio": compression(segment.text),
+            "no_speech_prob": segment.no_speech,
+        }
+        for number, segment in enumerate(transcript.segments)
+    ]
+    body = {
+        "task": task,
+        "language": transcript.language or "",
+        "duration": transcript.seconds,
+        "text": transcript.text,
+        "segments": segments,
+        "usage": {"type": "duration", "seconds": round(transcript.seconds, 3)},
+    }
+    spoken: Sequence[Any] | None = getattr(transcript, "words", None)
+    if spoken is not None:
+        body["words"] = [{"word": word.text, "start": word.start_s, "end": word.stop_s} for word in spoken]
+    return body
+
+
+def compression(text: str) -> float:
+    """How much of a text zlib saves; far above 2 it repeats itself."""
+    data = text.encode()
+    return len(data) / len(zlib.compress(data)) if data else 0.0
