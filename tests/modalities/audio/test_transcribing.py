@@ -3,7 +3,7 @@ import pytest
 from whisper.decoding import DecodingOptions, DecodingTask
 
 from moatelier.errors import InvalidRequest
-from modalities.audio import transcribing
+from modalities.audio import decoding
 from modalities.audio.config import RATE
 from modalities.audio.greedy import Heard
 from modalities.audio.levels import Samples
@@ -27,7 +27,7 @@ def test_what_is_likely_no_speech_and_unlikely_text_has_no_words(
 ) -> None:
     said = tuple(english.tokenizer.encode(" hello"))
     answers = [Heard(said, -2.0, 0.9, True), Heard(said, -0.1, 0.9, True), Heard(said, -2.0, 0.1, True)]
-    monkeypatch.setattr(transcribing, "greedy", lambda *_: answers)
+    monkeypatch.setattr(decoding, "greedy", lambda *_: answers)
     assert [found.text for found in transcribe(english, [speech(1.0)] * 3)] == ["", "hello", "hello"]
 
 
@@ -62,7 +62,7 @@ def test_timestamps_cut_the_text(english: AudioBase, monkeypatch: pytest.MonkeyP
 
     one, two = english.tokenizer.encode(" one"), english.tokenizer.encode(" two")
     tokens = (mark(0.2), *one, mark(0.8), mark(1.0), *two, mark(9.0))
-    monkeypatch.setattr(transcribing, "_by_whisper", lambda *_: [Heard(tokens, -0.1, 0.0, True)])
+    monkeypatch.setattr(decoding, "_by_whisper", lambda *_: [Heard(tokens, -0.1, 0.0, True)])
     [found] = transcribe(english.with_window(2.0), [speech(1.8)], Options(timestamps=True))
     assert [(s.start_s, s.stop_s, s.text) for s in found.segments] == [(0.2, 0.8, "one"), (1.0, 1.8, "two")]
     assert found.text == "one two"
@@ -113,6 +113,6 @@ def test_windows_that_overlap_repeat_nothing(english: AudioBase, monkeypatch: py
     def decoded(model: object, tokenizer: object, states: Samples, *_: object) -> list[Heard]:
         return [Heard(tuple(english.tokenizer.encode(next(words))), -0.1, 0.0, True) for _ in states]
 
-    monkeypatch.setattr(transcribing, "greedy", decoded)
+    monkeypatch.setattr(decoding, "greedy", decoded)
     [found] = transcribe(english.with_window(2.0), [tone(5.0)])
     assert found.text == "one two three four five" and len(found.segments) == 3
