@@ -25,7 +25,6 @@ _UNSUPPORTED = (
     "use_qalora",
     "trainable_token_indices",
     "target_parameters",
-    "modules_to_save",
 )
 _MODULES = {name: (site, place) for site, names in SITES.items() for place, name in enumerate(names)}
 
@@ -78,13 +77,8 @@ def read_weights(
     Raises:
         IntegrityError: Not plain LoRA, or weights are missing, unexpected or of another shape than the base asks for.
     """
-    config = _config(folder)
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise IntegrityError(f"The adapter's weights are not readable: {error}", where=str(folder / WEIGHTS)) from error
-    wanted = _wanted(config, shapes, layers, folder)
-    _check(tensors, wanted, folder)
+    config, tensors = read_config(folder), read_tensors(folder)
+    require_shapes(tensors, _wanted(config, shapes, layers, folder), folder)
     parts: dict[tuple[int, str], list[tuple[int, torch.Tensor, torch.Tensor]]] = {}
     for layer, module, rank, scale in _modules(config, shapes, layers):
         a, b = (tensors[_key(layer, module, side)].float() for side in "AB")
@@ -175,8 +169,29 @@ def _fused(
     return Part(a.to(device, dtype), b.to(device, dtype))
 
 
-def _config(folder: Path) -> LoraConfig:
-    """The bundle's LoRA configuration, read from its folder and nowhere else."""
+def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """A bundle's tensors.
+
+    Raises:
+        IntegrityError: They are not readable.
+    """
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise IntegrityError(f"The adapter's weights are not readable: {error}", where=str(folder / WEIGHTS)) from error
+    return tensors
+
+
+def read_config(folder: Path, saved: Sequence[str] = ()) -> LoraConfig:
+    """A bundle's LoRA configuration, read from its folder and nowhere else.
+
+    Args:
+        folder: Of the bundle.
+        saved: Modules that it holds whole, beside the low-rank parts.
+
+    Raises:
+        IntegrityError: It is not readable, or not of plain LoRA.
+    """
     try:
         raw: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())
         known = {key: value for key, value in raw.items() if key in LoraConfig.__dataclass_fields__}
@@ -186,6 +201,7 @@ def _config(folder: Path) -> LoraConfig:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"The adapter's configuration is not readable: {error!r}", where=str(folder)) from error
     plain = isinstance(config, LoraConfig) and config.bias == "none"
+    plain = plain and list(getattr(config, "modules_to_save", None) or ()) == list(saved)
     if not plain or any(getattr(config, name, None) for name in _UNSUPPORTED):
         raise IntegrityError("The adapter is not plain LoRA, the only method this engine runs.", where=str(folder))
     assert isinstance(config, LoraConfig)
@@ -202,10 +218,15 @@ def _modules(config: LoraConfig, shapes: Mapping[str, Sequence[int]], layers: in
         for module in shapes:
             name = module.rpartition(".")[2]
             if targets == "all-linear" or name in (targets or ()):
-                rank = (config.rank_pattern or {}).get(name, config.r)
-                alpha = (config.alpha_pattern or {}).get(name, config.lora_alpha)
-                found.append((layer, module, rank, alpha / (rank**0.5 if config.use_rslora else rank)))
+                found.append((layer, module, *scaled_rank(config, name)))
     return found
+
+
+def scaled_rank(config: LoraConfig, name: str) -> tuple[int, float]:
+    """The rank of a module's part, and what its product is multiplied by."""
+    rank = (config.rank_pattern or {}).get(name, config.r)
+    alpha = (config.alpha_pattern or {}).get(name, config.lora_alpha)
+    return rank, alpha / (rank**0.5 if config.use_rslora else rank)
 
 
 def _key(layer: int, module: str, side: str) -> str:
@@ -224,8 +245,14 @@ def _wanted(
     return wanted
 
 
-def _check(tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """A key that is passed over in silence is an adapter that silently does nothing (peft#2115)."""
+def require_shapes(tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """Refuse tensors other than the wanted ones.
+
+    A key that is passed over in silence is an adapter that silently does nothing (peft#2115).
+
+    Raises:
+        IntegrityError: Tensors are missing, unexpected or of another shape.
+    """
     found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     for problem, keys in (
         ("lacks", wanted.keys() - found.keys()),

@@ -130,7 +130,9 @@ def _by_whisper(base: AudioBase, states: Tensor, language: str, options: Options
             fp16=False,
         ),
     )
-    results: list[DecodingResult] = task.run(states)
+    # With beams it takes one at a time: all beams of a window share its keys and values.
+    parts = torch.split(states, 1) if options.beam else [states]
+    results: list[DecodingResult] = [result for part in parts for result in task.run(part)]
     return [
         Heard(tuple(result.tokens), float(result.avg_logprob), float(result.no_speech_prob), ended=True)
         for result in results

@@ -50,6 +50,8 @@ def test_beam_and_temperature_and_timestamps_are_whispers_own(english: AudioBase
     [expected] = DecodingTask(base.model, options).run(features([sound], base))
     [found] = transcribe(base, [sound], Options(beam=3, max_tokens=12))
     assert found.text == expected.text and found.mean_logprob == pytest.approx(expected.avg_logprob, abs=1e-4)
+    both = transcribe(base, [speech(1.5, 3), sound], Options(beam=3, max_tokens=12))
+    assert both[1].text == expected.text and both[0].text
     [timed] = transcribe(base, [sound], Options(timestamps=True, max_tokens=30))
     assert all(0 <= s.start_s <= s.stop_s <= 1.8 for s in timed.segments)
     assert not any(token >= base.tokenizer.eot for s in timed.segments for token in s.tokens)
