@@ -28,15 +28,15 @@ class Start:
     unfit: frozenset[str] = frozenset()
 
 
-_MEDIA = {"more_pixels"}
+_MEDIA = {"more_pixels", "augment"}
 STARTS: Mapping[str, Start] = {
     "lora": Start(3.0, 16, 1e-3, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA})),
     "alora": Start(3.0, 16, 1e-3, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA})),
-    "top_blocks": Start(8.0, 32, 3e-4, 1, 1.0, "top_third", frozenset({"more_rank", "dropout"})),
-    "image_lora": Start(8.0, 32, 1e-3, 8, 16.0, "top_third"),
+    "top_blocks": Start(8.0, 32, 3e-4, 1, 1.0, "top_third", frozenset({"more_rank", "dropout", "augment"})),
+    "image_lora": Start(8.0, 32, 1e-3, 8, 16.0, "top_third", frozenset({"augment"})),
     # Its head is computed at once: another trial would give the very same.
     "linear_probe": Start(1.0, 32, 1e-3, 1, 1.0, "top_third"),
-    "audio_lora": Start(3.0, 16, 1e-3, 8, 16.0, "all", frozenset({"all_layers", *_MEDIA})),
+    "audio_lora": Start(3.0, 16, 1e-3, 8, 16.0, "all", frozenset({"all_layers", "more_pixels"})),
 }
 SOLVED = frozenset({"linear_probe"})
 """Methods whose adapter is computed at once, without steps."""

@@ -212,15 +212,16 @@ ALL_LAYERS = Action("all_layers", lambda trial: _with(trial, layers="all", learn
 DROPOUT = Action("dropout", lambda trial: _with(trial, dropout=0.1, weight_decay=0.01))
 SMALLER_BATCH = Action("smaller_batch", lambda trial: _with(trial, batch_rows=max(trial.spec.batch_rows // 2, 4)))
 DECAY = Action("decay", lambda trial: _with(trial, weight_decay=max(4 * trial.spec.weight_decay, 0.05)))
+AUGMENT = Action("augment", lambda trial: _with(trial, augment=True, epochs=_epochs(1.5 * trial.spec.epochs)))
 MORE_PIXELS = Action("more_pixels", lambda trial: _with(trial, size=None))
 OTHER_SEED = Action("other_seed", lambda trial: _with(trial, seed=trial.spec.seed + 1))
 
 ACTIONS: Mapping[str, tuple[Action, ...]] = {
     "underfit": (MORE_EPOCHS, HIGHER_RATE, HALF_MORE_EPOCHS, SMALLER_BATCH, ALL_LAYERS),
-    "overfit": (EPOCHS_TO_THE_MINIMUM, DROPOUT, LOWER_RATE, DECAY),
+    "overfit": (EPOCHS_TO_THE_MINIMUM, AUGMENT, DROPOUT, LOWER_RATE, DECAY),
     "never_stops": (MORE_EPOCHS, HALF_MORE_EPOCHS, HIGHER_RATE),
-    "plateau": (ALL_LAYERS, MORE_RANK, MORE_PIXELS, LOWER_RATE, SMALLER_BATCH, OTHER_SEED),
-    "healthy": (HALF_MORE_EPOCHS, ALL_LAYERS, MORE_PIXELS, LOWER_RATE, MORE_RANK, OTHER_SEED),
+    "plateau": (ALL_LAYERS, AUGMENT, MORE_RANK, MORE_PIXELS, LOWER_RATE, SMALLER_BATCH, OTHER_SEED),
+    "healthy": (HALF_MORE_EPOCHS, ALL_LAYERS, AUGMENT, MORE_PIXELS, LOWER_RATE, MORE_RANK, OTHER_SEED),
     "data_fault": (),
 }
 """Diagnosis -> what may be changed for it, most promising first; not all of it has a meaning for every method."""

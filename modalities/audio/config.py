@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from moatelier.contracts import Contract
 from moatelier.errors import InvalidRequest, ModelUnavailable
 from modalities.base import Modality
+from modalities.text.config import top_third
 
 AUDIO = Modality(
     name="audio",
@@ -71,6 +72,11 @@ class AudioConfig(Contract):
     def multilingual(self) -> bool:
         """Whether it was trained on many languages, and so takes a language, tells it, and translates."""
         return self.n_vocab >= 51865
+
+    @property
+    def first_layer_default(self) -> int:
+        """The first encoder block of the top third: 4 blocks -> 2."""
+        return top_third(self.n_audio_layer)
 
 
 def read_config(folder: Path) -> AudioConfig:

@@ -10,8 +10,9 @@ Rows name recordings by digest, never by path. Nothing here imports torch.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,7 @@ __all__ = [
     "profile",
     "read_rows",
     "report",
+    "rows_of",
     "split",
     "write_rows",
 ]
@@ -160,7 +162,11 @@ def write_rows(rows: Sequence[AudioRow]) -> bytes:
 
 def parse_rows(data: bytes) -> list[AudioRow]:
     """The rows that `write_rows` wrote, without where they came from and what they are like."""
-    values = [json.loads(line) for line in data.split(b"\n") if line]
+    return rows_of([json.loads(line) for line in data.split(b"\n") if line])
+
+
+def rows_of(values: Sequence[Mapping[str, Any]]) -> list[AudioRow]:
+    """Rows from their JSON."""
     return [
         AudioRow(value["row"], value["audio"], value["samples"], **{name: value[name] for name in _KEPT})
         for value in values

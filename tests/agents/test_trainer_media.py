@@ -71,7 +71,7 @@ def changes(plan: TaskPlan, kind: str, **fields: Any) -> set[str]:
 
 @pytest.mark.parametrize("kind", ["underfit", "overfit", "plateau", "healthy", "never_stops"])
 def test_only_what_has_a_meaning_is_changed(kind: str) -> None:
-    assert not changes(PICTURES, kind, size=128) & {"rank", "dropout", "window_s"}
+    assert not changes(PICTURES, kind, size=128) & {"rank", "dropout", "window_s", "augment"}
     assert not changes(SPEECH, kind, window_s=3.0) & {"layers", "size", "window_s"}
     assert not changes(planned("90 %, linear probe"), kind)
 

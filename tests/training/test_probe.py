@@ -7,7 +7,7 @@ from moatelier.errors import Cancelled, InvalidRequest, MoatelierError, ModelUna
 from moatelier.job import Job
 from tests.modalities.vision.conftest import Pulled, pulled
 from tests.modalities.vision.towers import timm_folder
-from tests.sounding import tiny_whisper, whisper_folder
+from tests.training.spoken import pull_ears
 from training import probe
 
 __all__ = ["pulled"]
@@ -57,7 +57,7 @@ def test_models_of_speech_are_measured_in_the_window_that_they_will_hear(
     home: Path, pulled: Pulled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(probe, "_SECONDS", 0.1)
-    base = pulled(ears=(whisper_folder(tmp_path / "ears", tiny_whisper()), "audio", "hf_whisper"))
+    base = pull_ears(pulled, tmp_path / "ears")
     spec = {"base": base, "window_s": 1.0, "kind": kind}
     measured = probe.work(spec, Job(home / "jobs" / "probe", quiet=True))
     assert measured["train_rows_per_s"] > 0 and measured["frozen_rows_per_s"] > 0
