@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch.nn.functional import normalize
 
 from moatelier.contracts import AdapterManifest, Kind
 from moatelier.errors import IntegrityError, InvalidRequest
 from moatelier.ids import digest_bytes
 from moatelier.settings import settings
-from modalities.audio.config import samples
+from modalities.audio.config import LONGEST_WINDOW_S, RATE, samples
 from modalities.audio.decoding import Options, checked
 from modalities.audio.levels import Samples
 from modalities.audio.model import load_base
@@ -44,6 +46,8 @@ _CHUNK = 64
 _TRANSCRIPT_BYTES = 2_000
 """Of a remembered transcript without its texts and tokens."""
 _CANARY_S = 0.5
+_WINDOWS_S = (3.0, 10.0, LONGEST_WINDOW_S)
+"""In which the base hears what it only embeds."""
 
 
 class AudioEngine:
@@ -180,6 +184,30 @@ class AudioEngine:
         labels = [self._adapters.get(str(name)).manifest.labels for name in adapters]
         return [_ranked(known, chances[place].tolist()) for place, known in enumerate(labels)]
 
+    def embed(self, recordings: Sequence[Samples], adapters: Sequence[str | None]) -> npt.NDArray[np.float32]:
+        """Vectors of unit length `[recordings, width]`: the mean of the encoder's states over each recording.
+
+        Args:
+            recordings: Samples at 16 kHz in -1..1, of any length.
+            adapters: Names of loaded adapters, one for each recording; None is the base, which hears short ones in
+                short windows here.
+
+        Raises:
+            NotFound: No adapter of this name is loaded.
+        """
+        with self._questions(recordings, adapters) as questions:
+            found = torch.zeros(len(questions), self.base.config.n_audio_state)
+            groups: dict[float, list[int]] = defaultdict(list)
+            for place, question in enumerate(questions):
+                if question.ear is None:
+                    questions[place] = question = replace(question, ear=_ear(question.sound))
+                groups[question.window_s].append(place)
+            for places in groups.values():
+                for number, share, mean in self.listener.means([questions[place] for place in places]):
+                    found[places[number]] += share * mean.cpu()
+        vectors: npt.NDArray[np.float32] = normalize(found, dim=-1).numpy()
+        return vectors
+
     def generate(
         self,
         prompts: Sequence[Sequence[Mapping[str, Any]]],
@@ -225,21 +253,21 @@ class AudioEngine:
 
     @contextmanager
     def _questions(
-        self, recordings: Sequence[Samples], adapters: Sequence[str | None], kind: Kind
+        self, recordings: Sequence[Samples], adapters: Sequence[str | None], kind: Kind | None = None
     ) -> Iterator[list[Question]]:
         """The questions, with the weights of their adapters held in memory.
 
         Raises:
             NotFound: No adapter of this name is loaded.
-            InvalidRequest: One is not of this kind.
+            InvalidRequest: One is not of this kind; None takes all.
         """
         subjects = [None if name is None else self._adapters.get(name) for name in adapters]
         for loaded in subjects:
             told = "transcription" if loaded is None else loaded.manifest.kind
-            if told != kind:
+            if kind and told != kind:
                 raise _other_kind(loaded, kind)
         present = {loaded for loaded in subjects if loaded}
-        held: list[Loaded] = []
+        held: list[Loaded[LoraWeights]] = []
         try:
             for loaded in present:
                 self._adapters.hold(loaded)
@@ -249,7 +277,7 @@ class AudioEngine:
             for loaded in held:
                 self._adapters.release(loaded)
 
-    def _question(self, sound: Samples, loaded: Loaded | None) -> Question:
+    def _question(self, sound: Samples, loaded: Loaded[LoraWeights] | None) -> Question:
         digest = digest_bytes(np.ascontiguousarray(sound, np.float32).tobytes())
         if loaded is None:
             return Question(digest, self.base.digest, sound)
@@ -276,7 +304,7 @@ class AudioEngine:
         known = {loaded.digest for loaded in self._adapters.all()}
         self._ears = {digest: ear for digest, ear in self._ears.items() if digest in known}
 
-    def _check_canary(self, loaded: Loaded) -> None:
+    def _check_canary(self, loaded: Loaded[LoraWeights]) -> None:
         """An adapter that changes nothing is one that silently was not applied (peft#2115, vllm#48019)."""
         ear = self._ears[loaded.digest]
         size = samples(min(ear.window_s, _CANARY_S))
@@ -334,11 +362,17 @@ def _logits(question: Question, mean: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.linear(mean, weight, bias)
 
 
+def _ear(sound: Samples) -> Ear:
+    """The base in the shortest window that holds a recording."""
+    seconds = len(sound) / RATE
+    return Ear(next((window for window in _WINDOWS_S if seconds <= window), LONGEST_WINDOW_S), False, None, None)
+
+
 def _size(said: Transcript) -> int:
     return _TRANSCRIPT_BYTES + sum(2 * len(segment.text) + 40 * len(segment.tokens) + 200 for segment in said.segments)
 
 
-def _other_kind(loaded: Loaded | None, kind: Kind) -> InvalidRequest:
+def _other_kind(loaded: Loaded[LoraWeights] | None, kind: Kind) -> InvalidRequest:
     name = "The base" if loaded is None else f"The adapter {loaded.name!r}"
     does, wanted = ("words", "labels") if kind == "classification" else ("labels", "words")
     return InvalidRequest(

@@ -326,3 +326,13 @@ def test_changed_bytes_and_an_empty_folder_are_refused(engine: AudioEngine, tmp_
     with pytest.raises(NotFound):
         engine.load_adapter("one", tmp_path)
     assert engine.adapters == {}
+
+
+def test_recordings_are_embedded_by_whoever_hears_them(engine: AudioEngine) -> None:
+    engine.load_adapter("one", seal_ear("one", seed=1))
+    short, long = sounds(1)[0], speech(12.0, 7)
+    together = engine.embed([short, long, short], [None, None, "one"])
+    assert together.shape == (3, 16) and np.allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+    engine.rest()
+    assert np.allclose(engine.embed([long], [None])[0], together[1], atol=1e-4)
+    assert np.abs(together[2] - together[0]).max() > 1e-3, "an adapter hears otherwise"
