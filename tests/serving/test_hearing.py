@@ -336,3 +336,4 @@ def test_recordings_are_embedded_by_whoever_hears_them(engine: AudioEngine) -> N
     engine.rest()
     assert np.allclose(engine.embed([long], [None])[0], together[1], atol=1e-4)
     assert np.abs(together[2] - together[0]).max() > 1e-3, "an adapter hears otherwise"
+    assert engine.embed([], []).shape == (0, 16)
