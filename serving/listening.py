@@ -16,7 +16,7 @@ from modalities.audio.decoding import Options, checked, decode, is_plain
 from modalities.audio.greedy import Heard
 from modalities.audio.levels import Piece, Samples, cut
 from modalities.audio.model import AudioBase, encode, features
-from modalities.audio.transcribing import Transcript, Window, batches, transcripts
+from modalities.audio.transcribing import Transcript, Window, batches, transcripts, with_words
 from serving.adapters import Loaded
 from serving.audio_weights import AudioWeights
 from serving.hooked import Hooked
@@ -97,7 +97,14 @@ class Listener:
             with self._hooked.acting(adapters):
                 return decode(base, states, options, told or None, adapters.keep if adapters else lambda _: None)
 
-        return transcripts(base, [question.sound for question in questions], options, heard)
+        found = transcripts(base, [question.sound for question in questions], options, heard)
+        if not options.words:
+            return found
+        return [self._with_words(base, said, question) for said, question in zip(found, questions, strict=True)]
+
+    def _with_words(self, base: AudioBase, said: Transcript, question: Question) -> Transcript:
+        with self._hooked.acting(self._over([question])):
+            return with_words(base, said, question.sound)
 
     def means(self, questions: Sequence[Question]) -> list[list[tuple[float, Tensor]]]:
         """The mean encoder state of each window of each recording.
