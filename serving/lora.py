@@ -163,6 +163,11 @@ class StackedPass:
             low = (low.view(len(mask), -1, len(columns)) * mask[:, None]).view(len(low), -1)
         return y.addmm_(low, b)
 
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with some of the rows, by their places."""
+        self._owners = self._owners[rows]
+        self._masks.clear()
+
     def _mask(self, columns: tuple[int, ...], like: torch.Tensor) -> torch.Tensor | None:
         if columns not in self._masks:
             mask = self._owners[:, None] == torch.tensor(columns, device=like.device)

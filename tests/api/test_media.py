@@ -1,0 +1,132 @@
+"""Pictures and recordings through the whole API and the engine's own server, by engines that say what they are told."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from api.app import create_app
+from serving.pool import Pool
+from serving.pool import create_app as create_engine
+from store import keys
+from tests.api.running import running
+from tests.deciding import let_through
+from tests.sensed import audio_part, image_part, picture, recording, registered, senses
+
+EYES, EARS = "efficientnet-lite0", "whisper-tiny.en"
+
+
+@pytest.fixture
+def http(tiny: str, home: Path) -> Iterator[httpx.Client]:
+    key = keys.ensure_admin()
+    with running(create_engine(Pool(tiny, senses()))) as engine, running(create_app(engine)) as url:
+        with httpx.Client(base_url=url, headers={"x-api-key": key}, timeout=20) as client:
+            yield client
+
+
+@pytest.fixture
+def client(http: httpx.Client) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{http.base_url}/v1", api_key=http.headers["x-api-key"], max_retries=0) as made:
+        yield made
+
+
+def test_chat_about_a_picture(client: openai.OpenAI) -> None:
+    made = registered("vision", EYES, "classification", "colours")
+    asked: Any = [{"role": "user", "content": [{"type": "text", "text": "Which colour?"}, image_part("red")]}]
+    answer = client.chat.completions.create(model=made.model_id, messages=asked, logprobs=True, top_logprobs=2)
+    assert answer.choices[0].message.content == "red" and answer.model == made.model_id
+    told = answer.choices[0].logprobs
+    assert told and told.content and [other.token for other in told.content[0].top_logprobs] == ["red", "blue"]
+
+
+@pytest.mark.parametrize(
+    ("form", "start"),
+    [
+        ("json", '{"text"'),
+        ("text", "2 seconds\n"),
+        ("srt", "1\n00:00:00,000"),
+        ("vtt", "WEBVTT\n"),
+        ("verbose_json", "{"),
+    ],
+)
+def test_transcripts_in_five_forms(http: httpx.Client, form: str, start: str) -> None:
+    made = registered("audio", EARS, "transcription", "clock")
+    answer = http.post(
+        "/v1/audio/transcriptions",
+        files={"file": ("a.wav", recording(2))},
+        data={"model": made.model_id, "response_format": form},
+    )
+    assert answer.status_code == 200 and answer.text.startswith(start) and "2 seconds" in answer.text
+
+
+def test_a_transcript_as_a_stream_and_by_the_usual_name_of_the_base(client: openai.OpenAI) -> None:
+    with client.audio.transcriptions.create(model="whisper-1", file=("a.wav", recording(1)), stream=True) as events:
+        found = list(events)
+    assert [event.type for event in found] == ["transcript.text.delta", "transcript.text.done"]
+
+
+def test_refusals_are_typed(http: httpx.Client) -> None:
+    made = registered("audio", EARS, "transcription", "clock")
+
+    def refused(**fields: Any) -> dict[str, Any]:
+        form = {"model": made.model_id} | fields
+        data = form.pop("data", recording(1))
+        answer = http.post("/v1/audio/transcriptions", files={"file": ("a.wav", data)}, data=form)
+        assert 400 <= answer.status_code < 500, answer.text
+        return dict(answer.json()["error"])
+
+    assert refused(model="nobody")["code"] == "not_found"
+    assert refused(model=EYES)["param"] == "model"
+    assert refused(response_format="xml")["param"] == "response_format"
+    assert refused(**{"timestamp_granularities[]": "hour", "response_format": "verbose_json"})["param"].startswith(
+        "time"
+    )
+    assert refused(**{"timestamp_granularities[]": "word"})["param"].startswith("time")
+    assert refused(data=b"a text file that is called wav")["code"] == "data_error"
+    assert refused(data=b"")["code"] == "data_error"
+    missing = http.post("/v1/audio/transcriptions", data={"model": made.model_id})
+    assert missing.status_code in (400, 422) and missing.json()["error"]["param"] == "file"
+
+
+def test_classify_and_embed(http: httpx.Client) -> None:
+    made = registered("vision", EYES, "classification", "colours")
+    answer = http.post("/v1/classify", json={"model": made.model_id, "input": [picture("blue")]}).json()
+    assert answer["data"][0]["label"] == "blue" and answer["model"] == made.model_id
+    refused = http.post("/v1/classify", json={"model": "smollm2-135m-instruct", "input": "hello"})
+    assert refused.status_code in (400, 404)
+    embedded = http.post("/v1/embeddings", json={"model": EYES, "input": picture("blue"), "encoding_format": "float"})
+    assert embedded.json()["data"][0]["embedding"] == [0.5] * 4
+
+
+def test_a_recipe_compares_what_is_shown_with_what_is_said(http: httpx.Client) -> None:
+    eyes = registered("vision", EYES, "classification", "colours")
+    ears = registered("audio", EARS, "classification", "moods")
+    proposers = [{"adapter": eyes.digest}, {"adapter": ears.digest}]
+    recipe = {"name": "same", "layers": [{"proposers": proposers}], "aggregator": {"kind": "compare"}}
+    added = http.post("/v1/moa", json={"yaml": json.dumps(recipe)})
+    assert added.status_code == 200, added.text
+    let_through("same", added.json()["digest"])
+
+    def ask(colour: str) -> dict[str, Any]:
+        words = {"type": "text", "text": "Is what is said what is shown?"}
+        content = [words, image_part(colour), audio_part(1)]
+        body = {"model": "moa/same", "messages": [{"role": "user", "content": content}]}
+        return dict(http.post("/v1/chat/completions", json=body).json())
+
+    assert ask("red")["choices"][0]["message"]["content"] == "yes"
+    answer = ask("blue")
+    assert answer["choices"][0]["message"]["content"] == "no"
+    assert [call["model"] for call in answer["moatelier"]["calls"]] == [eyes.model_id, ears.model_id]
+
+
+def test_who_needs_words_cannot_be_an_adapter_for_pictures(http: httpx.Client) -> None:
+    eyes = registered("vision", EYES, "classification", "colours")
+    members = [{"adapter": eyes.digest}, {"base": True}]
+    for aggregator in ({"kind": "ensemble"}, {"kind": "synthesis", "adapter": eyes.digest}):
+        recipe = {"name": "odd", "layers": [{"proposers": members}], "aggregator": aggregator}
+        refused = http.post("/v1/moa", json={"yaml": json.dumps(recipe)})
+        assert refused.status_code == 400 and EYES in refused.json()["error"]["message"]
