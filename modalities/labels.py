@@ -63,6 +63,11 @@ def judged(rows: Sequence[R], locked: Container[int], decision: CurationDecision
     return [row for row in usable if row.number not in decision.drop and row.number not in locked]
 
 
+def can_judge(labels: Sequence[str]) -> bool:
+    """Whether these are enough rows, and of several classes, for a model to accuse anyone."""
+    return len(labels) >= _FEWEST_ROWS and len(set(labels)) > 1
+
+
 def out_of_fold(contents: Sequence[str], labels: Sequence[str], features: Features, make: Make) -> OutOfFold:
     """Score every row by a model fitted on the other folds. The result does not depend on the order of the rows.
 
@@ -108,10 +113,10 @@ def find_suspicious(
         numbers: The rows' numbers, as they are reported.
         contents: What they hold; exact duplicates should be left out, since a wrong label's copy confirms it.
         labels: Their labels.
-        features: Not called for data on which no model could accuse anyone.
+        features: Not called where `can_judge` says no.
         make: Gives the model.
     """
-    if len(contents) < _FEWEST_ROWS or len(set(labels)) < 2:
+    if not can_judge(labels):
         return ()
     scored = out_of_fold(contents, labels, features, make)
     confident = _class_confidence(scored)

@@ -15,11 +15,13 @@ from moatelier.contracts import (
     ImageColumns,
     ImageFindings,
     SplitName,
+    Suspicion,
     TaskPlan,
 )
 from modalities import catalogue
 from modalities.curating import Material, Told, Watch
 from modalities.halves import Half, half_of, parts_of, read_parts
+from modalities.labels import can_judge, judged
 from modalities.vision import data
 from modalities.vision.config import VisionConfig, read_config
 from modalities.vision.images import media
@@ -29,6 +31,8 @@ LEAST_SIZE = 128
 _ENLARGED = 4
 """Images are enlarged so many times at most: the pack sees nothing more in CIFAR's 32 pixels at 224 than at 128."""
 _STEP = 32
+DOUBTED = 5000
+"""Rows whose labels are judged at most: a minute or two of work for the pack."""
 
 
 def read(path: Path, name: str, plan: TaskPlan, half: Half, watch: Watch) -> list[ImageRow]:
@@ -69,13 +73,25 @@ def find(material: Material, told: Told | None) -> ImageFindings:
 
 
 def doubts(material: Material, findings: ImageFindings, decision: CurationDecision) -> Told | None:
-    """None: no labels are doubted yet."""
-    return None
+    """Whether the base sees other labels than the rows have; with many rows some of them are looked at."""
+    locked = {row.number for row in split(material, findings, decision)["test"]}
+    rows = judged(material.rows, locked if material.test_rows is None else (), decision)
+    step = max(1.0, len(rows) / DOUBTED)
+    rows = [rows[int(place * step)] for place in range(int(len(rows) / step))]
+    if not can_judge([str(row.label) for row in rows]):
+        return None
+    return {
+        "modality": "vision",
+        "base": material.plan.base.value,
+        "size": fit_size(findings.sizes, _config(material)),
+        "rows": [[row.number, row.image, row.pixels, row.label] for row in rows],
+    }
 
 
 def doubt(material: Material, findings: ImageFindings, decision: CurationDecision, told: Told | None) -> DataFindings:
-    """The findings as they are."""
-    return findings
+    """The findings with labels that look wrong, judged without and about none of the rows that will be locked."""
+    suspicious = [Suspicion.model_validate(found) for found in told["suspicious"]] if told else []
+    return findings.model_copy(update={"suspicious": tuple(suspicious)})
 
 
 def split(material: Material, findings: ImageFindings, decision: CurationDecision) -> dict[SplitName, list[ImageRow]]:

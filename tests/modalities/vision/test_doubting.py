@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +11,10 @@ from PIL import Image
 
 from moatelier.contracts import CurationDecision, SplitName
 from moatelier.errors import Cancelled
-from modalities.vision import data
-from modalities.vision.doubt import doubt
+from moatelier.job import Job
+from moatelier.settings import settings
+from modalities.curating import Material
+from modalities.vision import curating, data, doubting
 from modalities.vision.duplicates import look_at
 from modalities.vision.rows import ImageRow
 from store import artifacts
@@ -40,35 +44,52 @@ def rows() -> list[ImageRow]:
     return found
 
 
+def asked(base: str, found: list[ImageRow], decision: CurationDecision, test: list[ImageRow] | None) -> Any:
+    """What curation finds: the findings, what the job was asked, and the findings after it."""
+    plan: Any = SimpleNamespace(seed=0, base=SimpleNamespace(value=base))
+    material = Material(plan, found, test)
+    findings = curating.find(material, None)
+    question = curating.doubts(material, findings, decision)
+    told = doubting.work(question, Job(settings().home / "job", quiet=True)) if question else None
+    return findings, question, curating.doubt(material, findings, decision, told)
+
+
 def test_planted_wrong_labels_are_found_whatever_the_order(base: str) -> None:
     made = rows()
-    findings = data.find(made)
+    findings, _, found = asked(base, made, DECISION, None)
     locked = {row.number for row in data.split(made, findings, DECISION, 0)["test"]}
     wrong = WRONG.keys() - locked - {68}
     assert len(wrong) >= 5
-    found = doubt(made, findings, DECISION, 0, None, base=base)
     suspected = {suspicion.row: suspicion for suspicion in found.suspicious}
     assert len(wrong & suspected.keys()) >= 0.8 * len(wrong) and len(suspected) <= 2 * len(wrong)
     assert not suspected.keys() & (locked | {68}), "nothing may be said of locked rows, and no need to of dropped ones"
     assert all(suspicion.label == made[row - 1].label != suspicion.likelier for row, suspicion in suspected.items())
     assert found.model_copy(update={"suspicious": ()}) == findings
-    assert doubt(made[::-1], findings, DECISION, 0, None, base=base) == found
+    assert asked(base, made[::-1], DECISION, None)[2].suspicious == found.suspicious
 
 
 def test_with_a_test_set_of_their_own_all_rows_are_judged(base: str) -> None:
     made = rows()
     test = [replace(row, number=row.number - 90) for row in made[90:]]
     decision = DECISION.model_copy(update={"fractions": {"train": 0.8, "dev": 0.1, "select": 0.1}})
-    suspicious = doubt(made[:90], data.find(made[:90]), decision, 0, test, base=base).suspicious
-    assert {5, 20} <= {suspicion.row for suspicion in suspicious}
+    _, question, found = asked(base, made[:90], decision, test)
+    assert len(question["rows"]) == 89
+    assert {5, 20} <= {suspicion.row for suspicion in found.suspicious}
+
+
+def test_of_many_rows_some_are_judged(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curating, "DOUBTED", 50)
+    _, question, _ = asked(base, rows(), DECISION, None)
+    assert len(question["rows"]) == 50
 
 
 def test_little_data_accuses_nobody_and_the_work_can_be_stopped(base: str) -> None:
     made = rows()
-    assert doubt(made[:24], data.find(made[:24]), DECISION, 0, None, base="not pulled").suspicious == ()
+    findings, question, found = asked(base, made[:24], DECISION, None)
+    assert question is None and found == findings
 
     def stop(done: int, batches: int) -> None:
         raise Cancelled(f"{done} of {batches}")
 
     with pytest.raises(Cancelled, match="1 of"):
-        doubt(made, data.find(made), DECISION, 0, None, base=base, watch=stop)
+        doubting.suspects(made, base, watch=stop)
