@@ -3,23 +3,28 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import ValidationError
 from torch import Tensor, nn
 
-from moatelier.contracts import AdapterManifest
+from moatelier.contracts import AdapterManifest, Contract
 from moatelier.errors import IntegrityError, InvalidRequest
 from modalities.bundle import CONFIG, open_bundle, read_manifest
 from modalities.machine import DTYPES
 from modalities.vision.classifier import HEAD
-from modalities.vision.config import TRANSFORM, ImageTransform
+from modalities.vision.config import TRANSFORM, WORDS, ImageTransform, WordsTold
 from modalities.vision.model import VisionBase
+from modalities.vision.pairs import HOTTEST
 from modalities.vision.tuned import lora_layers, whole_weights
+from modalities.vision.words import word_layers
 from serving.heads import Head
 from serving.hooked import shape_of
 from serving.lora import Part, read_config, read_tensors, require_shapes, scaled_rank
+from serving.words import Words, WordTowers
 
+T = TypeVar("T", bound=Contract)
 _PEFT = "base_model.model."
 
 
@@ -33,6 +38,7 @@ class ImageWeights:
         head: Names classes.
         parts: Name of a layer -> what is added there.
         stages: Stage -> the tensors that stand there for the base's.
+        words: Compares images with words.
     """
 
     transform: ImageTransform
@@ -40,6 +46,7 @@ class ImageWeights:
     head: Head | None = None
     parts: Mapping[str, Part] = field(default_factory=dict)
     stages: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    words: Words | None = None
     invocation: tuple[int, ...] = ()
 
     @property
@@ -47,25 +54,32 @@ class ImageWeights:
         """Bytes, low-rank parts twice: once as they are read, once in the stack that passes use."""
         low = sum(2 * (part.a.nbytes + part.b.nbytes) for part in self.parts.values())
         whole = sum(tensor.nbytes for stage in self.stages.values() for tensor in stage.values())
-        return low + whole + (self.head.bytes if self.head else 0)
+        return low + whole + sum(part.bytes for part in (self.head, self.words) if part)
 
 
-def read_bundle(folder: Path, base: VisionBase) -> tuple[AdapterManifest, ImageWeights]:
+def read_bundle(folder: Path, base: VisionBase, towers: WordTowers) -> tuple[AdapterManifest, ImageWeights]:
     """Verify a bundle, every byte of it, and read its weights.
+
+    Args:
+        folder: Of the bundle.
+        base: The base that it shall be loaded on.
+        towers: Of words.
 
     Raises:
         NotFound: There is no bundle in the folder.
+        ModelUnavailable: It was tuned with a tower of words that has not been pulled.
         IntegrityError: Changed bytes, another base or transform, a method of another engine, weights that do not fit.
     """
     manifest = read_manifest(folder)
-    read = _READ.get(manifest.spec.method)
+    readers: Mapping[str, _Reader] = {**_READ, "contrastive": partial(_pairs, towers=towers)}
+    read = readers.get(manifest.spec.method)
     if manifest.modality != "vision" or read is None:
         raise IntegrityError(
             f"This engine does not run adapters of {manifest.modality} by {manifest.spec.method!r}.",
             where=str(folder),
-            remedy=f"It runs those of images by {', '.join(_READ)}.",
+            remedy=f"It runs those of images by {', '.join(readers)}.",
         )
-    transform = _transform(folder)
+    transform = _told(folder, TRANSFORM, ImageTransform, "how images come in")
     open_bundle(folder, base_digest=base.digest, template_digest=transform.digest)
     try:
         base.transform_at(transform.size)
@@ -74,12 +88,13 @@ def read_bundle(folder: Path, base: VisionBase) -> tuple[AdapterManifest, ImageW
     return manifest, read(folder, manifest, base, transform)
 
 
-def _transform(folder: Path) -> ImageTransform:
+def _told(folder: Path, name: str, kind: type[T], what: str) -> T:
+    """A field of the bundle's configuration."""
     try:
-        return ImageTransform.model_validate(json.loads((folder / CONFIG).read_bytes())[TRANSFORM])
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        return kind.model_validate(json.loads((folder / CONFIG).read_bytes())[name])
+    except (OSError, ValueError, KeyError, TypeError) as error:  # a ValidationError is a ValueError
         raise IntegrityError(
-            f"The adapter does not say how images come in: {type(error).__name__}.",
+            f"The adapter does not say {what}: {type(error).__name__}.",
             where=str(folder / CONFIG),
             remedy="Tune it again.",
         ) from error
@@ -118,17 +133,37 @@ def _lora(folder: Path, manifest: AdapterManifest, base: VisionBase, transform: 
     root = nn.ModuleDict({"tower": base.tower})
     layers = {name: root.get_submodule(name) for name in lora_layers(base.tower, manifest.first_layer)}
     head = {f"{_PEFT}{name}": shape for name, shape in _head_shapes(manifest, base).items()}
-    parts = read_parts(folder, tensors, layers, base, head, saved=(HEAD,))
+    parts = _parts(folder, tensors, layers, base, head, saved=(HEAD,))
     return ImageWeights(transform, manifest.first_layer, _head(tensors, base, _PEFT), parts)
 
 
-def read_parts(
+def _pairs(
+    folder: Path, manifest: AdapterManifest, base: VisionBase, transform: ImageTransform, towers: WordTowers
+) -> ImageWeights:
+    tensors, told = read_tensors(folder), _told(folder, WORDS, WordsTold, "which words it was tuned with")
+    tower = towers.found(told, str(folder / CONFIG))
+    layers = {name: tower.module.get_submodule(name) for name in word_layers(tower.module, told.first)}
+    others: dict[str, tuple[int, ...]] = {"scale": ()}
+    if not base.config.zero_shot:
+        others |= {"project.weight": (tower.space, base.tower.width), "project.bias": (tower.space,)}
+    parts = _parts(folder, tensors, layers, base, others, prefix=f"text.{_PEFT}")
+    project = None
+    if not base.config.zero_shot:
+        weight, bias = (tensors[f"project.{part}"].float().to(base.device) for part in ("weight", "bias"))
+        project = weight, bias
+    scale = min(float(tensors["scale"].exp()), HOTTEST)
+    return ImageWeights(transform, len(base.tower.stages), words=Words(tower, scale, project, parts))
+
+
+def _parts(
     folder: Path,
     tensors: Mapping[str, Tensor],
     layers: Mapping[str, nn.Module],
     base: VisionBase,
     others: Mapping[str, tuple[int, ...]],
-    saved: tuple[str, ...],
+    *,
+    saved: tuple[str, ...] = (),
+    prefix: str = _PEFT,
 ) -> dict[str, Part]:
     """The low-rank parts on some layers.
 
@@ -139,6 +174,7 @@ def read_parts(
         base: Gives device and precision.
         others: Name and shape of all tensors beside the parts.
         saved: Modules that PEFT was told to save whole.
+        prefix: Of the parts' names.
 
     Raises:
         IntegrityError: It is not plain LoRA, or tensors are missing, unexpected or of another shape.
@@ -151,12 +187,12 @@ def read_parts(
         rank, _ = scaled_rank(config, name)
         inputs, outputs = shape_of(layer)
         point = (1, 1) if isinstance(layer, nn.Conv2d) else ()
-        wanted |= {f"{_PEFT}{name}.lora_A.weight": (rank, inputs, *point)}
-        wanted |= {f"{_PEFT}{name}.lora_B.weight": (outputs, rank, *point)}
+        wanted |= {f"{prefix}{name}.lora_A.weight": (rank, inputs, *point)}
+        wanted |= {f"{prefix}{name}.lora_B.weight": (outputs, rank, *point)}
     require_shapes(tensors, wanted | dict(others), folder)
     found = {}
     for name in layers:
-        a, b = (tensors[f"{_PEFT}{name}.lora_{side}.weight"].float().flatten(1) for side in "AB")
+        a, b = (tensors[f"{prefix}{name}.lora_{side}.weight"].float().flatten(1) for side in "AB")
         _, scale = scaled_rank(config, name)
         found[name] = Part(*(part.to(base.device, DTYPES[base.precision]) for part in (a, b * scale)))
     return found

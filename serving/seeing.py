@@ -13,28 +13,31 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from moatelier.contracts import AdapterManifest
 from moatelier.errors import IntegrityError, InvalidRequest
 from moatelier.settings import settings
-from modalities.machine import DTYPES, Precision
+from modalities.machine import Precision
 from modalities.vision.duplicates import pixel_digest
 from modalities.vision.images import decode_image
 from modalities.vision.model import load_base
+from modalities.vision.words import PROMPTS
 from serving import parts
 from serving.adapters import Adapters
+from serving.comparing import Comparing
 from serving.image_weights import ImageWeights, read_bundle
 from serving.memory import Memory, return_to_system
 from serving.remembered import Remembered
 from serving.row import Completion
 from serving.sampling import Sampling
 from serving.tower import MOST, Adapter, Seen, TowerPasses
+from serving.words import WordTowers
 
 __all__ = ["Completion", "VisionEngine"]
 
 Ranked = list[tuple[str, float]]
 """Labels with their probabilities, best first."""
+_SAID = ("a photo of a cat.", "a drawing of two ships")
 _SHARE = 4
 """The engine stands beside one for text, so it takes this part of the setting."""
 
@@ -59,6 +62,8 @@ class VisionEngine:
         self.memory = Memory(int((memory_gb or settings().engine_memory_gb / _SHARE) * 1e9))
         self.states = Remembered[Tensor]("state", self.memory)
         self.passes = TowerPasses(self.base, self.states)
+        self._towers = WordTowers(self.base)
+        self._comparing = Comparing(self.base, self._towers, self.memory)
         self._adapters: Adapters[ImageWeights] = Adapters(self.memory, self._read, self.passes.forget)
 
     # ---------------------------------------------------------------------------------------------------- adapters
@@ -108,7 +113,7 @@ class VisionEngine:
 
         Args:
             images: In RGB.
-            adapters: For each image the name of a loaded adapter.
+            adapters: For each image the name of a loaded adapter. One of contrastive tuning knows its labels by name.
 
         Raises:
             NotFound: No adapter of this name is loaded.
@@ -116,9 +121,7 @@ class VisionEngine:
         """
         ranked = []
         for name, logits in zip(adapters, self.logits(images, adapters), strict=True):
-            chances = logits.double().softmax(dim=0).tolist()
-            labels = self._adapters.get(str(name)).manifest.labels
-            ranked.append(sorted(zip(labels, chances, strict=True), key=lambda pair: (-pair[1], pair[0])))
+            ranked.append(_ranked(self._adapters.get(str(name)).manifest.labels, logits))
         return ranked
 
     def logits(self, images: Sequence[Image.Image], adapters: Sequence[str | None]) -> list[Tensor]:
@@ -129,25 +132,59 @@ class VisionEngine:
         loaded = [self._classifier(name) for name in adapters]
         with torch.inference_mode(), self._held(loaded):
             features = self._features(images, loaded)
-            return [
-                adapter.weights.head(row).float().cpu()
-                for adapter, row in zip(loaded, features, strict=True)
-                if adapter.weights and adapter.weights.head
-            ]
+            return [self._said(adapter, row) for adapter, row in zip(loaded, features, strict=True)]
 
     def embed(self, images: Sequence[Image.Image], adapters: Sequence[str | None]) -> npt.NDArray[np.float32]:
         """Vectors of unit length `[images, width]`, each as its adapter, or for None the base, sees its image.
 
-        Those of a base of open_clip lie in the space of its words.
+        Where images and words share a space, in that of a base of open_clip or of a contrastive adapter, they are
+        comparable with those of `embed_texts`.
 
         Raises:
             NotFound: No adapter of this name is loaded.
+            InvalidRequest: Vectors of different width were asked for.
         """
-        loaded = [None if name is None else self._adapters.get(name) for name in adapters]
+        loaded = [self._named(name) for name in adapters]
         with torch.inference_mode(), self._held(loaded):
-            features = self._features(images, loaded).to(self.base.device)
-            vectors = self.base.tower.project(features.to(DTYPES[self.precision]))
-            return np.asarray(normalize(vectors.float(), dim=-1).cpu().numpy(), dtype=np.float32)
+            return _array(self._comparing.images(self._features(images, loaded), loaded))
+
+    def embed_texts(self, texts: Sequence[str], adapter: str | None = None) -> npt.NDArray[np.float32]:
+        """Vectors of unit length `[texts, width]` in the space where the adapter's, or the base's, images are.
+
+        Raises:
+            NotFound: No adapter of this name is loaded.
+            InvalidRequest: There images and words have never met.
+        """
+        loaded = self._named(adapter)
+        with torch.inference_mode(), self._held([loaded]):
+            return _array(self._comparing.texts(texts, loaded))
+
+    def zero_shot(
+        self,
+        images: Sequence[Image.Image],
+        names: Sequence[str],
+        adapter: str | None = None,
+        prompts: Sequence[str] = PROMPTS,
+    ) -> list[Ranked]:
+        """Classes with their probabilities, best first, by nothing but the classes' names.
+
+        Args:
+            images: In RGB.
+            names: Of the classes.
+            adapter: Of contrastive tuning; None is the base.
+            prompts: What a class may be called, `{}` stands for its name; their vectors are averaged.
+
+        Raises:
+            NotFound: No adapter of this name is loaded.
+            InvalidRequest: There images and words have never met, or there are no names or prompts.
+        """
+        if not names or not prompts:
+            raise InvalidRequest("There are no classes to tell.", where="names", remedy="Name some.")
+        loaded = self._named(adapter)
+        with torch.inference_mode(), self._held([loaded]):
+            classes = self._comparing.classes(names, prompts, loaded)  # refuses before anything is looked at
+            vectors = self._comparing.images(self._features(images, [loaded] * len(images)), [loaded] * len(images))
+            return [_ranked(names, row) for row in self._comparing.scale(loaded) * vectors @ classes.T]
 
     def generate(
         self,
@@ -184,12 +221,16 @@ class VisionEngine:
     def rest(self) -> None:
         """Nobody has asked for a while: let go of what was made of images, and of what memory that leaves."""
         self.states.clear()
+        self._comparing.classes_seen.clear()
         return_to_system()
 
     # ------------------------------------------------------------------------------------------------- a request
 
+    def _named(self, name: str | None) -> Adapter | None:
+        return None if name is None else self._adapters.get(name)
+
     def _classifier(self, name: str | None) -> Adapter:
-        loaded = self._adapters.get(name) if name is not None else None
+        loaded = self._named(name)
         if loaded is None or not loaded.manifest.labels:
             raise InvalidRequest(
                 f"`{name or self.base.entry_id}` has no labels to tell.",
@@ -197,6 +238,16 @@ class VisionEngine:
                 remedy="Ask an adapter that was tuned to classify images.",
             )
         return loaded
+
+    def _said(self, adapter: Adapter, features: Tensor) -> Tensor:
+        """Logits `[labels]` by features `[width]`."""
+        assert adapter.weights is not None
+        if adapter.weights.head:
+            return adapter.weights.head(features).float().cpu()
+        classes = self._comparing.classes(adapter.manifest.labels, PROMPTS, adapter)
+        [vector] = self._comparing.images(features[None], [adapter])
+        logits: Tensor = self._comparing.scale(adapter) * classes @ vector
+        return logits.cpu()
 
     def _features(self, images: Sequence[Image.Image], loaded: Sequence[Adapter | None]) -> Tensor:
         return self.passes.features([self._seen(*pair) for pair in zip(images, loaded, strict=True)])
@@ -221,7 +272,20 @@ class VisionEngine:
     # ------------------------------------------------------------------------------------------------- adapters
 
     def _read(self, folder: Path) -> tuple[AdapterManifest, ImageWeights]:
-        return read_bundle(folder, self.base)
+        return read_bundle(folder, self.base, self._towers)
+
+    def _unsaid(self, features: Tensor, loaded: Adapter) -> str:
+        """What is wrong with how an adapter compares images with words, if it does."""
+        if loaded.weights is None or loaded.weights.words is None:
+            return ""
+        words = loaded.weights.words
+        images = self._comparing.images(features, [loaded] * len(features))
+        spoken, plain = words.tower.vectors(_SAID, words), words.tower.vectors(_SAID, None)
+        if not bool(images.isfinite().all() and spoken.isfinite().all()):
+            return "The adapter's vectors are not finite."
+        if torch.equal(spoken, plain):
+            return "The adapter does not change what words mean."
+        return "The adapter tells no image from another." if torch.equal(images[0], images[1]) else ""
 
     def _check_canary(self, loaded: Adapter) -> None:
         """An adapter that changes nothing, or tells nothing apart, is one that silently was not applied."""
@@ -230,9 +294,18 @@ class VisionEngine:
             canaries = [(image, pixel_digest(image), loaded.weights.transform) for image in _canaries()]
             seen = [Seen(*canary, adapter) for adapter in (None, loaded) for canary in canaries]
             base, tuned = self.passes.features(seen).chunk(2)
-            problem = _problem(base, tuned, loaded.weights, self.passes.stages)
+            problem = _problem(base, tuned, loaded.weights, self.passes.stages) or self._unsaid(tuned, loaded)
         if problem:
             raise IntegrityError(problem, where=str(loaded.path), remedy="Tune it again.")
+
+
+def _ranked(labels: Sequence[str], logits: Tensor) -> Ranked:
+    chances = logits.double().softmax(dim=0).tolist()
+    return sorted(zip(labels, chances, strict=True), key=lambda pair: (-pair[1], pair[0]))
+
+
+def _array(vectors: Tensor) -> npt.NDArray[np.float32]:
+    return np.asarray(vectors.cpu().numpy(), dtype=np.float32)
 
 
 def _problem(base: Tensor, tuned: Tensor, weights: ImageWeights, stages: int) -> str:

@@ -19,6 +19,7 @@ from moatelier.contracts import DatasetCard, TrainSpec
 from moatelier.errors import DataError
 from moatelier.ids import canonical_json, digest_json
 from moatelier.job import Job
+from modalities import catalogue
 from modalities.bundle import CONFIG, WEIGHTS
 from modalities.vision import data
 from modalities.vision.classifier import Classifier
@@ -27,14 +28,17 @@ from modalities.vision.features import Features
 from modalities.vision.model import VisionBase, load_base
 from modalities.vision.rows import ImageRow
 from training import methods
+from training.contrastive import PairsObjective
 from training.filling import fill_progress
 from training.methods import linear_probe
 
 
 def prepare(
     spec: TrainSpec, card: DatasetCard, rows: Mapping[str, Sequence[dict[str, Any]]], job: Job
-) -> "VisionObjective":
+) -> "VisionObjective | PairsObjective":
     """Everything up to the first step: frozen stages run, the probe fitted, the adapter attached.
+
+    Contrastive tuning takes the embedding model of the settings for words, where the base has no tower for them.
 
     Raises:
         DataError: A row has a label that no training row has, or its image is damaged.
@@ -42,8 +46,12 @@ def prepare(
         Cancelled: The job was asked to stop.
         ResourceExhausted: The time limit was used up by the frozen stages.
     """
-    base = load_base(spec.base, spec.precision)
     train, dev = (data.rows_of(rows[split]) for split in ("train", "dev"))
+    if spec.method == "contrastive":
+        words = catalogue.embedding()
+        base = load_base(spec.base, spec.precision, text=words)
+        return PairsObjective(spec, base, words if base.text_digest else None, [*train, *dev], len(train), job)
+    base = load_base(spec.base, spec.precision)
     return VisionObjective(spec, base, card.labels, [*train, *dev], len(train), job)
 
 

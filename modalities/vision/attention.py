@@ -35,5 +35,7 @@ class SplitAttention(nn.Module):
         batch, tokens, width = query.shape
         parts = self.qkv(query).view(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = parts.permute(2, 0, 3, 1, 4)
+        if attn_mask is not None and attn_mask.ndim == 3:  # one for each row and head
+            attn_mask = attn_mask.view(batch, self.heads, tokens, tokens)
         mixed = scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
         return self.out_proj(mixed.transpose(1, 2).reshape(batch, tokens, width)), None

@@ -33,6 +33,8 @@ WEIGHTS = {
 
 TRANSFORM = "transform"
 """The field of an adapter's `adapter_config.json` that says how images come in."""
+WORDS = "words"
+"""And the one that names the tower of words, see `WordsTold`."""
 
 Channels = tuple[float, float, float]
 
@@ -64,6 +66,17 @@ class ImageTransform(Contract):
             raise InvalidRequest(
                 f"Images cannot be brought to {size} pixels.", where="size", remedy="Choose a size of 16 to 1024."
             ) from error
+
+
+class WordsTold(Contract):
+    """The tower of words that a contrastive adapter was tuned with."""
+
+    base: str | None
+    """Its catalogue id where it is a model of its own."""
+    base_digest: str | None
+    """And what names its bytes."""
+    first: int = Field(ge=0)
+    """The first of its blocks that is tuned."""
 
 
 class VisionConfig(Contract):

@@ -136,6 +136,17 @@ register(
 
 register(
     MethodSpec(
+        name="contrastive",
+        modality="vision",
+        summary="Images and captions in one space: the image tower is locked, the tower of words gets LoRA.",
+        path="training.methods.contrastive",
+        max_rank=256,
+        defaults={"rank": 8, "alpha": 16.0, "learning_rate": 1e-3, "epochs": 8.0, "batch_rows": 64},
+    )
+)
+
+register(
+    MethodSpec(
         name="audio_lora",
         modality="audio",
         summary="Low-rank adapters on query and value of Whisper's encoder and decoder.",
