@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from examples.dice import Dice
-from examples.making.shapes import NAMES, SHAPES, Outline, place
+from examples.making.shapes import SHAPES, Outline, place
 
 SIDE = 128
 """Pixels."""
@@ -56,7 +56,7 @@ def draw(label: str, dice: Dice) -> Picture:
     """A picture of a shape.
 
     Args:
-        label: Which one, of `NAMES`.
+        label: Which one, of `shapes.NAMES`.
         dice: All chance comes from it.
     """
     shape = dice.pick(list(COLOURS))
@@ -73,11 +73,6 @@ def draw(label: str, dice: Dice) -> Picture:
     _clutter(pen, colour, dice.below(5), dice)
     size = "small " if radius < 0.26 * _CANVAS else "big " if radius > 0.36 * _CANVAS else ""
     return Picture(_photograph(image, dice), label, f"{_article(size + shape)} {size}{shape} {label} {where}")
-
-
-def label_of(number: int) -> str:
-    """The shape of the picture, or the word of the recording, of a number: all come equally often."""
-    return NAMES[number % len(NAMES)]
 
 
 def _article(word: str) -> str:

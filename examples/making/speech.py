@@ -83,26 +83,28 @@ class Recording(NamedTuple):
         return file.getvalue()
 
 
-def record(words: Sequence[str], speakers: Sequence[Speaker], names: Sequence[str], dice: Dice) -> list[Recording]:
+def record(turns: Sequence[tuple[str, str]], seed: str) -> list[Recording]:
     """Recordings of words, each in its speaker's voice, at a speed, pitch and loudness of the moment.
 
     Args:
-        words: What to say.
-        speakers: Who says each.
-        names: What each speaker is called.
-        dice: All chance comes from it.
+        turns: What is said, and by whom: a name of `SPEAKERS` or `UNSEEN`.
+        seed: All chance comes from it.
 
     Raises:
         ModelUnavailable: See `espeak.speak`.
     """
-    lines = [
-        Line(word, voice, round(speed * dice.between(0.85, 1.15)), pitch + dice.below(21) - 10, 30 + dice.below(41))
-        for word, (voice, speed, pitch) in zip(words, speakers, strict=True)
-    ]
+    voices = SPEAKERS | UNSEEN
+    dice = [Dice(f"{seed} {number}") for number in range(len(turns))]
+    lines = [_line(word, voices[name], own) for (word, name), own in zip(turns, dice, strict=True)]
     return [
-        Recording(_in_a_room(samples, dice), word, name)
-        for samples, word, name in zip(speak(lines), words, names, strict=True)
+        Recording(_in_a_room(samples, own), word, name)
+        for samples, (word, name), own in zip(speak(lines), turns, dice, strict=True)
     ]
+
+
+def _line(word: str, speaker: Speaker, dice: Dice) -> Line:
+    speed = round(speaker.speed * dice.between(0.85, 1.15))
+    return Line(word, speaker.voice, speed, pitch=speaker.pitch + dice.below(21) - 10, range=30 + dice.below(41))
 
 
 def _in_a_room(spoken: NDArray[np.int16], dice: Dice) -> NDArray[np.int16]:
