@@ -16,14 +16,18 @@ from moatelier.contracts import Kind
 from moatelier.ids import canonical_json, digest_json
 from moatelier.job import Job, write_atomically
 from modalities.bundle import bundle_folder
-from serving.engine import Sampling, TextEngine
+from serving.engine import TextEngine
+from serving.engines import Engine
+from serving.sampling import Sampling
 
 CHUNK_ROWS = 64
+MEDIA_TOKENS = 448
+"""Limit of an answer on a picture or a recording: Whisper's context, a window of which it fills by half at most."""
 Progress = Callable[[int, float], None]
 """Called with (rows done, expected seconds left) after each chunk; may raise to stop."""
 
 
-def load_subject(engine: TextEngine, bundle: str | None) -> str | None:
+def load_subject(engine: Engine, bundle: str | None) -> str | None:
     """Load a sealed bundle and return the name the engine knows it by; None is the base.
 
     Raises:
@@ -35,17 +39,20 @@ def load_subject(engine: TextEngine, bundle: str | None) -> str | None:
     return bundle
 
 
-def answer_limit(engine: TextEngine, kind: Kind, labels: Sequence[str], rows: Sequence[EvalRow]) -> int:
-    """`evals.rows.answer_limit` by the engine's own tokenizer."""
+def answer_limit(engine: Engine, kind: Kind, labels: Sequence[str], rows: Sequence[EvalRow]) -> int:
+    """`evals.rows.answer_limit` by the tokenizer of an engine for text."""
+    if not isinstance(engine, TextEngine):
+        return MEDIA_TOKENS
+    tokenizer = engine.base.tokenizer
 
     def lengths(texts: list[str]) -> list[int]:
-        return [len(ids) for ids in engine.base.tokenizer(texts, add_special_tokens=False).input_ids]
+        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False).input_ids]
 
     return rows_limit(lengths, kind, labels, rows)
 
 
 def answer_all(
-    engine: TextEngine,
+    engine: Engine,
     rows: Sequence[EvalRow],
     *,
     adapter: str | None,
@@ -82,7 +89,7 @@ def answer_all(
         answers += [(text, stopped) for text, stopped in json.loads(path.read_bytes())]
         pace = (time.monotonic() - started) / max(generated, 1)
         progress(len(answers), pace * (len(rows) - len(answers)))
-    return [Answered(row.truth, text, stopped) for row, (text, stopped) in zip(rows, answers, strict=True)]
+    return [Answered(row.truth, text, stopped, row.group) for row, (text, stopped) in zip(rows, answers, strict=True)]
 
 
 def tell(job: Job, phase: str, subject: str, rows: int, before: int = 0) -> Progress:

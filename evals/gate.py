@@ -25,7 +25,7 @@ from moatelier.errors import IntegrityError, InvalidRequest, ModelUnavailable, N
 from moatelier.faults import fault_point
 from moatelier.job import Job, main
 from modalities.bundle import bundle_folder, read_manifest
-from serving.engine import TextEngine
+from serving.engines import Engine, open_engine
 from store import artifacts, datasets, looks, records
 
 
@@ -89,7 +89,7 @@ def _decide(gate: GateSpec, job: Job) -> GateDecision:
     return decision
 
 
-def _prepare(gate: GateSpec, card: DatasetCard) -> tuple[list[Subject], dict[str, TextEngine], str]:
+def _prepare(gate: GateSpec, card: DatasetCard) -> tuple[list[Subject], dict[str, Engine], str]:
     """Load and check everything that could fail, so that no look is spent on a failure.
 
     A champion that cannot be loaded any more is left out with the reason: it must not block its successors for ever.
@@ -102,10 +102,13 @@ def _prepare(gate: GateSpec, card: DatasetCard) -> tuple[list[Subject], dict[str
             where=gate.candidate,
             remedy="Gate it against its own base.",
         )
-    engines: dict[str, TextEngine] = {}
+    engines: dict[str, Engine] = {}
     subjects, alone = [], NO_CHAMPION
     for digest in dict.fromkeys((None, gate.candidate, gate.champion)):
         try:
+            if digest and digest != gate.candidate and (told := _of_other_data(digest, card)):
+                alone = f"the champion is for {told}, which these rows are not"
+                continue
             subjects.append(_load(gate, digest, engines))
         except (IntegrityError, NotFound, ModelUnavailable) as error:
             if digest is None or digest == gate.candidate:
@@ -114,11 +117,18 @@ def _prepare(gate: GateSpec, card: DatasetCard) -> tuple[list[Subject], dict[str
     return subjects, engines, alone
 
 
-def _load(gate: GateSpec, digest: str | None, engines: dict[str, TextEngine]) -> Subject:
+def _of_other_data(champion: str, card: DatasetCard) -> str:
+    """What a champion is for, if a task of the same name was on other data before: it cannot be asked about these."""
+    told = read_manifest(bundle_folder(champion))
+    alike = (told.modality, told.kind) == (card.modality, card.kind)
+    return "" if alike else f"{told.kind} of {told.modality}"
+
+
+def _load(gate: GateSpec, digest: str | None, engines: dict[str, Engine]) -> Subject:
     """Load the base (None), the candidate or the champion, which may stand on another base."""
     base = gate.base if digest is None else read_manifest(bundle_folder(digest)).base
     if base not in engines:
-        engines[base] = TextEngine(base)
+        engines[base] = open_engine(base)
     answers.load_subject(engines[base], digest)
     return Subject(digest or BASE, base, digest)
 
@@ -136,7 +146,7 @@ def _unseen(champion: Subject, rows: list[EvalRow]) -> list[EvalRow]:
 
 
 def _answer(
-    engine: TextEngine, subject: Subject, card: DatasetCard, rows: list[EvalRow], job: Job, before: int
+    engine: Engine, subject: Subject, card: DatasetCard, rows: list[EvalRow], job: Job, before: int
 ) -> list[Answered]:
     return answers.answer_all(
         engine,

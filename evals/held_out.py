@@ -7,6 +7,7 @@ look.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from evals import vault
 from evals.rows import EvalRow, answer_limit, read_rows, split_rows
@@ -28,14 +29,14 @@ class Question:
     Attributes:
         id: The row's.
         group: Rows of one group are no independent draws: what the data keeps together, or the same question.
-        messages: What a model sees.
+        messages: What a model sees; pictures and recordings as rows name their artifacts.
         truth: What it should answer.
         max_tokens: Limit of the answer.
     """
 
     id: str
     group: str
-    messages: tuple[dict[str, str], ...]
+    messages: tuple[dict[str, Any], ...]
     truth: str
     max_tokens: int
 
@@ -129,8 +130,11 @@ def _questions(
 
 
 def _group(card: DatasetCard, row: EvalRow) -> str:
-    said = "\n".join(message["content"] for message in row.prompt if message["role"] != "system")
-    return f"{card.name}/{row.group}" if row.group else normalise(said)
+    if row.group:
+        return f"{card.name}/{row.group}"
+    said = [message["content"] for message in row.prompt if message["role"] != "system"]
+    # A picture or a recording stands for itself: its row's id is of its content.
+    return normalise("\n".join(said)) if all(isinstance(part, str) for part in said) else row.id
 
 
 def _evenly(questions: Sequence[Question], most: int) -> list[Question]:

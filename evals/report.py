@@ -45,6 +45,19 @@ STATUS = {
 }
 
 
+_WORDS = {
+    "text": {"content": "text", "measured": "", "template": "chat template"},
+    "vision": {"content": "image", "measured": "pixels of the shorter side", "template": "image transform"},
+    "audio": {"content": "recording", "measured": "seconds of a recording", "template": "window"},
+}
+"""Modality -> the words that the pages use for what it holds."""
+_LIKE = {
+    "text": "messages like the locked rows: same source, language and mix of labels",
+    "vision": "images like the locked ones: same source, quality and mix of labels",
+    "audio": "recordings like the locked ones: same kind of voices, language, microphones and noise",
+}
+
+
 @dataclass(frozen=True)
 class Trial:
     """One trial as the report shows it."""
@@ -135,6 +148,8 @@ def _context(
         "chosen": next((run for run in runs if run.chosen), None),
         "claim": decision and claim_text(goal, decision.candidate_report),
         "confusions": _confusions(decision),
+        "speakers": decision.candidate_report.per_class if decision and card.kind == "transcription" else {},
+        **_WORDS.get(card.modality, _WORDS["text"]),
         "limits": _limits(card, decision),
         "confidence": f"{1 - CLAIM_ALPHA:.0%}",
         "looks": LOOKS,
@@ -161,7 +176,7 @@ def _plan_fields(plan: TaskPlan) -> list[tuple[str, str, str, str]]:
     values = {
         "goal": f"{METRIC_NAMES[goal.metric]} of at least {goal.target:.1%}",
         "budget": f"{_duration(budget.seconds)} of training, {budget.trials} trials",
-        "columns": ", ".join(named),
+        "columns": ", ".join(named) or "none",
     }
     fields = ("goal", "kind", "columns", "budget", "base", "method", "private", "too_long", "modality")
     rows = []
@@ -188,7 +203,7 @@ def _pictures(trials: Sequence[Trial], decision: GateDecision | None) -> dict[st
             subjects.append(("champion", decision.champion_report.metrics[metric]))
         subjects.append(("this adapter", decision.candidate_report.metrics[metric]))
         drawn["intervals"] = pictures.intervals(subjects, decision.goal.target)
-        if decision.candidate_report.per_class:
+        if decision.candidate_report.confusion:
             drawn["confusion"] = pictures.confusion(decision.candidate_report)
     return {name: Markup(svg) for name, svg in drawn.items()}
 
@@ -196,10 +211,15 @@ def _pictures(trials: Sequence[Trial], decision: GateDecision | None) -> dict[st
 def _limits(card: DatasetCard, decision: GateDecision | None) -> list[str]:
     """What the figures do not say, in sentences."""
     limits = [
-        "The figures hold for messages like the locked rows: same source, language and mix of labels. "
+        f"The figures hold for {_LIKE.get(card.modality, _LIKE['text'])}. "
         "They say nothing about other ones, nor about safety, fairness or drift, which were not evaluated.",
-        "Private data is found by patterns (addresses, numbers); names and free descriptions of people are not.",
     ]
+    if card.modality == "text":
+        limits.append(
+            "Private data is found by patterns (addresses, numbers); names and free descriptions of people are not."
+        )
+    else:
+        limits.append("Private data is not looked for: faces, plates, voices and what is said stay as they are.")
     if card.report.suspicious:
         limits.append(
             f"{len(card.report.suspicious)} rows have labels that a second model doubts. Locked rows are kept "

@@ -1,15 +1,17 @@
 """Rows as they are evaluated, and how long an answer to them may be. Imports no torch: whoever only asks needs none."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from moatelier.contracts import DatasetCard, Kind, SplitName
 from moatelier.errors import DataError
 from moatelier.ids import canonical_json
+from modalities import registry
 from store import artifacts
 
-SPARE_TOKENS = {"classification": 2, "chat": 8}
+SPARE_TOKENS: Mapping[Kind, int] = {"classification": 2, "chat": 8, "transcription": 8}
 """An answer may be this much longer than the longest expected one before it is cut: a label and its stop token."""
 LONGEST_ANSWER = 512
 """Upper bound for the tokens of a chat answer."""
@@ -17,29 +19,45 @@ LONGEST_ANSWER = 512
 
 @dataclass(frozen=True)
 class EvalRow:
-    """A row as it is evaluated: the messages a model sees, and what it should answer."""
+    """A row as it is evaluated: the messages a model sees, and what it should answer.
+
+    A picture or a recording is the one part of a message: `{"type": "image", "artifact": "<digest>"}`, or `audio`.
+    Where a label is to be told of a recording, `"goal": "label"` stands beside it.
+    """
 
     id: str
-    prompt: tuple[dict[str, str], ...]
+    prompt: tuple[dict[str, Any], ...]
     truth: str
     group: str | None = None
-    """Rows of one group are kept in one split, and are no independent draws."""
+    """Rows of one group are kept in one split, and are no independent draws; of recordings it is who speaks."""
 
     @property
-    def messages(self) -> list[dict[str, str]]:
+    def messages(self) -> list[dict[str, Any]]:
         """The whole row as training renders it."""
         return [*self.prompt, {"role": "assistant", "content": self.truth}]
 
 
 def read_rows(data: bytes) -> list[EvalRow]:
     """Parse a split's JSON lines, in the order of their ids: batches must not depend on the order in a file."""
-    rows = []
-    for line in data.split(b"\n"):  # bytes: a row's text may hold characters at which text would be split
-        if line:
-            row = json.loads(line)
-            *prompt, answer = row["messages"]
-            rows.append(EvalRow(row["id"], tuple(prompt), answer["content"], row.get("group")))
+    # Bytes: a row's text may hold characters at which text would be split.
+    rows = [_row(json.loads(line)) for line in data.split(b"\n") if line]
     return sorted(rows, key=lambda row: (row.id, canonical_json(row.messages)))
+
+
+def _row(row: Mapping[str, Any]) -> EvalRow:
+    modality = registry.of_row(row).name
+    if modality == "vision":
+        part = {"type": "image", "artifact": row["image"]}
+        return EvalRow(row["id"], _asked(part), row["label"] or row["caption"], row["group"])
+    if modality == "audio":
+        part = {"type": "audio", "artifact": row["audio"]} | ({"goal": "label"} if row["label"] else {})
+        return EvalRow(row["id"], _asked(part), row["label"] or row["text"], row["speaker"] or row["source"])
+    *prompt, answer = row["messages"]
+    return EvalRow(row["id"], tuple(prompt), answer["content"], row.get("group"))
+
+
+def _asked(part: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    return ({"role": "user", "content": [part]},)
 
 
 def split_rows(card: DatasetCard, split: SplitName) -> list[EvalRow]:

@@ -3,7 +3,8 @@
     python -m evals.run --spec spec.json
 
 `spec.json` is an `EvalSpec`; the result is an `EvalReport`. On dev rows diagnosis may read along, so the answers are
-kept as an artifact and the loss is measured. On select rows there are scores and nothing else.
+kept as an artifact and the loss of texts is measured; of pictures and recordings training's own dev loss tells as much.
+On select rows there are scores and nothing else.
 """
 
 import shutil
@@ -19,6 +20,7 @@ from moatelier.ids import canonical_json
 from moatelier.job import Job, main
 from modalities.bundle import bundle_folder, read_manifest
 from serving.engine import TextEngine
+from serving.engines import open_engine
 from store import artifacts, datasets
 
 BASE = "base"
@@ -45,7 +47,7 @@ def evaluate(spec: EvalSpec, job: Job) -> EvalReport:
     if spec.bundle is not None:
         read_manifest(bundle_folder(spec.bundle))  # a missing one shows before the base is loaded
     started = time.monotonic()
-    engine = TextEngine(spec.base)
+    engine = open_engine(spec.base)
     adapter = answers.load_subject(engine, spec.bundle)
     subject = adapter or BASE
     answered = answers.answer_all(
@@ -65,7 +67,7 @@ def evaluate(spec: EvalSpec, job: Job) -> EvalReport:
         spec.split,
         score(card.kind, card.labels, answered, seed=spec.seed),
         rows=len(rows),
-        loss=loss.mean_loss(engine, rows, adapter=adapter) if on_dev else None,
+        loss=loss.mean_loss(engine, rows, adapter=adapter) if on_dev and isinstance(engine, TextEngine) else None,
         predictions=_keep(card, rows, answered) if on_dev else None,
         seconds=time.monotonic() - started,
     )

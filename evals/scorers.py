@@ -7,40 +7,27 @@ other mistake, has a column of its own in the confusion, and makes the format er
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from evals import words
+from evals.answered import Answered, Scores
 from evals.bootstrap import Floats, Statistic
 from evals.statistics import CLAIM_ALPHA, DRAWS, bca_interval, clopper_pearson, paired_difference
 from moatelier.contracts import Interval, Kind, MetricName, PairedComparison
 from moatelier.errors import DataError, InvalidRequest
 
+__all__ = ["NO_LABEL", "Answered", "Scores", "compare", "metrics_of", "need_metric", "plain", "score"]
+
 NO_LABEL = "(no label)"
-
-
-@dataclass(frozen=True)
-class Answered:
-    """One row with the answer to it."""
-
-    truth: str
-    answer: str
-    stopped: bool = True
-    """The model ended the answer itself; it was not cut at the token limit."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """All scores of one subject on one set of rows; the fields are those of an `EvalReport`."""
-
-    metrics: dict[str, Interval]
-    natural_stop_rate: float
-    format_error_rate: float = 0.0
-    per_class: dict[str, dict[str, float]] = field(default_factory=dict)
-    confusion: tuple[tuple[str, str, int], ...] = ()
+_METRICS: dict[Kind, tuple[MetricName, ...]] = {
+    "classification": ("accuracy", "macro_f1", "exact_match"),
+    "chat": ("accuracy", "exact_match"),
+    "transcription": ("word_accuracy", "exact_match"),
+}
 
 
 def plain(text: str) -> str:
@@ -50,7 +37,7 @@ def plain(text: str) -> str:
 
 def metrics_of(kind: Kind) -> tuple[MetricName, ...]:
     """The metrics that rows of this kind have."""
-    return ("accuracy", "macro_f1", "exact_match") if kind == "classification" else ("accuracy", "exact_match")
+    return _METRICS[kind]
 
 
 def need_metric(kind: Kind, metric: MetricName) -> None:
@@ -73,7 +60,7 @@ def score(
     """Score answers.
 
     Args:
-        kind: `chat` rows have no classes, so only the share of right answers.
+        kind: `chat` rows have no classes, so only the share of right answers; for transcripts see `evals.words`.
         labels: The labels that an answer may be. A true label beyond them counts as one too.
         rows: At least one.
         alpha: One-sided level of every `claim_low`.
@@ -82,6 +69,8 @@ def score(
     Raises:
         DataError: There are no rows.
     """
+    if kind == "transcription":
+        return words.score_words(rows, alpha=alpha, seed=seed)
     right = rights(rows)
     exact = clopper_pearson(int(right.sum()), len(rows), alpha=alpha)
     stops = sum(row.stopped for row in rows) / len(rows)
@@ -118,6 +107,8 @@ def compare(
     """
     if _truths(ours) != _truths(theirs):
         raise DataError("Two subjects can only be compared on the same rows.", where=other)
+    if kind == "transcription":
+        return words.compare_words(metric, other, ours, theirs, alpha=alpha, seed=seed)
     difference = None
     if metric == "macro_f1":
         need_metric(kind, metric)

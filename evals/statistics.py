@@ -42,14 +42,15 @@ def clopper_pearson(right: int, rows: int, *, alpha: float = CLAIM_ALPHA) -> Int
     high = 1.0 if right == rows else float(special.betaincinv(right + 1, rows - right, 1 - ALPHA / 2))
     return Interval(
         point=right / rows,
-        low=_exact_lower(right, rows, ALPHA / 2),
+        low=exact_lower(right, rows, ALPHA / 2),
         high=high,
-        claim_low=_exact_lower(right, rows, alpha),
+        claim_low=exact_lower(right, rows, alpha),
         method="clopper-pearson",
     )
 
 
-def _exact_lower(right: int, rows: int, alpha: float) -> float:
+def exact_lower(right: float, rows: float, alpha: float) -> float:
+    """Clopper and Pearson's lower bound at a one-sided level; also between whole numbers."""
     return 0.0 if right == 0 else float(special.betaincinv(right, rows - right + 1, alpha))
 
 
@@ -72,12 +73,12 @@ def _wilson_bounds(right: int, rows: int, alpha: float) -> tuple[float, float]:
 def required_correct(rows: int, target: float, alpha: float = CLAIM_ALPHA) -> int | None:
     """How many of `rows` must be right for `claim_low` to reach `target`; None when even all would not do."""
     _need_rows(rows)
-    if _exact_lower(rows, rows, alpha) < target:
+    if exact_lower(rows, rows, alpha) < target:
         return None
     fewest, enough = -1, rows  # the bound grows with the count, so the smallest sufficient one is bisected
     while enough - fewest > 1:
         middle = (fewest + enough) // 2
-        if _exact_lower(middle, rows, alpha) >= target:
+        if exact_lower(middle, rows, alpha) >= target:
             enough = middle
         else:
             fewest = middle
@@ -132,14 +133,14 @@ def mcnemar_exact(wins: int, losses: int) -> float:
     return min(1.0, 2 * float(special.bdtr(min(wins, losses), wins + losses, 0.5)))
 
 
-def paired_rates(wins: int, losses: int, rows: int, *, alpha: float = CLAIM_ALPHA) -> Interval:
+def paired_rates(wins: float, losses: float, rows: float, *, alpha: float = CLAIM_ALPHA) -> Interval:
     """The interval of a difference of two rates on the same rows: Tango's score interval, continuity-corrected.
 
     The correction of half a row keeps the size of a one-sided test at or below `alpha` for every split of wins and
     losses (enumerated in the tests), which the uncorrected score interval misses by a few per cent of `alpha`.
 
     Args:
-        wins: Rows that only ours got right.
+        wins: Rows that only ours got right; need not be a whole number.
         losses: Rows that only the other got right.
         rows: All rows.
         alpha: One-sided level of `claim_low`.
@@ -154,14 +155,14 @@ def paired_rates(wins: int, losses: int, rows: int, *, alpha: float = CLAIM_ALPH
     )
 
 
-def _paired_lower(wins: int, losses: int, rows: int, alpha: float) -> float:
+def _paired_lower(wins: float, losses: float, rows: float, alpha: float) -> float:
     z, point = float(special.ndtri(1 - alpha)), (wins - losses) / rows
     if paired_score(wins, losses, rows, -1 + 1e-9) <= z:
         return -1.0
     return float(optimize.brentq(lambda d: paired_score(wins, losses, rows, d) - z, -1 + 1e-9, point, xtol=1e-10))
 
 
-def paired_score(wins: int, losses: int, rows: int, difference: float) -> float:
+def paired_score(wins: float, losses: float, rows: float, difference: float) -> float:
     """Tango's standardised distance of the observed difference from `difference`, half a row closer to it."""
     b = -wins - losses + (2 * rows - wins + losses) * difference
     c = -losses * difference * (1 - difference)
@@ -201,6 +202,6 @@ def paired_difference(
     )
 
 
-def _need_rows(rows: int) -> None:
+def _need_rows(rows: float) -> None:
     if rows < 1:
         raise DataError("There are no rows to score.", remedy="Give more data, or a test file with rows in it.")

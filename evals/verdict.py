@@ -10,7 +10,12 @@ MARGIN = 0.02
 """A candidate may be this much worse than the champion, at the lower bound of the difference."""
 NO_CHAMPION = "there is no champion to compare with"
 
-METRIC_NAMES = {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "exact_match": "Exact match"}
+METRIC_NAMES = {
+    "accuracy": "Accuracy",
+    "macro_f1": "Macro-F1",
+    "exact_match": "Exact match",
+    "word_accuracy": "Word accuracy",
+}
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def claim_text(goal: Goal, report_: EvalReport) -> str:
 
 
 def _needed(goal: Goal, candidate: EvalReport) -> str:
-    if goal.metric == "macro_f1":
+    if goal.metric in ("macro_f1", "word_accuracy"):
         return ""
     needed = required_correct(candidate.rows, goal.target)
     if needed is None:

@@ -29,7 +29,10 @@ class EvalReport(Contract):
     kind: Kind
     metrics: dict[str, Interval]
     per_class: dict[str, dict[str, float]] = Field(default_factory=dict)
-    """label -> precision, recall, f1, support."""
+    """label -> precision, recall, f1, support.
+
+    Of transcripts: speaker -> word_accuracy, exact_match, wer, cer, support.
+    """
     confusion: tuple[tuple[str, str, int], ...] = ()
     """(true, predicted, count), zero cells left out; an answer that is no label is predicted as `(no label)`."""
     natural_stop_rate: float = 1.0

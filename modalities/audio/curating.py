@@ -22,6 +22,7 @@ from modalities.audio.rows import AudioRow
 from modalities.audio.sound import media
 from modalities.curating import Material, Told, Watch
 from modalities.halves import Half, half_of, parts_of, read_parts
+from modalities.splits import is_kept
 
 HEARD_S = 3000.0
 """Of so many seconds of windows the base tells how likely their transcripts are: it takes about a minute on two
@@ -109,9 +110,27 @@ def split(material: Material, findings: AudioFindings, decision: CurationDecisio
 def report(
     material: Material, findings: AudioFindings, decision: CurationDecision, train: Sequence[AudioRow]
 ) -> CurationReport:
-    """With the recordings' lengths."""
+    """With the recordings' lengths, and whether the test hears voices that were trained on."""
     measures = {name: found for name, found in findings.seconds.items() if name != "total"}
-    return data.report(findings, decision, {}).model_copy(update={"measures": measures})
+    reasons = (*decision.reasons, _voices(material, findings, decision, train))
+    return data.report(findings, decision, {}).model_copy(update={"measures": measures, "reasons": reasons})
+
+
+def _voices(material: Material, findings: AudioFindings, decision: CurationDecision, train: Sequence[AudioRow]) -> str:
+    if not findings.speakers:
+        return "Nothing says who speaks: the locked test may hold voices that were trained on."
+    if material.test_rows is not None:
+        heard = {row.speaker for row in material.test_rows if row.speaker}
+        known = sorted({str(row.speaker) for row in train if row.speaker in heard})
+        told = f"{len(known)} of the {len(heard)} speakers of the locked test" if known else "Nobody in the locked test"
+        return f"{told} {'speak' if len(known) > 1 else 'speaks'} in training{' too' if known else ''}."
+    apart = data.kept_apart([row for row in material.rows if is_kept(row, decision)], findings)
+    return {
+        "all": "Every split has speakers of its own.",
+        "test": "Who speaks in the locked test speaks nowhere else; dev and select have voices that are trained on, "
+        "and their scores flatter.",
+        "none": "There are too few speakers to keep any for the test: it has voices that were trained on.",
+    }[apart]
 
 
 def card_fields(material: Material, findings: AudioFindings) -> dict[str, Any]:

@@ -1,0 +1,28 @@
+"""Rows with the answers to them, and what scoring makes of them."""
+
+from dataclasses import dataclass, field
+
+from moatelier.contracts import Interval
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One row with the answer to it."""
+
+    truth: str
+    answer: str
+    stopped: bool = True
+    """The model ended the answer itself; it was not cut at the token limit."""
+    group: str | None = None
+    """Who speaks in a recording."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All scores of one subject on one set of rows; the fields are those of an `EvalReport`."""
+
+    metrics: dict[str, Interval]
+    natural_stop_rate: float
+    format_error_rate: float = 0.0
+    per_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    confusion: tuple[tuple[str, str, int], ...] = ()
