@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from moatelier.contracts import AdapterManifest, Kind
@@ -27,17 +28,17 @@ from modalities.audio.model import load_base
 from modalities.audio.sound import decode_sound
 from modalities.audio.transcribing import Transcript
 from serving import parts
-from serving.adapters import Adapters, Loaded
-from serving.audio_adapters import Ear, read_adapter
-from serving.listening import Listener, Question
-from serving.lora import LoraWeights
-from serving.memory import Memory
+from serving.adapters import Adapters
+from serving.audio_weights import AudioWeights, read_bundle
+from serving.listening import Adapter, Listener, Question
+from serving.memory import Memory, return_to_system
 from serving.remembered import Remembered
 from serving.row import Completion
 from serving.sampling import Sampling
 
 __all__ = ["AudioEngine", "Labels", "Options", "Transcript"]
 
+Messages = Sequence[Mapping[str, Any]]
 Labels = list[tuple[str, float]]
 """Labels with their probabilities, best first."""
 
@@ -46,8 +47,9 @@ _CHUNK = 64
 _TRANSCRIPT_BYTES = 2_000
 """Of a remembered transcript without its texts and tokens."""
 _CANARY_S = 0.5
-_WINDOWS_S = (3.0, 10.0, LONGEST_WINDOW_S)
-"""In which the base hears what it only embeds."""
+_SNUG_S = (3.0, 10.0, LONGEST_WINDOW_S)
+_SHARE = 4
+"""The engine stands beside one for text, so it takes this part of the setting."""
 
 
 class AudioEngine:
@@ -57,7 +59,7 @@ class AudioEngine:
         base_id: A catalogue id; the base must have been pulled.
         precision: None takes the setting; `auto` is bf16 where the machine is fast at it, and so is what the setting
             has for text alone.
-        memory_gb: For adapters, encoder states and transcripts together; None takes the setting.
+        memory_gb: For adapters, encoder states and transcripts together; None is a quarter of the setting.
 
     Raises:
         ModelUnavailable: The base has not been pulled, or is no model of speech.
@@ -72,11 +74,11 @@ class AudioEngine:
         wished = precision or settings().precision
         self.base = load_base(base_id, "auto" if wished == "int8" or wished == "int4" else wished)
         self.precision = self.base.precision
-        self.memory = Memory(int((memory_gb or settings().engine_memory_gb) * 1e9))
-        self.listener = Listener(self.base, self.memory)
+        self.memory = Memory(int((memory_gb or settings().engine_memory_gb / _SHARE) * 1e9))
         self.said: Remembered[Transcript] = Remembered("said", self.memory)
-        self._ears: dict[str, Ear] = {}
-        self._adapters = Adapters(self.memory, self._read, lambda loaded: self.listener.lora.forget(loaded.digest))
+        self.states: Remembered[Tensor] = Remembered("states", self.memory)
+        self.listener = Listener(self.base, self.states)
+        self._adapters: Adapters[AudioWeights] = Adapters(self.memory, self._read, self.listener.forget)
 
     # ---------------------------------------------------------------------------------------------------- adapters
 
@@ -101,16 +103,13 @@ class AudioEngine:
             ResourceExhausted: Memory has no room for it.
         """
         new = name not in self.adapters
-        try:
-            loaded = self._adapters.add(name, bundle, pinned)
-            if new:
-                try:
-                    self._check_canary(loaded)
-                except BaseException:  # whatever went wrong, nobody may be answered by what was not checked
-                    self._adapters.remove(name)
-                    raise
-        finally:
-            self._forget_ears()
+        loaded = self._adapters.add(name, bundle, pinned)
+        if new:
+            try:
+                self._check_canary(loaded)
+            except BaseException:  # whatever went wrong, nobody may be answered by what was not checked
+                self._adapters.remove(name)
+                raise
         return loaded.manifest
 
     def unload_adapter(self, name: str) -> None:
@@ -120,12 +119,12 @@ class AudioEngine:
             NotFound: No adapter of this name is loaded.
         """
         self._adapters.remove(name)
-        self._forget_ears()
 
     def rest(self) -> None:
-        """Nobody has asked for a while: let go of what is remembered."""
+        """Nobody has asked for a while: let go of what is remembered, and of what memory that leaves."""
         self.said.clear()
-        self.listener.states.clear()
+        self.states.clear()
+        return_to_system()
 
     # ----------------------------------------------------------------------------------------------------- answers
 
@@ -145,17 +144,18 @@ class AudioEngine:
         """
         asked = options or Options()
         checked(asked, self.base)
-        with self._questions(recordings, adapters, "transcription") as questions:
+        with self._held(adapters, "transcription") as loaded:
+            questions = [self._question(*pair) for pair in zip(recordings, loaded, strict=True)]
             if asked.temperature:  # the same question may be answered otherwise each time
                 return self._transcribe(questions, asked)
             known: dict[Question, Transcript] = {}
             for question in dict.fromkeys(questions):
-                if said := self.said.get((question.digest, question.owner, asked)):
+                if said := self.said.get(_name(question, asked)):
                     known[question] = said
             fresh = [question for question in dict.fromkeys(questions) if question not in known]
             for question, said in zip(fresh, self._transcribe(fresh, asked), strict=True):
                 known[question] = said
-                self.said.put((question.digest, question.owner, asked), said, _size(said))
+                self.said.put(_name(question, asked), said, _size(said))
             return [known[question] for question in questions]
 
     def classify(self, recordings: Sequence[Samples], adapters: Sequence[str | None]) -> list[Labels]:
@@ -171,46 +171,38 @@ class AudioEngine:
             NotFound: No adapter of this name is loaded.
             InvalidRequest: An adapter tells words, or it is the base, which has no labels.
         """
-        with self._questions(recordings, adapters, "classification") as questions:
-            groups: dict[float, list[int]] = defaultdict(list)
-            for place, question in enumerate(questions):
-                groups[question.window_s].append(place)
-            chances: dict[int, torch.Tensor] = {}
-            for places in groups.values():
-                for number, share, mean in self.listener.means([questions[place] for place in places]):
-                    place = places[number]
-                    part = share * _logits(questions[place], mean).softmax(-1)
-                    chances[place] = chances[place] + part if place in chances else part
-        labels = [self._adapters.get(str(name)).manifest.labels for name in adapters]
-        return [_ranked(known, chances[place].tolist()) for place, known in enumerate(labels)]
+        with self._held(adapters, "classification") as loaded:
+            questions = [self._question(*pair) for pair in zip(recordings, loaded, strict=True)]
+            found = []
+            for question, parts in zip(questions, self.listener.means(questions), strict=True):
+                assert question.adapter is not None
+                chances = torch.stack([share * _logits(question, mean).softmax(-1) for share, mean in parts]).sum(0)
+                found.append(_ranked(question.adapter.manifest.labels, chances.tolist()))
+            return found
 
     def embed(self, recordings: Sequence[Samples], adapters: Sequence[str | None]) -> npt.NDArray[np.float32]:
-        """Vectors of unit length `[recordings, width]`: the mean of the encoder's states over each recording.
+        """Vectors of unit length `[recordings, width]`: the mean encoder state, as the adapter or the base hears it.
 
-        Args:
-            recordings: Samples at 16 kHz in -1..1, of any length.
-            adapters: Names of loaded adapters, one for each recording; None is the base, which hears short ones in
-                short windows here.
+        The base takes the shortest of a few windows that holds a recording, so that short ones cost little.
 
         Raises:
             NotFound: No adapter of this name is loaded.
         """
-        with self._questions(recordings, adapters) as questions:
-            found = torch.zeros(len(questions), self.base.config.n_audio_state)
-            groups: dict[float, list[int]] = defaultdict(list)
-            for place, question in enumerate(questions):
-                if question.ear is None:
-                    questions[place] = question = replace(question, ear=_ear(question.sound))
-                groups[question.window_s].append(place)
-            for places in groups.values():
-                for number, share, mean in self.listener.means([questions[place] for place in places]):
-                    found[places[number]] += share * mean.cpu()
-        vectors: npt.NDArray[np.float32] = normalize(found, dim=-1).numpy()
-        return vectors
+        with self._held(adapters) as loaded:
+            questions = [
+                self._question(sound, adapter, None if adapter else _snug(sound))
+                for sound, adapter in zip(recordings, loaded, strict=True)
+            ]
+            means = [
+                torch.stack([share * mean for share, mean in parts]).sum(0) for parts in self.listener.means(questions)
+            ]
+            if not means:
+                return np.zeros((0, self.base.config.n_audio_state), np.float32)
+            return np.asarray(normalize(torch.stack(means), dim=-1).cpu().numpy(), np.float32)
 
     def generate(
         self,
-        prompts: Sequence[Sequence[Mapping[str, Any]]],
+        prompts: Sequence[Messages],
         *,
         adapter: str | None = None,
         sampling: Sampling | None = None,
@@ -231,57 +223,60 @@ class AudioEngine:
             InvalidRequest: A prompt has no recording; `where` says which, counted from 0.
             DataError: A recording cannot be decoded.
         """
-        kind = None if adapter is None else self._adapters.get(adapter).manifest.kind
-        options = Options(temperature=sampling.temperature, max_tokens=sampling.max_tokens) if sampling else Options()
         answers: list[Completion] = []
         for start in range(0, len(prompts), _CHUNK):
             chunk = prompts[start : start + _CHUNK]
             sounds = [_recording(messages, start + n) for n, messages in enumerate(chunk)]
-            if kind == "classification":
-                answers += [_label(labels) for labels in self.classify(sounds, [adapter] * len(sounds))]
-            else:
-                said = self.transcribe(sounds, [adapter] * len(sounds), options)
-                answers += [
-                    _NOTHING if kind is None and _wants_label(messages) else _words(transcript)
-                    for messages, transcript in zip(chunk, said, strict=True)
-                ]
+            answers += self._answers(chunk, sounds, adapter, sampling)
             if progress:
                 progress(len(answers))
+        return answers
+
+    def _answers(
+        self,
+        prompts: Sequence[Messages],
+        sounds: Sequence[Samples],
+        adapter: str | None,
+        sampling: Sampling | None,
+    ) -> list[Completion]:
+        if adapter is not None and self._adapters.get(adapter).manifest.kind == "classification":
+            return [_label(labels) for labels in self.classify(sounds, [adapter] * len(sounds))]
+        options = Options(temperature=sampling.temperature, max_tokens=sampling.max_tokens) if sampling else Options()
+        answers = [_NOTHING] * len(prompts)
+        asked = [n for n, messages in enumerate(prompts) if adapter or not _wants_label(messages)]
+        said = self.transcribe([sounds[n] for n in asked], [adapter] * len(asked), options)
+        for n, transcript in zip(asked, said, strict=True):
+            answers[n] = _words(transcript)
         return answers
 
     # ------------------------------------------------------------------------------------------------- a question
 
     @contextmanager
-    def _questions(
-        self, recordings: Sequence[Samples], adapters: Sequence[str | None], kind: Kind | None = None
-    ) -> Iterator[list[Question]]:
-        """The questions, with the weights of their adapters held in memory.
+    def _held(self, names: Sequence[str | None], kind: Kind | None = None) -> Iterator[list[Adapter | None]]:
+        """The adapters of these names, None for the base, with their weights in memory meanwhile.
 
         Raises:
             NotFound: No adapter of this name is loaded.
-            InvalidRequest: One is not of this kind; None takes all.
+            InvalidRequest: One is not of the kind that is asked for.
         """
-        subjects = [None if name is None else self._adapters.get(name) for name in adapters]
-        for loaded in subjects:
-            told = "transcription" if loaded is None else loaded.manifest.kind
-            if kind and told != kind:
-                raise _other_kind(loaded, kind)
-        present = {loaded for loaded in subjects if loaded}
-        held: list[Loaded[LoraWeights]] = []
+        loaded = [None if name is None else self._adapters.get(name) for name in names]
+        for each in loaded:
+            if kind and kind != ("transcription" if each is None else each.manifest.kind):
+                raise _other_kind(each, kind)
+        held: list[Adapter] = []
         try:
-            for loaded in present:
-                self._adapters.hold(loaded)
-                held.append(loaded)
-            yield [self._question(sound, loaded) for sound, loaded in zip(recordings, subjects, strict=True)]
+            for adapter in dict.fromkeys(each for each in loaded if each):
+                self._adapters.hold(adapter)
+                held.append(adapter)
+            yield loaded
         finally:
-            for loaded in held:
-                self._adapters.release(loaded)
+            for adapter in held:
+                self._adapters.release(adapter)
 
-    def _question(self, sound: Samples, loaded: Loaded[LoraWeights] | None) -> Question:
-        digest = digest_bytes(np.ascontiguousarray(sound, np.float32).tobytes())
-        if loaded is None:
-            return Question(digest, self.base.digest, sound)
-        return Question(digest, loaded.digest, sound, self._ears[loaded.digest], loaded.weights)
+    def _question(self, sound: Samples, adapter: Adapter | None, window_s: float | None = None) -> Question:
+        own = adapter.weights.window_s if adapter and adapter.weights else LONGEST_WINDOW_S
+        plain = np.ascontiguousarray(sound, np.float32)
+        return Question(digest_bytes(plain.tobytes()), adapter, window_s or own, plain)
 
     def _transcribe(self, questions: Sequence[Question], asked: Options) -> list[Transcript]:
         groups: dict[Any, list[int]] = defaultdict(list)
@@ -295,27 +290,21 @@ class AudioEngine:
 
     # -------------------------------------------------------------------------------------------------- adapters
 
-    def _read(self, folder: Path) -> tuple[AdapterManifest, LoraWeights]:
-        manifest, weights, ear = read_adapter(folder, self.base, self.listener.windowed)
-        self._ears[manifest.digest] = ear
-        return manifest, weights
+    def _read(self, folder: Path) -> tuple[AdapterManifest, AudioWeights]:
+        return read_bundle(folder, self.base, self.listener.windowed)
 
-    def _forget_ears(self) -> None:
-        known = {loaded.digest for loaded in self._adapters.all()}
-        self._ears = {digest: ear for digest, ear in self._ears.items() if digest in known}
-
-    def _check_canary(self, loaded: Loaded[LoraWeights]) -> None:
+    def _check_canary(self, loaded: Adapter) -> None:
         """An adapter that changes nothing is one that silently was not applied (peft#2115, vllm#48019)."""
-        ear = self._ears[loaded.digest]
-        size = samples(min(ear.window_s, _CANARY_S))
-        sound = np.random.default_rng(0).normal(0, 0.1, size).astype(np.float32)
-        tuned = Question("canary", loaded.digest, sound, ear, loaded.weights)
-        if loaded.manifest.kind == "classification":
-            [(_, _, mean)] = self.listener.means([tuned])
-            said = _logits(tuned, mean)
-            before = said[:1].expand_as(said)  # the base knows no labels: all are the same to it
-        else:
-            said, before = (self.listener.canary(one) for one in (tuned, replace(tuned, weights=None)))
+        noise = np.random.default_rng(0).normal(0, 0.1, samples(_CANARY_S)).astype(np.float32)
+        with self._held([loaded.name]):
+            tuned = self._question(noise, loaded)
+            tuned = replace(tuned, sound=noise[: samples(min(_CANARY_S, tuned.window_s))])
+            if loaded.manifest.kind == "classification":
+                [[(_, mean)]] = self.listener.means([tuned])
+                said = _logits(tuned, mean)
+                before = said[:1].expand_as(said)  # the base knows no labels: all are the same to it
+            else:
+                said, before = (self.listener.first_logits(one) for one in (tuned, replace(tuned, adapter=None)))
         if not bool(said.isfinite().all()):
             raise IntegrityError(
                 "The adapter's logits are not finite.", where=str(loaded.path), remedy="Tune it again."
@@ -325,10 +314,10 @@ class AudioEngine:
             raise IntegrityError(what, where=str(loaded.path), remedy="Tune it again, with more steps.")
 
 
-_NOTHING = Completion("", (), "stop", 0, 1)
+_NOTHING = Completion("", (), "stop", 0, 0)
 
 
-def _recording(messages: Sequence[Mapping[str, Any]], number: int) -> Samples:
+def _recording(messages: Messages, number: int) -> Samples:
     part = parts.last(messages, "audio", stored=True)
     if part is None:
         raise InvalidRequest(
@@ -337,7 +326,7 @@ def _recording(messages: Sequence[Mapping[str, Any]], number: int) -> Samples:
     return decode_sound(part.data, part.where).samples
 
 
-def _wants_label(messages: Sequence[Mapping[str, Any]]) -> bool:
+def _wants_label(messages: Messages) -> bool:
     content = messages[-1].get("content") if messages else None
     return any(part.get("goal") == "label" for part in content) if isinstance(content, list) else False
 
@@ -355,24 +344,27 @@ def _ranked(labels: Sequence[str], chances: Sequence[float]) -> Labels:
     return sorted(zip(labels, chances, strict=True), key=lambda told: -told[1])
 
 
-def _logits(question: Question, mean: torch.Tensor) -> torch.Tensor:
+def _logits(question: Question, mean: Tensor) -> Tensor:
     """Of the labels, `[labels]` in float32."""
-    assert question.ear is not None and question.ear.head is not None, "an adapter of this kind has a head"
-    weight, bias = question.ear.head
-    return torch.nn.functional.linear(mean, weight, bias)
+    assert question.weights is not None and question.weights.head is not None, "an adapter of this kind has a head"
+    return question.weights.head(mean)
 
 
-def _ear(sound: Samples) -> Ear:
-    """The base in the shortest window that holds a recording."""
+def _name(question: Question, asked: Options) -> tuple[object, ...]:
+    """What a transcript is remembered by: without the sound, and by the adapter's digest alone."""
+    return question.digest, question.adapter.digest if question.adapter else "", asked
+
+
+def _snug(sound: Samples) -> float:
     seconds = len(sound) / RATE
-    return Ear(next((window for window in _WINDOWS_S if seconds <= window), LONGEST_WINDOW_S), False, None, None)
+    return next((window for window in _SNUG_S if seconds <= window), LONGEST_WINDOW_S)
 
 
 def _size(said: Transcript) -> int:
     return _TRANSCRIPT_BYTES + sum(2 * len(segment.text) + 40 * len(segment.tokens) + 200 for segment in said.segments)
 
 
-def _other_kind(loaded: Loaded[LoraWeights] | None, kind: Kind) -> InvalidRequest:
+def _other_kind(loaded: Adapter | None, kind: Kind) -> InvalidRequest:
     name = "The base" if loaded is None else f"The adapter {loaded.name!r}"
     does, wanted = ("words", "labels") if kind == "classification" else ("labels", "words")
     return InvalidRequest(

@@ -21,7 +21,17 @@ from moatelier.ids import canonical_json, digest_json
 from moatelier.job import Job
 from modalities.audio import data
 from modalities.audio.augment import Policy, mask_spectrum, vary
-from modalities.audio.config import LONGEST_WINDOW_S, RATE, AudioConfig, Place, positions, samples
+from modalities.audio.config import (
+    LANGUAGE,
+    LONGEST_WINDOW_S,
+    PLACE,
+    RATE,
+    WINDOW,
+    AudioConfig,
+    Place,
+    positions,
+    samples,
+)
 from modalities.audio.levels import Samples
 from modalities.audio.model import AudioBase, features, load_base
 from modalities.audio.rows import AudioRow
@@ -33,12 +43,6 @@ from modalities.machine import DTYPES
 from training import methods
 from training.filling import fill_progress
 from training.telling import Classes, Telling, Words
-
-WINDOW = "window_s"
-PLACE = "place"
-LANGUAGE = "language"
-"""Fields of a bundle's `adapter_config.json`: the window in seconds, which half of the model is tuned, and the code of
-the language that transcripts are taught in, where the base knows several."""
 
 _MOST_CLIPS = 32
 _MICRO_BYTES = 2 * 10**9

@@ -33,6 +33,12 @@ LONGEST_WINDOW_S = 30.0
 WEIGHTS = "model.safetensors"
 DIMS = "dims.json"
 
+WINDOW = "window_s"
+PLACE = "place"
+LANGUAGE = "language"
+"""Fields of a bundle's `adapter_config.json`: the window in seconds, which half of the model is tuned, and the code of
+the language that transcripts are taught in, where the base knows several."""
+
 Place = Literal["encoder", "decoder", "both"]
 """Which half of the model an adapter sits in."""
 

@@ -32,6 +32,7 @@ class Options:
         timestamps: Whether the model marks when each phrase begins and ends.
         prompt: What was said before, or how names are spelt.
         max_tokens: Of one window's text; default and most: `modalities.audio.config.token_limit`.
+        words: Whether the times of words are wanted too, see `modalities.audio.words`.
     """
 
     language: str | None = None
@@ -41,6 +42,7 @@ class Options:
     timestamps: bool = False
     prompt: str = ""
     max_tokens: int | None = None
+    words: bool = False
 
 
 def checked(options: Options, base: AudioBase) -> Options:

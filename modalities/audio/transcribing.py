@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from modalities.audio.config import RATE, positions
+from modalities.audio.config import RATE, positions, samples
 from modalities.audio.decoding import Options, checked, decode, detect_language
 from modalities.audio.greedy import Heard
 from modalities.audio.levels import Piece, Samples, cut
 from modalities.audio.model import AudioBase, encode, features
+from modalities.audio.words import Word, timed
 
 __all__ = ["Decode", "Options", "Segment", "Transcript", "Window", "batches", "detect_language", "join"]
 __all__ += ["transcribe", "transcripts"]
@@ -60,12 +61,14 @@ class Transcript:
         segments: Its parts.
         language: The code of what was heard or asked for; None where nothing was heard and nothing asked for.
         seconds: Length of the recording.
+        words: With their times; None where they were not asked for.
     """
 
     text: str
     segments: tuple[Segment, ...]
     language: str | None
     seconds: float
+    words: tuple[Word, ...] | None = None
 
     @property
     def mean_logprob(self) -> float:
@@ -113,7 +116,10 @@ def transcribe(base: AudioBase, recordings: Sequence[Samples], options: Options 
             languages = [asked.language] * len(windows) if asked.language else None
             return decode(base, states, asked, languages)
 
-    return transcripts(base, recordings, asked, heard)
+    found = transcripts(base, recordings, asked, heard)
+    if not asked.words:
+        return found
+    return [with_words(base, said, sound) for said, sound in zip(found, recordings, strict=True)]
 
 
 def transcripts(base: AudioBase, recordings: Sequence[Samples], options: Options, heard: Decode) -> list[Transcript]:
@@ -212,6 +218,16 @@ def join(left: str, right: str, words: int) -> tuple[str, str]:
         return left, right
     # What stands behind the common words on the left was cut off at its end, ahead of them on the right at its start.
     return " ".join(before[: len(before) - behind]), " ".join(after[same.b + same.size :])
+
+
+def with_words(base: AudioBase, said: Transcript, sound: Samples) -> Transcript:
+    """A transcript with the times of its words, by the base that made it and the recording that it is of."""
+    words: list[Word] = []
+    for segment in said.segments:
+        start, stop = (round(time * RATE) for time in (segment.start_s, segment.stop_s))
+        clip = sound[start : min(stop, start + samples(base.window_s))]
+        words += timed(base, clip, segment.text, segment.start_s)
+    return replace(said, words=tuple(words))
 
 
 def _plain(word: str) -> str:

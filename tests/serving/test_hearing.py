@@ -328,6 +328,18 @@ def test_changed_bytes_and_an_empty_folder_are_refused(engine: AudioEngine, tmp_
     assert engine.adapters == {}
 
 
+def test_words_have_times_within_their_recording(engine: AudioEngine) -> None:
+    engine.load_adapter("one", seal_ear("one", seed=1))
+    short, long = sounds(1)[0], speech(4.0, 7)
+    for said, sound in zip(
+        engine.transcribe([short, long], ["one", None], Options(max_tokens=10, words=True)), (short, long), strict=True
+    ):
+        assert said.words is not None and " ".join(word.text for word in said.words).split() == said.text.split()
+        times = [time for word in said.words for time in (word.start_s, word.stop_s)]
+        assert times == sorted(times) and all(0 <= time <= len(sound) / RATE + 0.05 for time in times)
+    assert engine.transcribe([short], ["one"], SHORT)[0].words is None
+
+
 def test_recordings_are_embedded_by_whoever_hears_them(engine: AudioEngine) -> None:
     engine.load_adapter("one", seal_ear("one", seed=1))
     short, long = sounds(1)[0], speech(12.0, 7)
@@ -336,3 +348,4 @@ def test_recordings_are_embedded_by_whoever_hears_them(engine: AudioEngine) -> N
     engine.rest()
     assert np.allclose(engine.embed([long], [None])[0], together[1], atol=1e-4)
     assert np.abs(together[2] - together[0]).max() > 1e-3, "an adapter hears otherwise"
+    assert engine.embed([], []).shape == (0, 16)
