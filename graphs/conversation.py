@@ -82,7 +82,8 @@ def reply(state: ConversationState) -> dict[str, Any]:
     return _say(
         state,
         "reply",
-        "Tell me what the model should learn and attach the data: a CSV or JSONL file as `files.train`, for example "
+        "Tell me what the model should learn and attach the data: a CSV or JSONL file, or a zip of pictures "
+        "or recordings, as `files.train`, for example "
         '"Train a classifier that predicts intent from message, at least 90 % accuracy."',
     )
 

@@ -64,7 +64,10 @@ def serve() -> None:
 @task_app.command("start")
 def task_start(
     words: Annotated[str, typer.Argument(help="What the adapter should do, in plain words.")],
-    file: Annotated[Path, typer.Option("--file", "-f", help="CSV or JSONL to learn from.")],
+    file: Annotated[
+        Path,
+        typer.Option("--file", "-f", help="CSV, JSONL, or a zip or folder of pictures or recordings."),
+    ],
     test: Annotated[
         Path | None, typer.Option("--test", help="Locked rows to be tested on; else they are split off.")
     ] = None,

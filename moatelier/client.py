@@ -13,12 +13,15 @@ from typing import Any, BinaryIO
 
 import httpx
 
-from moatelier.errors import DataError, MoatelierError, ModelUnavailable, Unauthorized, UpstreamError
+from moatelier.errors import MoatelierError, ModelUnavailable, Unauthorized, UpstreamError
 from moatelier.loopback import is_loopback
+from moatelier.packing import sendable
 from moatelier.settings import settings
 from moatelier.supervisor import base_url, is_ready
 
 START_TIMEOUT_S = 90.0
+UPLOAD_TIMEOUT_S = 600.0
+"""The service copies an upload to its place before it answers."""
 
 
 class Client:
@@ -44,12 +47,15 @@ class Client:
             return sum(to.write(chunk) for chunk in response.iter_bytes())
 
     def upload(self, path: Path) -> str:
-        """Upload a file to train or test on; its id."""
-        if not path.is_file():
-            raise DataError("There is no such file.", where=str(path), remedy="Check the path.")
-        with path.open("rb") as file:
-            sent = self.call("POST", "/v1/files", files={"file": (path.name, file)}, data={"purpose": "fine-tune"})
-        return str(sent["id"])
+        """Upload a file, or a folder as a zip, to train or test on; its id.
+
+        Raises:
+            DataError: There is no such file, or the folder holds nothing that could be learnt from.
+        """
+        with sendable(path) as (name, sent), sent.open("rb") as file:
+            files, data = {"file": (name, file)}, {"purpose": "fine-tune"}
+            kept = self.call("POST", "/v1/files", files=files, data=data, timeout=UPLOAD_TIMEOUT_S)
+        return str(kept["id"])
 
     def answer(self, model: str, text: str) -> str:
         """One model's whole answer to one user message."""

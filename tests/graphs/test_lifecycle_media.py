@@ -1,0 +1,194 @@
+"""A sentence and a zip of pictures or recordings: the whole way to a registered adapter, with every job's own work.
+
+The jobs run in this process on tiny random models; only the processes around them are left out.
+"""
+
+import importlib
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evals import vault
+from graphs import jobs, processes
+from moatelier.contracts import DatasetCard
+from moatelier.ids import digest_json
+from moatelier.job import Job
+from moatelier.settings import settings
+from modalities.audio import data as audio_data
+from modalities.vision import data as vision_data
+from store import adapters, artifacts, datasets
+from tests.graphs.conftest import Player
+from tests.modalities.packs import catalogue_file
+from tests.modalities.vision.pictures import COLOURS, drawn, encoded
+from tests.modalities.vision.towers import timm_folder
+from tests.sounding import ctranslate2_bytes, sound_bytes, tiny_whisper, tone
+
+HERTZ = {"red": 200.0, "green": 500.0, "blue": 1100.0}
+
+
+class RealJobs:
+    """Carries jobs out on the spot."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.ran: list[tuple[str, dict[str, Any]]] = []
+
+    def run_job(self, kind: str, spec: dict[str, Any], attempt: int = 0, **_: Any) -> tuple[str, dict[str, Any]]:
+        self.ran.append((kind, spec))
+        key = f"{kind}-{digest_json([spec, attempt])[:12]}"
+        job = Job(self.home / "jobs" / key, quiet=True)
+        return key, importlib.import_module(processes.MODULES[kind]).work(spec, job)
+
+    @property
+    def kinds(self) -> list[str]:
+        return [kind for kind, _ in self.ran]
+
+
+@pytest.fixture
+def working(player: Player, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RealJobs:
+    """Tiny models of both kinds as the bases of new tasks, and jobs that work."""
+    ears = tmp_path / "ears"
+    ears.mkdir()
+    (ears / "model.bin").write_bytes(ctranslate2_bytes(tiny_whisper()))
+    (ears / "config.json").write_text("{}")
+    eyes = timm_folder(tmp_path / "eyes")
+    models = {"eyes": (eyes, "vision", "hf_vision"), "ears": (ears, "audio", "ctranslate2_whisper")}
+    entries = [
+        {"id": name, "kind": kind, "convert": convert, "sources": [{"type": "path", "path": str(folder)}]}
+        for name, (folder, kind, convert) in models.items()
+    ]
+    monkeypatch.setenv("MOATELIER_CATALOGUE", str(catalogue_file(home / "media.yaml", *entries)))
+    monkeypatch.setenv("MOATELIER_VISION_BASE", "eyes")
+    monkeypatch.setenv("MOATELIER_AUDIO_BASE", "ears")
+    monkeypatch.setattr("training.probe._SECONDS", 0.05)
+    settings.cache_clear()
+    real = RealJobs(home)
+    monkeypatch.setattr(jobs, "run_job", real.run_job)
+    return real
+
+
+def packed(file: Path, members: dict[str, bytes]) -> Path:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    file.write_bytes(stream.getvalue())
+    return file
+
+
+def scenes(part: str, count: int, first: int) -> dict[str, bytes]:
+    return {
+        f"{part}{label}/{seed}.png": encoded(drawn(label, seed, 40))
+        for label in COLOURS
+        for seed in range(first, first + count)
+    }
+
+
+def speech(file: Path) -> Path:
+    """Four speakers say three words eight times each, and one recording is silent."""
+    members, lines = {}, ["file,text,speaker"]
+    for voice, speaker in enumerate(("ann", "bob", "cid", "dee")):
+        for word, hertz in HERTZ.items():
+            for take in range(8):
+                name = f"{word}-{speaker}-{take}.wav"
+                members[name] = sound_bytes(tone(0.5 + take / 50, hertz + 7 * voice + take))
+                lines.append(f"{name},{word},{speaker}")
+    members["silent.wav"] = sound_bytes(0 * tone(0.5))
+    lines.append("silent.wav,red,ann")
+    return packed(file, members | {"index.csv": "\n".join(lines).encode()})
+
+
+def card_of(player: Player) -> DatasetCard:
+    [digest] = datasets.list_cards("default")
+    return datasets.get_card(digest)
+
+
+def test_a_sentence_and_pictures_become_a_registered_adapter(player: Player, working: RealJobs, tmp_path: Path) -> None:
+    blank = {"train/red/blank.png": encoded(drawn("red", 0, 40).point(lambda _: 128))}
+    file = packed(tmp_path / "shapes.zip", scenes("train/", 24, 0) | scenes("test/", 12, 100) | blank)
+    player.say("Sort these pictures by colour, at least 35 % right, a single trial", train=player.upload(file))
+    value = player.pending()
+    assert value["type"] == "approval" and value["plan"]["modality"]["value"] == "vision"
+    assert "73 pictures of shapes.zip" in value["action_requests"][0]["description"]
+    assert any("36 pictures of its test part" in note for note in value["plan"]["notes"])
+    assert value["forecast"]["train_rows_per_s"] > 0 and value["forecast"]["seconds"] > 0
+    player.approve()
+    task = player.ended()
+    assert task.status == "reached", (task.error, task.result)
+    assert working.kinds == ["pull", "probe", "train", "evaluate", "evaluate", "gate", "routing"]
+    card = card_of(player)
+    assert card.modality == "vision" and card.splits["test"].rows == 36 and card.source == card.test_source
+    assert "shows one plain colour" in card.report.dropped.values() and card.report.measures["max"] == 40
+    record = adapters.get("default", "shapes")
+    assert record.base == "eyes" and record.manifest.spec.method == "top_blocks"
+    locked = vision_data.parse_rows(vault.open_locked(card.locked))
+    kept = [vision_data.parse_rows(artifacts.get_bytes(str(s.artifact))) for s in card.splits.values() if s.artifact]
+    assert not {row.pixels for row in locked} & {row.pixels for rows in kept for row in rows}
+    page = (player.home / "reports" / task.id / "index.html").read_text()
+    assert "pixels of the shorter side" in page and "Goal reached" in page
+
+
+def test_a_sentence_and_recordings_become_a_gated_adapter(player: Player, working: RealJobs, tmp_path: Path) -> None:
+    player.say(
+        "Transcribe these, WER at most 50 %, a single trial", train=player.upload(speech(tmp_path / "words.zip"))
+    )
+    value = player.pending()
+    assert value["plan"]["kind"]["value"] == "transcription"
+    assert value["plan"]["goal"]["value"] == {"metric": "word_accuracy", "target": 0.5}
+    player.approve()
+    task = player.ended()
+    assert task.status in ("reached", "not_reached") and task.result is not None, task.error
+    assert working.kinds[:4] == ["pull", "probe", "doubt", "train"] and working.kinds.count("gate") == 1
+    card = card_of(player)
+    assert card.window_s == 3.0 and "is silent" in card.report.dropped.values()
+    locked = audio_data.parse_rows(vault.open_locked(card.locked))
+    trained = audio_data.parse_rows(artifacts.get_bytes(str(card.splits["train"].artifact)))
+    assert not {row.speaker for row in locked} & {row.speaker for row in trained}
+    assert any("speaks nowhere else" in reason for reason in card.report.reasons)
+    record = adapters.get("default", task.result["model"])
+    assert record.manifest.spec.window_s == 3.0 and record.manifest.kind == "transcription"
+    page = (player.home / "reports" / task.id / "index.html").read_text()
+    assert "How it hears each speaker" in page and "Word accuracy" in page
+
+
+def test_recordings_by_which_two_things_could_be_learnt_are_asked_about(
+    player: Player, working: RealJobs, tmp_path: Path
+) -> None:
+    members = {f"{word}/{take}.wav": sound_bytes(tone(0.5, 300 + take)) for word in ("yes", "no") for take in range(8)}
+    file = player.upload(packed(tmp_path / "commands.zip", members))
+    player.say("learn these, 80 % right", train=file)
+    [question] = player.pending()["questions"]
+    assert question["field"] == "kind"
+    player.answer("classification")
+    value = player.pending()
+    assert value["type"] == "approval" and value["plan"]["kind"]["value"] == "classification"
+    assert working.kinds == ["pull", "probe"]
+
+
+def test_a_zip_of_both_is_asked_about_and_read_as_what_was_chosen(
+    player: Player, working: RealJobs, tmp_path: Path
+) -> None:
+    sounds = {f"{word}/{take}.wav": sound_bytes(tone(0.5, 300 + take)) for word in ("a", "b") for take in range(8)}
+    file = packed(tmp_path / "both.zip", scenes("", 8, 0) | sounds)
+    player.say("at least 80 % right", train=player.upload(file))
+    [question] = player.pending()["questions"]
+    assert question["field"] == "modality" and "24 pictures and 16 recordings" in question["text"]
+    player.answer("the recordings, as classification")
+    value = player.pending()
+    assert value["plan"]["modality"]["value"] == "audio"
+    assert "16 recordings of both.zip" in value["action_requests"][0]["description"]
+
+
+def test_a_zip_of_nothing_that_can_be_learnt_from_fails_before_anything_is_queued(
+    player: Player, working: RealJobs, tmp_path: Path
+) -> None:
+    player.say("learn this, 90 %", train=player.upload(packed(tmp_path / "a.zip", {"notes.txt": b"x"})))
+    task = player.ended()
+    assert task.status == "failed" and task.error is not None and "neither pictures" in task.error["what"]
+    player.say("learn this, 90 %", train=player.upload(packed(tmp_path / "b.zip", {"c/1.png": b"x", "c/2.png": b"y"})))
+    task = player.ended()
+    assert task.status == "failed" and task.error is not None and task.error["code"] == "data_error"
+    assert working.ran == []
