@@ -74,8 +74,8 @@ def read_request(message: str, scene: Scene, *, asked: frozenset[str] = frozense
             read_goal(rest, asked="goal" in asked),
             read_limits(rest, asked="budget" in asked),
             read_policies(rest),
-            read_choices(rest, scene.bases, scene.defaults.methods),
-            read_columns(rest, scene.profile),
+            read_choices(rest, scene.bases, scene.defaults.methods, scene.modality, scene.file),
+            read_columns(rest, scene.columns, scene.file),
         ]
     )
 
@@ -255,8 +255,8 @@ def _own_choice(question: Question, scene: Scene) -> str | float | None:
     fixed: dict[str, str | float] = {
         "budget": scene.defaults.seconds,
         "trials": scene.defaults.trials,
-        "private": "redact",
-        "too_long": "refuse",
+        "private": "allow" if scene.media else "redact",
+        "too_long": "drop" if scene.media else "refuse",
         "method": scene.defaults.methods[0],
         "base": scene.defaults.base,
         "seed": 0,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from agents.policies import LONG, PRIVATE
 from agents.reading import Reading, Said, joined
+from agents.senses import read_senses
 from agents.words import blank, lead, quote
 from moatelier.contracts import Question
 from moatelier.ids import slug
@@ -51,7 +52,10 @@ _OTHER_DATA = re.compile(
     r"|speech recognition|audio (?:clips|files|recordings)|voice recordings)(?!\w)",
     re.I,
 )
-_DATA = r"(?:rows|messages|tickets|examples|lines|texts|data|entries|conversations)"
+_DATA = (
+    r"(?:rows|messages|tickets|examples|lines|texts|data|entries|conversations|images|pictures|photos|recordings"
+    r"|clips)"
+)
 _SOME_ROWS = re.compile(
     rf"\b(?:use|train|learn|take|tune)(?: \w+)? only (?:on |from )?[\w ]+|\bonly (?:use|take|train on"
     rf"|learn from|with|on) [\w ]+"
@@ -74,17 +78,23 @@ _SPLITS = re.compile(
 )
 
 
-def read_choices(text: str, bases: Sequence[str], methods: Sequence[str]) -> Reading:
-    """What a text (normalised, file names and the adapter's name blanked) says about kind, method, base and seed."""
-    readings = [_read_kind(text), _read_method(text, methods), _read_base(text, bases), _read_seed(text)]
-    if match := _OTHER_DATA.search(text):
-        question = Question(
-            field="modality",
-            text=f'You said "{match[0]}". I can tune text models on CSV and JSONL files only. Is this a task on '
-            f"the text of the file?",
-            choices=("yes, text",),
-        )
-        readings.append(Reading(unclear={"modality": question}))
+def read_choices(
+    text: str, bases: Sequence[str], methods: Sequence[str], modality: str = "text", file: str = "the file"
+) -> Reading:
+    """What a text (normalised, names blanked) says about kind, method, base and seed.
+
+    Args:
+        text: The person's words, without names of files and of the adapter.
+        bases: Those on offer.
+        methods: Those on offer, the default first.
+        modality: What the file holds.
+        file: Its name.
+    """
+    readings = [_read_method(text, methods), _read_base(text, bases), _read_seed(text)]
+    if modality != "text":
+        readings.append(read_senses(text, modality, file))
+    else:
+        readings += [_read_kind(text), *_other_data(text)]
     if (
         (some := _SOME_ROWS.search(text))
         and not PRIVATE.search(text, some.start())
@@ -98,6 +108,18 @@ def read_choices(text: str, bases: Sequence[str], methods: Sequence[str]) -> Rea
         )
         readings.append(Reading(unclear={"rows": question}))
     return joined([*readings, Reading(notes=_wishes(text))])
+
+
+def _other_data(text: str) -> list[Reading]:
+    if match := _OTHER_DATA.search(text):
+        question = Question(
+            field="modality",
+            text=f'You said "{match[0]}". The file holds text; pictures or recordings come in a zip. Is this a '
+            f"task on the text of the file?",
+            choices=("yes, text",),
+        )
+        return [Reading(unclear={"modality": question})]
+    return []
 
 
 def read_name(text: str, bases: Sequence[str]) -> tuple[Reading, str]:
@@ -143,7 +165,7 @@ def _read_method(text: str, methods: Sequence[str]) -> Reading:
     said: dict[str, Said] = {}
     unclear: dict[str, Question] = {}
     for method in methods:
-        for match in re.finditer(rf"(?<![\w-]){re.escape(method)}(?![\w-])", text, re.I):
+        for match in re.finditer(rf"(?<![\w-])(?:{_spelt(method)})(?![\w-])", text, re.I):
             if _NOT.search(lead(text, match.start())):
                 unclear["method"] = Question(
                     field="method", text=f"You do not want {method}. {offer}", choices=tuple(methods)
@@ -158,6 +180,12 @@ def _read_method(text: str, methods: Sequence[str]) -> Reading:
     return Reading({} if unclear else said, unclear)
 
 
+def _spelt(method: str) -> str:
+    """How people write a method's name: blanks or dashes for underscores; LoRA for that of whatever modality."""
+    spelt = re.escape(method).replace("_", "[-_ ]")
+    return f"{spelt}|lora" if method.endswith("_lora") else spelt
+
+
 _BASE_CUE = re.compile(
     r"(?:\bbase(?: model)?|\bmodel|\btun\w+|\bfine-?tun\w+|\buse|\busing|\bstart(?:ing)? from|\btop of"
     r"|\bon)(?:\s?(?:is|to|[:=]|the|a|model|base|called|named|on))*\s?[\"'`]?$",
@@ -165,7 +193,7 @@ _BASE_CUE = re.compile(
 )
 _BASE_AFTER = re.compile(r"[\"'`]? (?:base|model)\b", re.I)
 _KNOWN_FAMILIES = re.compile(
-    r"(?<![\w-])(?:llama|qwen|mistral|mixtral|gemma|phi-?\d|gpt|falcon|bert|roberta|deepseek|t5|claude|pythia|olmo|bloom|smollm)[\w.-]*(?<![.-])",
+    r"(?<![\w-])(?:llama|qwen|mistral|mixtral|gemma|phi-?\d|gpt|falcon|bert|roberta|deepseek|t5|claude|pythia|olmo|bloom|smollm|whisper|efficientnet|resnet)[\w.-]*(?<![.-])",
     re.I,
 )
 _BASE_IS = re.compile(r"\bbase(?: model)?\s?(?:is|[:=])\s?[\"'`]?(?P<name>[\w./-]*\w)", re.I)

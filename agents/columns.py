@@ -13,7 +13,7 @@ from rapidfuzz import fuzz
 from agents.mentions import Mention, mentions
 from agents.reading import Reading, Said
 from agents.words import blank, sentence
-from moatelier.contracts import DataProfile, Question
+from moatelier.contracts import Question
 
 ROLE_WORDS = {
     "target": "what to predict",
@@ -118,11 +118,10 @@ def role_of(text: str, mention: Mention) -> str | None:
     return "beside" if _WEAK.search(before) else None
 
 
-def read_columns(text: str, profile: DataProfile | None) -> Reading:
-    """What a text (normalised, file names blanked) says about columns; unknown names become questions."""
-    if profile is None:
+def read_columns(text: str, columns: Sequence[str], file: str) -> Reading:
+    """What a text (normalised, file names blanked) says about a file's columns; unknown names become questions."""
+    if not columns:
         return Reading()
-    columns = [column.name for column in profile.columns]
     found = mentions(text, columns)
     roles = _settle(text, [(mention, role_of(text, mention)) for mention in found])
     reading = Reading(excluded=frozenset(mention.column for mention, role in roles if role == "excluded"))
@@ -133,7 +132,7 @@ def read_columns(text: str, profile: DataProfile | None) -> Reading:
     for role, named in by_role.items():
         reading = _add(reading, role, named)
     covered = blank(text, [(mention.start, mention.end) for mention, role in roles if role or mention.score >= 95])
-    return _unknown(covered, reading, profile)
+    return _unknown(covered, reading, columns, file)
 
 
 def _settle(text: str, roles: list[tuple[Mention, str | None]]) -> list[tuple[Mention, str | None]]:
@@ -212,8 +211,7 @@ GENERIC = {
 }
 
 
-def _unknown(text: str, reading: Reading, profile: DataProfile) -> Reading:
-    columns = [column.name for column in profile.columns]
+def _unknown(text: str, reading: Reading, columns: Sequence[str], file: str) -> Reading:
     for match in _STRICT.finditer(text):
         term = next((match[group] for group in ("q", "a", "r", "b", "c") if match[group]), "").strip()
         if not term or term.lower() in _PLAIN or (match["a"] and text[: match.start()].endswith("  ")):
@@ -226,7 +224,7 @@ def _unknown(text: str, reading: Reading, profile: DataProfile) -> Reading:
         if f"columns.{role}" not in reading.said:
             question = column_question(
                 role,
-                f'There is no column "{term}" in {profile.name}. Which column holds {ROLE_WORDS[role]}?',
+                f'There is no column "{term}" in {file}. Which column holds {ROLE_WORDS[role]}?',
                 nearest(term, columns),
             )
             reading = replace(reading, unclear=dict(reading.unclear) | {f"columns.{role}": question})

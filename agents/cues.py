@@ -6,7 +6,12 @@ from typing import Literal
 from agents.words import lead, part, sentence
 from moatelier.contracts import MetricName
 
-METRIC_NAMES: dict[MetricName, str] = {"accuracy": "accuracy", "macro_f1": "macro-F1", "exact_match": "exact match"}
+METRIC_NAMES: dict[MetricName, str] = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "exact_match": "exact match",
+    "word_accuracy": "word accuracy",
+}
 
 Role = Literal["goal", "weak", "error", "baseline", "relative", "upper", "aside"]
 """What a number is: the goal, perhaps the goal, a share of errors, how it is now, a change, an upper limit, other."""
@@ -17,10 +22,16 @@ _METRICS: tuple[tuple[str, str], ...] = (
     (r"weighted[- ]f[- ]?1(?:[- ]score)?", "weighted F1"),
     (r"(?:macro[- ]?(?:averaged? )?)?f[- _]?1(?:[- _]?macro)?(?:[- ]?(?:score|measure))?", "macro_f1"),
     (r"macro[- _]?f[- _]?(?:score|measure)|f-(?:score|measure)|macro[- ]average", "macro_f1"),
-    (r"exact(?:[- _]?match(?:es)?|ly (?:right|the same|as written))|verbatim|word for word", "exact_match"),
+    (
+        r"exact(?:[- _]?match(?:es)?|[- ](?:words?|transcripts?)|ly (?:right|the same|as written))|verbatim"
+        r"|word for word",
+        "exact_match",
+    ),
+    (r"word[- ]accuracy|wer", "word_accuracy"),
+    (r"character[- ](?:error[- ]rate|accuracy)|cer", "(none)"),
     (r"accura(?:cy|te(?:ly)?)|acc(?=\W*\d|\W+of\b)|accurcay|acurracy|accuarcy|acuracy", "accuracy"),
     (r"(?<!the )(?<!its )(?:right(?! now| away)|correct(?:ly)?)|hit rate|success rate", "(right)"),
-    (r"precision|recall|auc|auroc|roc|bleu|rouge|perplexity|wer|mae|rmse|kappa|loss|specificity|sensitivity", "(none)"),
+    (r"precision|recall|auc|auroc|roc|bleu|rouge|perplexity|mae|rmse|kappa|loss|specificity|sensitivity", "(none)"),
 )
 _METRIC = [(re.compile(rf"(?<![\w.-])(?:{pattern})(?!\w)", re.I), name) for pattern, name in _METRICS]
 _NEGATED = re.compile(
@@ -60,13 +71,13 @@ _SHARE = (
 )
 _ERROR = (
     re.compile(
-        rf"(?:errors?(?:[- ]rate)?|mistakes?|misclassif\w+|wrong|failures?)[\s:]*(?:<=?|under|below|less than"
-        rf"|at most|no more than|up to|max\w*|should|must|not|over|above|to|has|needs?)*\s*(?:be )?(?:<=?|under|below"
-        rf"|less than|at most|no more than|up to|over|above|higher than)?\s*{_FILL}",
+        rf"(?:errors?(?:[- ]rate)?|mistakes?|misclassif\w+|wrong|failures?|(?<!\w)wer)[\s:]*(?:(?:of|is) )?(?:<=?|under"
+        rf"|below|less than|at most|no more than|up to|max\w*|should|must|not|over|above|to|has|needs?)*\s*(?:be )?"
+        rf"(?:<=?|under|below|less than|at most|no more than|up to|over|above|higher than)?\s*{_FILL}",
         re.I,
     ),
     re.compile(
-        r"\s?(?:-?errors?\b|mistakes?|wrong\b|misclassif|failures?|(?:of )?[\w ]{0,24}(?:wrong|misclassified"
+        r"\s?(?:-?errors?\b|mistakes?|wrong\b|misclassif|failures?|wer\b|(?:of )?[\w ]{0,24}(?:wrong|misclassified"
         r"|mislabell?ed|errors))",
         re.I,
     ),

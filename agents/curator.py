@@ -4,16 +4,19 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from agents import quality
 from moatelier.contracts import CurationDecision, DataFindings, SplitName, Suspicion, TaskPlan
 from moatelier.errors import DataError
 
 MIN_CLASS_ROWS = 5
-MIN_CHAT_ROWS = 10
+MIN_FREE_ROWS = 10
+"""Of conversations and of transcripts, which have no classes."""
 STRONG_ODDS = 20.0
 """A label is left out of training when another one is at least this many times as likely (out of fold)."""
 STRONG_PROBABILITY = 0.5
 MAX_LEFT_OUT = 0.05
-"""At most this share of the rows: a model that doubts more than that is itself doubtful."""
+"""At most this share of the rows: a model that doubts more than that is itself doubtful, and a fault that more rows
+have than that is how these data are."""
 
 OWN_TEST: dict[SplitName, float] = {"train": 0.6, "dev": 0.1, "select": 0.1, "test": 0.2}
 SEPARATE_TEST: dict[SplitName, float] = {"train": 0.8, "dev": 0.1, "select": 0.1}
@@ -52,8 +55,16 @@ def decide(
 
 
 def _too_long(findings: DataFindings) -> DataError:
+    words = quality.words(findings)
+    if words is quality.RECORDINGS:
+        return DataError(
+            f"{words.counted(len(findings.too_long))} do not fit into {quality.limit(findings)}, or say more than "
+            "anyone speaks in it.",
+            where=f"row {_listed(findings.too_long)}",
+            remedy='Cut them together with their transcripts, or say "drop recordings that are too long".',
+        )
     return DataError(
-        f"{_rows(len(findings.too_long))} would lose trained tokens, because they do not fit into the context.",
+        f"{words.counted(len(findings.too_long))} would lose trained tokens, because they do not fit into the context.",
         where=f"row {_listed(findings.too_long)}",
         remedy='Shorten them, or say "drop rows that are too long" or "truncate long rows".',
     )
@@ -69,11 +80,14 @@ def _dropped(findings: DataFindings, plan: TaskPlan) -> dict[int, str]:
 
     for problem in findings.problems:
         because([problem.row], f"cannot be used: {problem.field}: {problem.reason}")
-    because(findings.conflicting, "the same input also stands with another target, and nobody can say which is right")
-    because(findings.near_test, "says nearly the same as a locked test row")
-    because(findings.exact_duplicates, "repeats an earlier row")
+    words = quality.words(findings)
+    for rows, reason in quality.unfit(findings):
+        because(rows, reason)
+    because(findings.conflicting, words.torn)
+    because(findings.near_test, words.near)
+    because(findings.exact_duplicates, f"repeats an earlier {words.noun}")
     if plan.too_long.value == "drop":
-        because(findings.too_long, "does not fit into the context")
+        because(findings.too_long, f"does not fit into {quality.limit(findings)}")
     if plan.private.value == "reject":
         for finding in findings.private:
             because([finding.row], f"holds private data ({finding.kind})")
@@ -87,31 +101,34 @@ def _shortened(findings: DataFindings, plan: TaskPlan, drop: Mapping[int, str]) 
 def _check_enough(
     findings: DataFindings, plan: TaskPlan, drop: Mapping[int, str], labels: Mapping[int, str | None] | None
 ) -> None:
-    if plan.kind.value == "chat":
+    words = quality.words(findings)
+    if plan.kind.value != "classification":
         kept = findings.rows - len(drop)
-        if kept < MIN_CHAT_ROWS:
+        if kept < MIN_FREE_ROWS:
             raise DataError(
-                f"Only {_rows(kept)} of {findings.rows} are left after cleaning; at least {MIN_CHAT_ROWS} are needed.",
+                f"Only {words.counted(kept)} of {findings.rows} are left after cleaning; at least {MIN_FREE_ROWS} are "
+                "needed.",
                 where=", ".join(f"{count} {why}" for why, count in Counter(drop.values()).most_common(3)),
-                remedy="Add rows, or relax what is left out.",
+                remedy=f"Add {words.noun}s, or relax what is left out.",
             )
         return
     counts = _class_counts(findings, drop, labels)
     if len(counts) < 2:
         raise DataError(
-            "After cleaning, all rows have the same label.",
-            where=f"column {plan.columns.value.told}",
-            remedy="Choose another target column or add rows with other labels.",
+            f"After cleaning, all {words.noun}s have the same label.",
+            where=quality.place(plan),
+            remedy=f"Choose another target column or add {words.noun}s with other labels.",
         )
     small = {label: count for label, count in counts.items() if count < MIN_CLASS_ROWS}
     if small:
         raise DataError(
             f"{'A class has' if len(small) == 1 else f'{len(small)} classes have'} fewer than "
-            f"{MIN_CLASS_ROWS} rows after cleaning: "
+            f"{MIN_CLASS_ROWS} {words.noun}s after cleaning: "
             + _listed([f"{label} ({count})" for label, count in sorted(small.items(), key=lambda item: item[1])])
             + ".",
-            where=f"column {plan.columns.value.told}",
-            remedy="Add rows of these classes, merge them with others, or remove them from the file.",
+            where=quality.place(plan),
+            remedy=f"Add {words.noun}s of these classes, merge them with others, or remove them from the "
+            f"{words.source if plan.columns.value.told is None else 'file'}.",
         )
 
 
@@ -130,18 +147,28 @@ def _class_counts(
 def _left_out_of_train(
     findings: DataFindings, drop: Mapping[int, str], labels: Mapping[int, str | None] | None
 ) -> tuple[int, ...]:
-    """Rows whose label is very likely wrong. They stay in the other splits: a score must not choose its own rows."""
+    """Rows that would teach something wrong. They stay in the other splits: a score must not choose its own rows."""
     strong = [each for each in findings.suspicious if each.row not in drop and is_strong(each)]
     strong.sort(key=lambda each: (-each.loss, each.row))
+    doubted: list[tuple[int, str | None]] = [
+        (each.row, each.label) for each in strong[: int(MAX_LEFT_OUT * findings.rows)]
+    ]
+    doubted += [(row, (labels or {}).get(row)) for row in _misleading(findings, drop)]
     counts = _class_counts(findings, drop, labels)
     chosen: list[int] = []
     taken: Counter[str] = Counter()
-    for each in strong[: int(MAX_LEFT_OUT * findings.rows)]:
+    for row, label in doubted:
         # A rare class needs its rows more than it suffers from a few wrong ones.
-        if taken[each.label] + 1 <= max(counts.get(each.label, 0) - 2 * MIN_CLASS_ROWS, 0):
-            taken[each.label] += 1
-            chosen.append(each.row)
-    return tuple(sorted(chosen))
+        if label is None or taken[label] + 1 <= max(counts.get(label, 0) - 2 * MIN_CLASS_ROWS, 0):
+            taken[label or ""] += 1
+            chosen.append(row)
+    return tuple(sorted({*chosen}))
+
+
+def _misleading(findings: DataFindings, drop: Mapping[int, str]) -> list[int]:
+    """Rows with a fault that few of them have."""
+    few = max(1.0, MAX_LEFT_OUT * findings.rows)
+    return [row for rows, _ in quality.misleading(findings) if len(rows) <= few for row in rows if row not in drop]
 
 
 def is_strong(suspicion: Suspicion) -> bool:
@@ -158,44 +185,51 @@ def _reasons(
     left_out: tuple[int, ...],
     redact: tuple[int, ...],
 ) -> Iterable[str]:
-    yield f"{_rows(findings.rows - len(drop))} of {findings.rows} are kept."
+    words = quality.words(findings)
+    yield f"{words.counted(findings.rows - len(drop))} of {findings.rows} are kept."
     causes = Counter(why.split(":")[0].split(" (")[0] for why in drop.values())
     for why, count in causes.most_common():
         yield (
-            f"{_rows(count)} left out, each because it {why}."
+            f"{words.counted(count)} left out, each because it {why}."
             if not why.startswith("the ")
-            else f"{_rows(count)} left out: {why}."
+            else f"{words.counted(count)} left out: {why}."
         )
     if findings.clusters:
         yield (
-            f"{len(findings.clusters)} groups of nearly equal rows are each kept within one split, so that no "
-            f"test row is known from training."
+            f"{len(findings.clusters)} groups of {words.same} are each kept within one split, so that no "
+            f"test {words.noun} is known from training."
         )
     if findings.private:
         rows = len({finding.row for finding in findings.private})
         action = {
-            "redact": f"replaced by placeholders in {_rows(len(redact))}",
+            "redact": f"replaced by placeholders in {words.counted(len(redact))}",
             "reject": "left out with their rows",
             "allow": "kept, as the plan allows",
         }
-        yield f"Private data was found in {_rows(rows)}; it is {action[plan.private.value]}."
+        yield f"Private data was found in {words.counted(rows)}; it is {action[plan.private.value]}."
     if findings.suspicious:
         yield (
-            f"{_rows(len(findings.suspicious))} with a doubtful label; {len(left_out)} with strong evidence are "
+            f"{words.counted(len(findings.suspicious))} with a doubtful label; "
+            f"{len({each.row for each in findings.suspicious} & {*left_out})} with strong evidence are "
             f"kept out of training but may be tested on."
         )
+    for odd, why in quality.misleading(findings):
+        if apart := len({*odd} & {*left_out}):
+            yield f"{words.counted(apart)} {why} {_are(apart)} kept out of training but may be tested on."
+        elif kept := len({*odd} - drop.keys()):
+            yield f"{words.counted(kept)} {why} stay: these data are so, or their class is too rare to do without."
     if shortened := _shortened(findings, plan, drop):
-        yield f"The questions of {_rows(len(shortened))} are cut to fit into the context, as the plan says."
+        yield f"The questions of {words.counted(len(shortened))} are cut to fit into the context, as the plan says."
     shares = (
         "80/10/10 % into train, dev and select; the test file is locked"
         if separate_test
         else "60/10/10/20 % into train, dev, select and locked test"
     )
-    yield f"Rows are split {shares}."
+    yield f"{words.noun.capitalize()}s are split {shares}."
 
 
-def _rows(count: int) -> str:
-    return f"{count} row{'s' * (count != 1)}"
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _listed(items: Iterable[object], limit: int = 10) -> str:

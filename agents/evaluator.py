@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from agents.starts import SOLVED
 from agents.trial import Trial
 from moatelier.contracts import Diagnosis, EvalReport, Finding, MetricName, TaskPlan, TrainResult
 
@@ -35,7 +36,7 @@ def diagnose(trials: Sequence[Trial], plan: TaskPlan) -> Diagnosis:
     findings = [
         finding
         for finding in (
-            _broken(result),
+            _broken(result, solved=trial.spec.method in SOLVED),
             _never_stops(dev),
             _overfit(result),
             _underfit(result, dev, metric),
@@ -58,8 +59,8 @@ def score_of(report: EvalReport, metric: MetricName) -> float:
     return report.metrics[metric].point if metric in report.metrics else 0.0
 
 
-def _broken(result: TrainResult) -> Finding | None:
-    if result.steps > 0 and math.isfinite(result.train_loss):
+def _broken(result: TrainResult, solved: bool) -> Finding | None:
+    if (result.steps > 0 or solved) and math.isfinite(result.train_loss):
         return None
     evidence: dict[str, float | str] = {"steps": float(result.steps), "train_loss": str(result.train_loss)}
     return Finding(

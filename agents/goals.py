@@ -14,6 +14,7 @@ from agents.words import NUMBER, blank, lead, number, percent, quote, sentence
 from moatelier.contracts import Goal, MetricName, Question
 
 MEASURES = "I can measure accuracy, macro-F1 and exact match"
+WER = "Word accuracy is one less the word error rate."
 
 _NUMERIC = r"(?:\d+(?:\.\d+)?|\.\d+)"
 _RANGE = re.compile(
@@ -160,7 +161,7 @@ def _goal_said(goals: list[_Candidate], named: set[str], text: str) -> dict[str,
     reason = f'You said "{first.words}"'
     reason += f", so {percent(value)} must be right." if first.role == "error" else "."
     metric: str | None = next((c.metric for c in goals if c.metric and c.metric in METRIC_NAMES), None)
-    metric = "accuracy" if first.role == "error" else metric
+    metric = "accuracy" if first.role == "error" and metric != "word_accuracy" else metric
     metric = metric or (next(iter(named)) if len(named) == 1 else None)
     if metric is None and any(c.metric == "(right)" for c in goals):
         metric = "(right)"
@@ -175,11 +176,13 @@ def _metric_said(metric: str, text: str) -> Said:
         return Said("accuracy", "With one label a row, micro-F1 is the same number as accuracy.", 0.9)
     if metric == "macro_f1" and not re.search("macro", text, re.I):
         return Said("macro_f1", "F1 over several classes is taken as macro-F1: every class counts alike.", 0.9)
+    if metric == "word_accuracy" and re.search(r"\bwer\b", text, re.I):
+        return Said("word_accuracy", WER)
     return Said(metric, f"You named {METRIC_NAMES[_metric(metric)]}.")
 
 
 def _metric(name: str) -> MetricName:
-    return "macro_f1" if name == "macro_f1" else "exact_match" if name == "exact_match" else "accuracy"
+    return next((known for known in METRIC_NAMES if known == name), "accuracy")
 
 
 def _no_goal_but(candidates: list[_Candidate]) -> dict[str, Question]:
@@ -203,9 +206,10 @@ def _impossible(text: str, goals: list[_Candidate]) -> Question | None:
     for goal in goals:
         if goal.metric and goal.metric.startswith("(none)"):
             name = goal.metric.removeprefix("(none) ")
-            if goal.role != "error":
+            if goal.role != "error" or name.startswith(("cer", "char")):
+                value = 1 - goal.value if goal.role == "error" else goal.value
                 return _which_goal(
-                    [("accuracy", goal.value), ("macro_f1", goal.value)],
+                    [("accuracy", value), ("macro_f1", value)],
                     f"{MEASURES}, not {name}. Which of them do you want?",
                 )
         if goal.value > 1:

@@ -23,11 +23,13 @@ _TRIALS_OF = re.compile(r"\b(?:trials|runs|attempts|tries|rounds) of(?: about| a
 _NOT_A_LIMIT_AFTER = re.compile(
     r"\s?(?:ago|old\b|long\b|of (?:tickets|data|messages|audio|logs?|history|traffic|chats?|support|calls?"
     r"|conversations?|recordings?)"
+    r"|(?:long )?(?:clips|recordings|sounds|utterances|commands)\b"
     r"|worth of|per (?:answer|reply|message|request|row|ticket)|latency|response|window|history|sla)",
     re.I,
 )
 _NOT_A_LIMIT_BEFORE = re.compile(
-    r"(?:\blast|\bpast|\bprevious|\brecent|\bevery|\bsince|\bolder than|\bnext"
+    r"(?:\b(?:clips|recordings|files|utterances|sounds|commands|sentences) of(?: about| up to)?"
+    r"|\blast|\bpast|\bprevious|\brecent|\bevery|\bsince|\bolder than|\bnext"
     r"|(?<!stop )(?<!day )(?<!end )(?<!finish )\bafter|\blatency(?: \w+){0,2}"
     r"|\b(?:answer|respon|repl)\w+ (?:in|within|under|takes?|time \w+))\s*(?:the |about )?$",
     re.I,

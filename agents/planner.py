@@ -13,11 +13,12 @@ from agents.proposals import Proposal, accept, proposal_schema
 from agents.reading import Reading
 from agents.resolve import resolve
 from agents.revision import revise
-from agents.scene import Defaults, Scene
+from agents.scene import Defaults, Offer, Scene
+from agents.senses import chosen
 from agents.words import percent
-from moatelier.contracts import DataProfile, Question, TaskPlan
+from moatelier.contracts import AnyProfile, Question, TaskPlan
 
-__all__ = ["Defaults", "accept", "plan", "proposal_schema", "revise", "with_required"]
+__all__ = ["Defaults", "Offer", "accept", "plan", "proposal_schema", "revise", "with_required"]
 
 LOCKED_NOTE = "Locked rows: "
 """How the note on the locked rows begins; there is one at most."""
@@ -25,9 +26,10 @@ LOCKED_NOTE = "Locked rows: "
 
 def plan(
     messages: Sequence[str],
-    profile: DataProfile | None,
-    test_profile: DataProfile | None = None,
+    profile: AnyProfile | None,
+    test_profile: AnyProfile | None = None,
     *,
+    others: Sequence[AnyProfile] = (),
     train_file: str | None,
     test_file: str | None = None,
     defaults: Defaults,
@@ -39,9 +41,10 @@ def plan(
     Args:
         messages: The person's messages of this task, oldest first; later ones answer questions or correct earlier ones.
         profile: A look at the training file; None when no file was sent.
-        test_profile: A look at the separate test file, if one was sent.
+        test_profile: A look at the separate test file, or at the test that a divided file brings.
+        others: Further looks at it, where it holds data of several kinds; the words say which is meant.
         train_file: Id of the training file.
-        test_file: Id of the test file.
+        test_file: Id of the test file; that of the training file where the test is a part of it.
         defaults: What the service offers and does by default.
         proposal: A planner endpoint's reading, as `accept` returned it. It fills only what nobody said.
         asked: The questions shown after each message but the last. Where they are missing, they are worked out again,
@@ -50,6 +53,12 @@ def plan(
     Returns:
         The plan, or everything that must be asked, in the order in which to ask it.
     """
+    if profile and others:
+        meant = chosen(messages, [profile, *others])
+        if isinstance(meant, Question):
+            return (meant,)
+        profile = meant
+    defaults = defaults.of(profile.modality) if profile else defaults
     scene = Scene(
         profile if train_file else None,
         test_profile if test_file else None,
@@ -92,7 +101,7 @@ def with_required(plan: TaskPlan, locked_rows: int, required: int | None) -> Tas
         )
     else:
         share = percent(round(required / locked_rows, 3)) if locked_rows else "0 %"
-        about = "about " if plan.goal.value.metric == "macro_f1" else ""
+        about = "about " if plan.goal.value.metric in ("macro_f1", "word_accuracy") else ""
         note = f"to claim {goal} with its lower bound, {about}{required} of {locked_rows} must be right ({share})."
     kept = tuple(each for each in plan.notes if not each.startswith(LOCKED_NOTE))
     return plan.model_copy(update={"notes": (*kept, LOCKED_NOTE + note)})

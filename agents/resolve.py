@@ -2,15 +2,17 @@
 
 from typing import Any, Literal
 
-from agents.cues import METRIC_NAMES
-from agents.goals import goal_question, goal_text
+from agents.aims import resolve_goal
+from agents.kinds import NOUN
+from agents.media import resolve_media
 from agents.policies import PRIVATE_MEANS, TOO_LONG_MEANS
 from agents.proposals import is_quoted
 from agents.reading import Reading, Said
 from agents.roles import resolve_columns, resolve_kind
-from agents.scene import Scene
+from agents.scene import Scene, columns_of
+from agents.senses import NAMES
 from agents.words import in_words, percent
-from moatelier.contracts import Budget, Columns, Goal, Kind, MetricName, Question, Sourced, TaskPlan
+from moatelier.contracts import AnyColumns, Budget, Columns, DataProfile, Goal, Kind, Question, Sourced, TaskPlan
 from moatelier.ids import slug
 
 ORDER = (
@@ -20,20 +22,29 @@ ORDER = (
 ).split()
 
 
+_METHOD = {
+    "lora": "low-rank adapters on the top third of the layers",
+    "top_blocks": "the last blocks of the image model are tuned as a whole, on what the frozen ones below give",
+    "audio_lora": "low-rank adapters on the attention of the whole model",
+}
+
+
 def resolve(reading: Reading, scene: Scene) -> TaskPlan | tuple[Question, ...]:
     """The plan that a reading makes in its scene, or what must be asked."""
     questions = dict(reading.unclear)
     kind, columns = _data(reading, scene, questions)
-    goal = _goal(reading, scene, kind, questions)
+    goal = resolve_goal(reading, scene, kind.value if kind else None, questions)
     if scene.test_profile and isinstance(columns, Sourced) and not _splits_off(reading):
         _check_test_file(columns.value, scene, questions)
+    if scene.media:
+        _check_policies(reading, scene, questions)
     if questions or kind is None or columns is None or goal is None or scene.train_file is None:
         return tuple(sorted(questions.values(), key=lambda question: ORDER.index(question.field)))
     return TaskPlan(
         name=_name(reading, scene, columns.value),
         train_file=scene.train_file,
         test_file=None if _splits_off(reading) else scene.test_file,
-        modality=Sourced(value="text", source="inferred", confidence=1.0, reason=f"{_file(scene)} holds text."),
+        modality=_modality(reading, scene),
         kind=kind,
         columns=columns,
         goal=goal,
@@ -43,7 +54,7 @@ def resolve(reading: Reading, scene: Scene) -> TaskPlan | tuple[Question, ...]:
             scene,
             "method",
             scene.defaults.methods[0],
-            "Nothing was said; low-rank adapters on the top third of the layers.",
+            f"Nothing was said; {_METHOD.get(scene.defaults.methods[0], 'the default for such data')}.",
             scene.defaults.methods,
         ),
         base=_chosen(
@@ -56,8 +67,9 @@ def resolve(reading: Reading, scene: Scene) -> TaskPlan | tuple[Question, ...]:
     )
 
 
-def _file(scene: Scene) -> str:
-    return scene.profile.name if scene.profile else "The file"
+def _modality(reading: Reading, scene: Scene) -> Sourced[str]:
+    holds = NAMES.get(scene.modality, "text")
+    return Sourced(value=scene.modality, source="inferred", confidence=1.0, reason=f"{scene.file} holds {holds}.")
 
 
 def _splits_off(reading: Reading) -> bool:
@@ -66,92 +78,40 @@ def _splits_off(reading: Reading) -> bool:
 
 def _data(
     reading: Reading, scene: Scene, questions: dict[str, Question]
-) -> tuple[Sourced[Kind] | None, Sourced[Columns] | None]:
+) -> tuple[Sourced[Kind] | None, Sourced[AnyColumns] | None]:
     if scene.profile is None:
         text = (
-            "Which data shall it learn from? Send a CSV file with one text and one label a row, or a JSONL file "
-            "with conversations."
+            "Which data shall it learn from? Send a CSV file with one text and one label a row, a JSONL file "
+            "with conversations, or a zip of pictures or recordings."
         )
         questions["train_file"] = Question(field="train_file", text=text)
         for field in [field for field in questions if field.startswith(("columns.", "kind"))]:
             del questions[field]
         return None, None
+    if not isinstance(scene.profile, DataProfile):
+        return _media(reading, scene, questions)
     kind = resolve_kind(reading, scene, scene.profile)
     if isinstance(kind, Question):
         questions.setdefault("kind", kind)
         return None, None
     columns = resolve_columns(reading, scene, scene.profile, kind.value)
     if isinstance(columns, Sourced):
-        return kind, columns
+        return kind, Sourced[AnyColumns].model_validate(columns.model_dump())
     for question in columns:
         questions.setdefault(question.field, question)
     return kind, None
 
 
-# ---------------------------------------------------------------- goal
-
-
-def _goal(
-    reading: Reading, scene: Scene, kind: Sourced[Kind] | None, questions: dict[str, Question]
-) -> Sourced[Goal] | None:
-    if "goal" in questions:
-        return None
-    chat = kind is not None and kind.value == "chat"
-    metric, target = reading.said.get("metric"), reading.said.get("target")
-    if metric and metric.value == "macro_f1" and chat:
-        text = (
-            "Macro-F1 needs one label a row, and these rows are conversations; they are scored by exact match. "
-            "What must be reached?"
-        )
-        questions["goal"] = goal_question(text, "exact_match")
-        return None
-    if target is None:
-        questions["goal"] = _ask_goal(metric, scene, chat)
-        return None
-    name, why, sure = _measure(metric, chat)
-    goal = Goal(metric=name, target=target.value)
-    said = metric is not None and metric.source == target.source == "user" and why == metric.reason
-    reason = target.reason if said and metric and metric.reason == target.reason else f"{target.reason} {why}"
-    return Sourced(
-        value=goal,
-        source="user" if said else "inferred",
-        confidence=round(min(target.confidence, sure), 2),
-        reason=reason,
-    )
-
-
-def _measure(metric: Said | None, chat: bool) -> tuple[MetricName, str, float]:
-    own: MetricName = "exact_match" if chat else "accuracy"
-    if metric is None:
-        return (
-            own,
-            f"No measure was named; for {'conversations' if chat else 'one label a row'} it is {METRIC_NAMES[own]}.",
-            0.8,
-        )
-    if metric.value in ("right", "accuracy") and chat:
-        return "exact_match", "A conversation's answer is right when it matches exactly.", 0.8
-    if metric.value == "right":
-        return "accuracy", metric.reason, metric.confidence
-    names: dict[str, MetricName] = {name: name for name in METRIC_NAMES}
-    return names[metric.value], metric.reason, metric.confidence
-
-
-def _ask_goal(metric: Said | None, scene: Scene, chat: bool) -> Question:
-    proposed = scene.proposal.goal
-    if proposed and is_quoted(proposed.quote, scene.words, with_number=True):
-        goal = Goal(metric=proposed.metric, target=proposed.target)
-        return Question(
-            field="goal",
-            text=f'Does "{proposed.quote}" mean this goal? If not, what must be reached?',
-            choices=(goal_text(goal),),
-        )
-    if metric and metric.value in METRIC_NAMES:
-        name: MetricName = "exact_match" if chat and metric.value == "accuracy" else metric.value
-        return goal_question(f"Which {METRIC_NAMES[name]} must be reached for the task to count as done?", name)
-    own = "exact_match" if chat else "accuracy"
-    return goal_question(
-        "What counts as success? Name a measure and the least it must reach on rows the model has never seen.", own
-    )
+def _media(
+    reading: Reading, scene: Scene, questions: dict[str, Question]
+) -> tuple[Sourced[Kind] | None, Sourced[AnyColumns] | None]:
+    found = resolve_media(reading, scene)
+    if len(found) == 2 and isinstance(found[0], Sourced):
+        return found
+    for question in found:
+        assert isinstance(question, Question)
+        questions.setdefault(question.field, question)
+    return None, None
 
 
 # ---------------------------------------------------------------- limits and policies
@@ -190,7 +150,22 @@ def _counted(trials: int) -> str:
     return f"{trials} trial{'s' * (trials != 1)}"
 
 
+def _check_policies(reading: Reading, scene: Scene, questions: dict[str, Question]) -> None:
+    """What is done with words cannot be done with pictures and recordings."""
+    held = NAMES[scene.modality]
+    private, too_long = reading.said.get("private"), reading.said.get("too_long")
+    if private and private.value != "allow":
+        text = f"{private.reason} But {held} are not searched for private data, so that it can only be allowed. Go on?"
+        questions.setdefault("private", Question(field="private", text=text, choices=("allow it",)))
+    if too_long and too_long.value == "truncate":
+        text = f"{too_long.reason} But {held} cannot be cut as texts can. What shall happen to those that do not fit?"
+        questions.setdefault("too_long", Question(field="too_long", text=text, choices=("drop", "refuse")))
+
+
 def _policy(reading: Reading, scene: Scene) -> Sourced[Literal["redact", "reject", "allow"]]:
+    if scene.media and "private" not in reading.said:
+        why = f"{NAMES[scene.modality].capitalize()} are not searched for private data."
+        return Sourced(value="allow", source="default", confidence=1.0, reason=why)
     said = reading.said.get("private") or _proposed(scene, "private", PRIVATE_MEANS)
     if said is None:
         return Sourced(
@@ -200,6 +175,10 @@ def _policy(reading: Reading, scene: Scene) -> Sourced[Literal["redact", "reject
 
 
 def _too_long(reading: Reading, scene: Scene) -> Sourced[Literal["refuse", "drop", "truncate"]]:
+    if scene.media and "too_long" not in reading.said:
+        why = "Nothing was said; the few recordings that do not fit into the window are left out."
+        why = why if scene.modality == "audio" else "All pictures are brought to one size."
+        return Sourced(value="drop", source="default", confidence=1.0, reason=why)
     said = reading.said.get("too_long") or _proposed(scene, "too_long", TOO_LONG_MEANS)
     if said is None:
         return Sourced(
@@ -225,26 +204,36 @@ def _proposed(scene: Scene, field: str, allowed: Any) -> Said | None:
 # ---------------------------------------------------------------- name, test file, notes
 
 
-def _name(reading: Reading, scene: Scene, columns: Columns) -> str:
+def _name(reading: Reading, scene: Scene, columns: AnyColumns) -> str:
     if said := reading.said.get("name"):
         return str(said.value)
     proposed = scene.proposal.name
     if proposed and is_quoted(proposed.quote, scene.words) and slug(proposed.value) != "task":
         return slug(proposed.value)
-    stem = _file(scene).replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
-    target = columns.target if columns.target and columns.target.casefold() not in stem.casefold() else ""
+    stem = scene.file.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    named = columns.target if isinstance(columns, Columns) else None
+    target = named if named and named.casefold() not in stem.casefold() else ""
     return slug(f"{stem}-{target}" if target else stem)
 
 
-def _check_test_file(columns: Columns, scene: Scene, questions: dict[str, Question]) -> None:
+def _check_test_file(columns: AnyColumns, scene: Scene, questions: dict[str, Question]) -> None:
     test = scene.test_profile
     assert test is not None, "only called with a test file"
-    has = {column.name for column in test.columns}
-    missing = [name for name in (columns.input, columns.target, columns.messages) if name and name not in has]
+    if test.modality != scene.modality:
+        theirs, ours = NAMES.get(test.modality, "text"), NAMES.get(scene.modality, "text")
+        text = (
+            f"The test file {test.name} holds {theirs}, not {ours}. "
+            "Send another one, or shall I split the locked rows off the training file?"
+        )
+        questions["test_file"] = Question(field="test_file", text=text, choices=("split them off",))
+        return
+    has = set(columns_of(test))
+    needed = columns.model_dump(include={"input", "target", "messages", "image", "audio", "label", "text"})
+    missing = [name for name in needed.values() if name and name not in has]
     if missing:
         text = (
             f"The test file {test.name} has no column {' or '.join(repr(name) for name in missing)} (it has: "
-            f"{', '.join(sorted(has))}). "
+            f"{', '.join(sorted(has)) or 'no table'}). "
             "Send another one, or shall I split the locked rows off the training file?"
         )
         questions["test_file"] = Question(field="test_file", text=text, choices=("split them off",))
@@ -253,12 +242,18 @@ def _check_test_file(columns: Columns, scene: Scene, questions: dict[str, Questi
 def _notes(reading: Reading, scene: Scene, goal: Goal) -> tuple[str, ...]:
     notes = list(reading.notes)
     profile = scene.profile
-    if profile and profile.exact_duplicates:
+    if isinstance(profile, DataProfile) and profile.exact_duplicates:
         notes.append(f"{profile.exact_duplicates} of {profile.rows} rows repeat earlier ones and will be left out.")
     if profile and profile.problems:
         first = profile.problems[0]
         notes.append(
-            f"{len(profile.problems)} rows cannot be used, such as row {first.row}, {first.field}: {first.reason}"
+            f"{len(profile.problems)} {NOUN[profile.modality]}s cannot be used, such as row {first.row}, "
+            f"{first.field}: {first.reason}"
+        )
+    if scene.test_file and scene.test_file == scene.train_file and scene.test_profile and not _splits_off(reading):
+        notes.append(
+            f"{scene.file} comes divided: the {scene.test_profile.rows} {NOUN[scene.modality]}s of its test part are "
+            "the locked test. Say 'split the test rows off' to have all of them divided anew."
         )
     if goal.target == 1:
         notes.append(f"A goal of {percent(1)} allows no mistake and can never be shown on a finite number of rows.")

@@ -6,11 +6,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from agents.choices import RESERVED
+from agents.cues import METRIC_NAMES
 from agents.goals import read_goal
+from agents.kinds import KINDS, METRICS, ROWS
 from agents.limits import read_limits
-from agents.scene import Defaults
+from agents.scene import Defaults, columns_of
 from agents.words import normalise
-from moatelier.contracts import Columns, Contract, DataProfile, TaskPlan
+from moatelier.contracts import AnyProfile, Columns, Contract, TaskPlan
 from moatelier.errors import InvalidRequest
 from moatelier.ids import slug
 
@@ -19,7 +21,7 @@ SOURCED = ("kind", "columns", "goal", "budget", "method", "base", "private", "to
 
 
 def revise(
-    plan: TaskPlan, edits: Mapping[str, Any], profile: DataProfile | None = None, defaults: Defaults | None = None
+    plan: TaskPlan, edits: Mapping[str, Any], profile: AnyProfile | None = None, defaults: Defaults | None = None
 ) -> TaskPlan:
     """The plan with a person's changes.
 
@@ -104,7 +106,7 @@ def _validated(plan: TaskPlan, changes: dict[str, Any]) -> TaskPlan:
         ) from error
 
 
-def _check(plan: TaskPlan, profile: DataProfile | None, defaults: Defaults | None) -> None:
+def _check(plan: TaskPlan, profile: AnyProfile | None, defaults: Defaults | None) -> None:
     if plan.name != slug(plan.name) or plan.name in RESERVED:
         raise InvalidRequest(
             "The name must be lower-case letters, digits and dashes, and not a reserved word.",
@@ -112,10 +114,8 @@ def _check(plan: TaskPlan, profile: DataProfile | None, defaults: Defaults | Non
             remedy=f'Try "{slug(plan.name)}-1".',
         )
     _check_columns(plan, profile)
-    if plan.kind.value == "chat" and plan.goal.value.metric == "macro_f1":
-        raise InvalidRequest(
-            "Macro-F1 needs one label a row, not conversations.", where="goal.metric", remedy="Use exact_match."
-        )
+    _check_kind(plan)
+    defaults = defaults.of(plan.modality.value) if defaults else None
     for field, offered in (
         ("base", defaults and (*defaults.bases, defaults.base)),
         ("method", defaults and defaults.methods),
@@ -129,10 +129,39 @@ def _check(plan: TaskPlan, profile: DataProfile | None, defaults: Defaults | Non
             )
 
 
-def _check_columns(plan: TaskPlan, profile: DataProfile | None) -> None:
+def _check_kind(plan: TaskPlan) -> None:
+    kind, metric, kinds = plan.kind.value, plan.goal.value.metric, KINDS.get(plan.modality.value, ())
+    if kinds and kind not in kinds:
+        raise InvalidRequest(
+            f"Data of {plan.modality.value} are not learnt as {kind}.",
+            where="kind",
+            remedy=f"Use one of: {', '.join(kinds)}.",
+        )
+    if metric not in METRICS[kind]:
+        raise InvalidRequest(
+            f"There is no {METRIC_NAMES[metric]} of {ROWS[kind]}.",
+            where="goal.metric",
+            remedy=f"Use {METRICS[kind][0]}.",
+        )
+
+
+def _check_columns(plan: TaskPlan, profile: AnyProfile | None) -> None:
     columns = plan.columns.value
-    if not isinstance(columns, Columns):
+    if isinstance(columns, Columns) and plan.modality.value == "text":
+        _check_text_columns(plan, columns)
+    if profile is None:
         return
+    real = columns_of(profile)
+    for role, name in columns.model_dump().items():
+        if name is not None and name not in real:
+            raise InvalidRequest(
+                f'There is no column "{name}" in {profile.name}.',
+                where=f"columns.{role}",
+                remedy=f"Use one of: {', '.join(real)}." if real else "It has no table.",
+            )
+
+
+def _check_text_columns(plan: TaskPlan, columns: Columns) -> None:
     if plan.kind.value == "classification" and (not columns.input or not columns.target):
         raise InvalidRequest(
             "Classification needs an input column and a target column.", where="columns", remedy="Name both."
@@ -145,13 +174,3 @@ def _check_columns(plan: TaskPlan, profile: DataProfile | None) -> None:
         raise InvalidRequest(
             "Input and target are the same column.", where="columns.target", remedy="Name two different columns."
         )
-    if profile is None:
-        return
-    real = [column.name for column in profile.columns]
-    for role, name in columns.model_dump().items():
-        if name is not None and name not in real:
-            raise InvalidRequest(
-                f'There is no column "{name}" in {profile.name}.',
-                where=f"columns.{role}",
-                remedy=f"Use one of: {', '.join(real)}.",
-            )

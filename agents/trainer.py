@@ -10,14 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agents.evaluator import score_of
+from agents.kinds import NOUN
+from agents.starts import SOLVED, start
 from agents.trial import Trial
 from moatelier.contracts import Contract, DatasetCard, Diagnosis, MetricName, TaskPlan, TrainSpec
 
-__all__ = ["ACTIONS", "Stop", "Trial", "best", "explain", "first_spec", "next_spec"]
+__all__ = ["ACTIONS", "Stop", "Trial", "best", "explain", "first_spec", "next_spec", "usual_epochs"]
 
 STEPS_WANTED = 100
 """A small set is repeated until it gives about this many optimiser steps."""
-MIN_EPOCHS, MAX_EPOCHS = 3, 12
+MAX_EPOCHS = 12
+OWN_PIXELS = 224
+"""What most image models were trained with: the cost of a size is told by it."""
 FIRST_SHARE = 0.6
 """The first trial may take this share of the time when others may follow."""
 ALL_LAYERS_COST = 3.5
@@ -35,33 +39,38 @@ class Stop(Contract):
     """Whether the best trial meets the goal on select rows, as a point estimate."""
 
 
-def first_spec(plan: TaskPlan, card: DatasetCard, *, seconds_left: float, tokens_per_s: float) -> TrainSpec:
+def first_spec(plan: TaskPlan, card: DatasetCard, *, seconds_left: float, pace: float) -> TrainSpec:
     """The first trial's spec, from the number and length of the rows and the time there is.
 
     Args:
         plan: The approved plan.
         card: The curated dataset.
         seconds_left: Training time left in the budget.
-        tokens_per_s: Training speed by the probe, prompt and answer tokens together.
+        pace: Training speed by the probe: tokens a second, prompt and answer together, or pictures or recordings.
     """
-    rows = max(card.splits["train"].rows, 1)
-    batch = 16 if rows >= 96 else 8
-    wanted = min(max(math.ceil(STEPS_WANTED * batch / rows), MIN_EPOCHS), MAX_EPOCHS)
+    rows, usual = max(card.splits["train"].rows, 1), start(plan.method.value)
+    batch = usual.batch_rows if rows >= 6 * usual.batch_rows else usual.batch_rows // 2
+    wanted = min(max(math.ceil(STEPS_WANTED * batch / rows), usual.epochs), MAX_EPOCHS)
     share = FIRST_SHARE if plan.budget.value.trials > 1 else 0.9
-    affordable = share * seconds_left / _epoch_seconds(card, tokens_per_s)
+    affordable = share * seconds_left / _epoch_seconds(card, pace)
     epochs = _epochs(min(wanted, affordable))
     return TrainSpec(
         method=plan.method.value,
         base=plan.base.value,
         dataset=card.digest,
         suffix=plan.name,
+        rank=usual.rank,
+        alpha=usual.alpha,
+        layers=usual.layers,
         learning_rate=_learning_rate(plan, rows),
         epochs=epochs,
         batch_rows=batch,
         max_tokens=_max_tokens(plan, card),
-        checkpoint_every=_checkpoint_every(card, batch, tokens_per_s, epochs * rows / batch),
+        checkpoint_every=_checkpoint_every(card, batch, pace, epochs * rows / batch),
         max_seconds=round(max(seconds_left, 1.0), 1),
         seed=plan.seed,
+        size=card.size,
+        window_s=card.window_s,
     )
 
 
@@ -87,8 +96,9 @@ def next_spec(
     leader = trials[best(trials, plan.goal.value.metric)]
     tried = {_essence(trial.spec) for trial in trials}
     epoch_s = _measured_epoch(trials)
+    unfit = {*ACTION_NAMES} if plan.method.value in SOLVED else start(plan.method.value).unfit
     for finding in diagnosis.findings:
-        for action in ACTIONS[finding.kind]:
+        for action in (action for action in ACTIONS[finding.kind] if action.name not in unfit):
             spec = action.change(leader)
             spec = spec.model_copy(update={"max_seconds": round(seconds_left, 1)})
             if _essence(spec) not in tried and _seconds(spec, leader.spec, epoch_s) <= seconds_left:
@@ -96,6 +106,11 @@ def next_spec(
     return Stop(
         reason=f"{diagnosis.findings[0].text} No registered change is left that fits into {seconds_left:.0f} s."
     )
+
+
+def usual_epochs(plan: TaskPlan) -> float:
+    """How many epochs a first trial of the plan's method takes if time allows; 0 where nothing is done in steps."""
+    return 0.0 if plan.method.value in SOLVED else start(plan.method.value).epochs
 
 
 def best(trials: Sequence[Trial], metric: MetricName) -> int:
@@ -111,15 +126,24 @@ def best(trials: Sequence[Trial], metric: MetricName) -> int:
 def explain(spec: TrainSpec, card: DatasetCard, before: TrainSpec | None = None) -> str:
     """A spec in one sentence: what it trains, or what it changes against an earlier spec."""
     if before is None:
-        layers = "the top third of the layers" if spec.layers == "top_third" else "all layers"
-        return (
-            f"{card.splits['train'].rows} rows, {spec.epochs:g} epochs in batches of {spec.batch_rows}, "
-            f"{spec.method} of rank {spec.rank} "
-            f"on {layers}, learning rate {spec.learning_rate:g}, at most {spec.max_seconds or 0:.0f} s."
-        )
+        return _told(spec, card)
     old, new = before.model_dump(), spec.model_dump()
     changes = [f"{name} {old[name]} -> {new[name]}" for name in new if old[name] != new[name] and name != "max_seconds"]
     return f"Changed: {', '.join(changes)}." if changes else "The same again."
+
+
+def _told(spec: TrainSpec, card: DatasetCard) -> str:
+    rows = f"{card.splits['train'].rows} {NOUN.get(card.modality, 'row')}s"
+    if spec.method in SOLVED:
+        return f"{rows}, {spec.method}: computed at once, in at most {spec.max_seconds or 0:.0f} s."
+    rank = f" of rank {spec.rank}" if spec.rank > 1 else ""
+    layers = "the top third of the layers" if spec.layers == "top_third" else "all layers"
+    heard = f", seen at {spec.size} pixels" if spec.size else ""
+    heard += f", heard in windows of {spec.window_s:g} s" if spec.window_s else ""
+    return (
+        f"{rows}, {spec.epochs:g} epochs in batches of {spec.batch_rows}, {spec.method}{rank} on {layers}{heard}, "
+        f"learning rate {spec.learning_rate:g}, at most {spec.max_seconds or 0:.0f} s."
+    )
 
 
 # ---------------------------------------------------------------- when to stop
@@ -187,17 +211,21 @@ MORE_RANK = Action(
 ALL_LAYERS = Action("all_layers", lambda trial: _with(trial, layers="all", learning_rate=trial.spec.learning_rate / 2))
 DROPOUT = Action("dropout", lambda trial: _with(trial, dropout=0.1, weight_decay=0.01))
 SMALLER_BATCH = Action("smaller_batch", lambda trial: _with(trial, batch_rows=max(trial.spec.batch_rows // 2, 4)))
+DECAY = Action("decay", lambda trial: _with(trial, weight_decay=max(4 * trial.spec.weight_decay, 0.05)))
+AUGMENT = Action("augment", lambda trial: _with(trial, augment=True, epochs=_epochs(1.5 * trial.spec.epochs)))
+MORE_PIXELS = Action("more_pixels", lambda trial: _with(trial, size=None))
 OTHER_SEED = Action("other_seed", lambda trial: _with(trial, seed=trial.spec.seed + 1))
 
 ACTIONS: Mapping[str, tuple[Action, ...]] = {
     "underfit": (MORE_EPOCHS, HIGHER_RATE, HALF_MORE_EPOCHS, SMALLER_BATCH, ALL_LAYERS),
-    "overfit": (EPOCHS_TO_THE_MINIMUM, DROPOUT, LOWER_RATE),
+    "overfit": (EPOCHS_TO_THE_MINIMUM, AUGMENT, DROPOUT, LOWER_RATE, DECAY),
     "never_stops": (MORE_EPOCHS, HALF_MORE_EPOCHS, HIGHER_RATE),
-    "plateau": (ALL_LAYERS, MORE_RANK, LOWER_RATE, SMALLER_BATCH, OTHER_SEED),
-    "healthy": (HALF_MORE_EPOCHS, ALL_LAYERS, LOWER_RATE, MORE_RANK, OTHER_SEED),
+    "plateau": (ALL_LAYERS, AUGMENT, MORE_RANK, MORE_PIXELS, LOWER_RATE, SMALLER_BATCH, OTHER_SEED),
+    "healthy": (HALF_MORE_EPOCHS, ALL_LAYERS, AUGMENT, MORE_PIXELS, LOWER_RATE, MORE_RANK, OTHER_SEED),
     "data_fault": (),
 }
-"""Diagnosis -> what may be changed for it, most promising first."""
+"""Diagnosis -> what may be changed for it, most promising first; not all of it has a meaning for every method."""
+ACTION_NAMES = frozenset(action.name for actions in ACTIONS.values() for action in actions)
 
 
 # ---------------------------------------------------------------- sizes and times
@@ -213,9 +241,13 @@ def _epochs(wanted: float) -> float:
     return float(math.floor(wanted)) if wanted >= 2 else max(math.floor(10 * wanted) / 10, 0.1)
 
 
-def _epoch_seconds(card: DatasetCard, tokens_per_s: float) -> float:
-    tokens = card.splits["train"].rows * card.report.token_lengths.get("mean", 64.0)
-    return max(tokens / max(tokens_per_s, 1.0), 1e-3)
+def _row_size(card: DatasetCard) -> float:
+    """What a row costs in the unit of the pace: its tokens, or itself."""
+    return card.report.token_lengths.get("mean", 64.0) if card.modality == "text" else 1.0
+
+
+def _epoch_seconds(card: DatasetCard, pace: float) -> float:
+    return max(card.splits["train"].rows * _row_size(card) / max(pace, 1e-3), 1e-3)
 
 
 def _measured_epoch(trials: Sequence[Trial]) -> float:
@@ -227,10 +259,13 @@ def _seconds(spec: TrainSpec, known: TrainSpec, epoch_s: float) -> float:
     """About how long a spec takes, given seconds an epoch of a known one."""
     cost = ALL_LAYERS_COST if spec.layers == "all" and known.layers != "all" else 1.0
     smaller = known.batch_rows / spec.batch_rows
-    return spec.epochs * epoch_s * cost * (1 + 0.1 * max(smaller - 1, 0))
+    pixels = ((spec.size or OWN_PIXELS) / (known.size or OWN_PIXELS)) ** 2
+    return spec.epochs * epoch_s * cost * pixels * (1 + 0.1 * max(smaller - 1, 0))
 
 
 def _learning_rate(plan: TaskPlan, rows: int) -> float:
+    if plan.modality.value != "text":
+        return start(plan.method.value).learning_rate
     if plan.kind.value != "classification":
         return 5e-4
     return 2e-3 if rows <= FEW_ROWS else 1e-3
@@ -241,7 +276,7 @@ def _max_tokens(plan: TaskPlan, card: DatasetCard) -> int:
     return max(1024, 64 * math.ceil(longest / 64) + 64)
 
 
-def _checkpoint_every(card: DatasetCard, batch: int, tokens_per_s: float, steps: float) -> int:
+def _checkpoint_every(card: DatasetCard, batch: int, pace: float, steps: float) -> int:
     """About every `CHECKPOINT_S`, and at least every quarter of the run."""
-    step_s = batch * card.report.token_lengths.get("mean", 64.0) / max(tokens_per_s, 1.0)
+    step_s = batch * _row_size(card) / max(pace, 1e-3)
     return min(max(round(CHECKPOINT_S / max(step_s, 1e-3)), 5), max(round(steps / 4), 5), 200)

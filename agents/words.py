@@ -20,9 +20,9 @@ _ONE = "|".join(sorted(_ONES.split(), key=len, reverse=True))
 NUMBER = rf"(?:\d+(?:\.\d+)?|\.\d+|(?:{_TEN})(?:[- ](?:{_ONE}))?|(?:a |one )?hundred|{_ONE})"
 """A number in digits or words, without groups; give what it matched to `number`."""
 
+_ENDING = r"\.(?:csv|tsv|jsonl?|txt|parquet|xlsx?|zip|wav|mp3|flac|png|jpe?g)"
 FILE_NAME = re.compile(
-    r"\"[^\"\n]+\.(?:csv|tsv|jsonl?|txt|parquet|xlsx?)\"|'[^'\n]+\.(?:csv|tsv|jsonl?|txt|parquet|xlsx?)'"
-    r"|[^\s\"'`,;:()]+\.(?:csv|tsv|jsonl?|txt|parquet|xlsx?)(?!\w)",
+    rf"\"[^\"\n]+{_ENDING}\"|'[^'\n]+{_ENDING}'|[^\s\"'`,;:()]+{_ENDING}(?!\w)",
     re.I,
 )
 

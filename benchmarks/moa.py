@@ -156,7 +156,10 @@ def with_pack(parts: Sequence[Callable[[Path], dict[str, float]]]) -> dict[str, 
 def within_one(folder: Path, sources: Sequence[str], most: int | None) -> dict[str, float]:
     """The time of a mixture against one request, and what it wins within one domain."""
     wall = within.wall_vs_one(settings().base)
-    found = [within.source(folder, settings().base, name, "int4", most) for name in sources]
+    found = []
+    for name in sources:
+        found.append(within.source(folder, settings().base, name, "int4", most))
+        console.print(found[-1])  # at once: a source takes from a quarter to half an hour
     names = [name for name in found[0] if name != "source"]
     table = Table("", *(str(one["source"]) for one in found), title="77 intents, four adapters", title_justify="left")
     for name in names:

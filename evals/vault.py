@@ -10,21 +10,21 @@ from pathlib import Path
 from moatelier.errors import IntegrityError, NotFound
 from moatelier.job import write_atomically
 from moatelier.settings import settings
-from modalities.text import data
+from modalities import registry
 
 
 def lock(rows: bytes, locked: str) -> None:
     """Put rows into the vault. Locking the same content again changes nothing, or mends a damaged copy.
 
     Args:
-        rows: JSON lines, one row a line, as `modalities.text.data.write_rows` writes them.
+        rows: JSON lines, one row a line, as the `write_rows` of their modality's data module writes them.
         locked: The rows' content hash, as the dataset card states it.
 
     Raises:
         IntegrityError: The hash is not that of the rows.
         ResourceExhausted: The disk is full.
     """
-    if data.locked_digest(data.parse_rows(rows)) != locked:
+    if not _is_content(rows, locked):
         raise IntegrityError("The hash is not that of the rows to lock.", where=locked)
     path = _place(locked)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -66,7 +66,8 @@ def open_locked(locked: str) -> bytes:
 
 def _is_content(rows: bytes, locked: str) -> bool:
     try:
-        return data.locked_digest(data.parse_rows(rows)) == locked
+        data = registry.data_of(rows)
+        return bool(data.locked_digest(data.parse_rows(rows)) == locked)
     except (ValueError, KeyError, TypeError):  # damaged lines are no rows
         return False
 

@@ -8,17 +8,14 @@ phone numbers, cards and networks are those set aside for examples and tests.
 import csv
 import io
 import json
-import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from examples.dialogues import TOPICS, Topic
+from examples.dice import Dice
 from examples.sentences import BACKGROUND, ENDINGS, INTENTS, OPENINGS, SLOTS
-
-T = TypeVar("T")
 
 FOLDER = Path(__file__).resolve().parent
 SEED = 20240
@@ -51,29 +48,6 @@ class Ticket:
     planted: str = ""
     detail: dict[str, str] = field(default_factory=dict)
     source: "Ticket | None" = None
-
-
-class Dice:
-    """Seeded choices built on `random()` alone, whose sequence Python promises to keep."""
-
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)
-
-    def chance(self, probability: float) -> bool:
-        """True with this probability."""
-        return self._random.random() < probability
-
-    def pick(self, options: Sequence[str]) -> str:
-        """One of the options."""
-        return options[self.below(len(options))]
-
-    def below(self, limit: int) -> int:
-        """A number from 0 to limit - 1."""
-        return int(self._random.random() * limit)
-
-    def shuffled(self, items: Sequence[T]) -> list[T]:
-        """The items in another order."""
-        return [item for _, _, item in sorted((self._random.random(), i, item) for i, item in enumerate(items))]
 
 
 def expand(pattern: str, dice: Dice, subject: dict[str, str]) -> str:

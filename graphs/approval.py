@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from graphs.nodes import load
+from agents.kinds import NOUN
+from agents.trainer import usual_epochs
+from graphs import evidence
 from graphs.state import LifecycleState
-from moatelier.contracts import Budget, DataProfile, Goal, TaskPlan
+from moatelier.contracts import Budget, Goal, TaskPlan
 
 YES = frozenset({"yes", "y", "ok", "okay", "approve", "approved", "go", "go ahead", "do it", "start"})
 NO = frozenset({"no", "n", "reject", "stop", "cancel", "abort"})
-ASSUMED_EPOCHS = 3.0
 
 
 def payload(state: LifecycleState, plan: TaskPlan) -> dict[str, Any]:
@@ -46,39 +47,50 @@ def payload(state: LifecycleState, plan: TaskPlan) -> dict[str, Any]:
 
 def describe(plan: TaskPlan, state: LifecycleState) -> str:
     """The plan in one sentence."""
-    profile = load(state, "profile", DataProfile)
+    profile = evidence.profile(state)
     goal, budget = plan.goal.value, plan.budget.value
     minutes = state["forecast"]["seconds"] / 60
+    rows = f"{profile.rows} {NOUN[profile.modality]}s of {profile.name}"
     return (
-        f"Tune {plan.base.value} on {profile.rows} rows of {profile.name} until {goal.metric} is shown to be at least "
-        f"{goal.target:.1%}, in at most {budget.trials} trials and {budget.seconds / 60:.0f} minutes of training; "
+        f"Tune {plan.base.value} on {rows} until {goal.metric} is shown to be at least {goal.target:.1%}, in "
+        f"at most {budget.trials} trials and {budget.seconds / 60:.0f} minutes of training; "
         f"one trial takes about {minutes:.1f} minutes here."
     )
 
 
-def forecast(rows: int, tokens_per_row: float, speed: dict[str, Any], plan: TaskPlan) -> dict[str, Any]:
+def forecast(rows: int, row_size: float, speed: dict[str, Any], plan: TaskPlan) -> dict[str, Any]:
     """How long one trial takes, from this machine's measured speeds.
 
     Args:
         rows: Training rows after the split.
-        tokens_per_row: Mean length of prompt and answer.
-        speed: The probe's tokens per second.
-        plan: For the budget.
+        row_size: Mean length of prompt and answer in tokens; 1 for pictures and recordings.
+        speed: The probe's tokens, or pictures or recordings, per second.
+        plan: For the method and the budget.
 
     Returns:
         `seconds` of one trial with its parts, and whether the budget covers it.
     """
-    frozen = rows * tokens_per_row / speed["frozen_tokens_per_s"]
-    training = rows * tokens_per_row * ASSUMED_EPOCHS / speed["train_tokens_per_s"]
+    unit = _unit(speed)
+    frozen = rows * row_size / speed[f"frozen_{unit}_per_s"]
+    training = rows * row_size * usual_epochs(plan) / pace(speed)
     return {
         "seconds": round(frozen + training, 1),
         "frozen_seconds": round(frozen, 1),
         "train_seconds": round(training, 1),
-        "tokens_per_row": round(tokens_per_row, 1),
+        **({"tokens_per_row": round(row_size, 1)} if unit == "tokens" else {}),
         "rows": rows,
         "fits_budget": frozen + training <= plan.budget.value.seconds,
         **speed,
     }
+
+
+def pace(speed: dict[str, Any]) -> float:
+    """How fast is trained: tokens a second, or pictures or recordings."""
+    return float(speed[f"train_{_unit(speed)}_per_s"])
+
+
+def _unit(speed: dict[str, Any]) -> str:
+    return "rows" if "train_rows_per_s" in speed else "tokens"
 
 
 def answer_text(answer: Any) -> str:

@@ -1,130 +1,107 @@
-"""Carries out what the curator decides: reads the rows, reports on them, splits them, locks the test rows."""
+"""Carries out what the curator decides: reads the rows, reports on them, splits them, locks the test rows.
 
-from collections.abc import Callable
-from statistics import mean
+What differs by modality is its `modalities.curating.Curating`.
+"""
 
-from tokenizers import Tokenizer
+from typing import Any
 
 from evals import vault
 from evals.statistics import LOOKS
+from graphs.nodes import run_job
 from graphs.state import LifecycleState
 from moatelier.contracts import (
-    Columns,
+    AudioFindings,
     CurationDecision,
     DataFindings,
     DatasetCard,
+    ImageFindings,
     SplitInfo,
     SplitName,
     TaskPlan,
 )
-from moatelier.errors import DataError
-from modalities import catalogue
-from modalities.text import data
-from store import artifacts, datasets, looks
+from moatelier.errors import Cancelled
+from modalities import registry
+from modalities.curating import Curating, Material, Told
+from modalities.halves import Half
+from store import artifacts, datasets, looks, tasks
 
-Rows = list[data.Row]
-MESSAGE_TOKENS = 5
-"""About what a chat template adds to a message."""
-MAX_TOKENS = 1024
-"""The longest row for a base whose catalogue entry names no context."""
-SPARE_TOKENS = 64
-"""A row that is cut to fit is cut to this much less than the context: templates differ in what they add."""
+LOOK_UP = 50
+"""Rows between two looks at whether the task was cancelled: media are decoded while they are read."""
 
 
-def token_counter(base: str) -> Callable[[data.Row], int]:
-    """Counts a row's tokens, prompt and answer, by the base's own tokenizer; needs no torch."""
-    tokenizer = Tokenizer.from_file(str(catalogue.folder(base) / "tokenizer.json"))
-    return lambda row: sum(len(tokenizer.encode(m["content"]).ids) + MESSAGE_TOKENS for m in row.messages)
-
-
-def _context(base: str) -> int:
-    return catalogue.get(base).context or MAX_TOKENS
-
-
-def read(state: LifecycleState, plan: TaskPlan) -> tuple[Rows, Rows | None]:
-    """The rows of the training file and of the test file."""
-
-    def of(file_id: str) -> Rows:
-        file = datasets.get_file(state["project"], file_id)
-        path, columns = datasets.file_path(state["project"], file_id), plan.columns.value
-        assert isinstance(columns, Columns)
-        return data.read_rows(path, file.name, plan.kind.value, columns)
-
-    return of(plan.train_file), of(plan.test_file) if plan.test_file else None
-
-
-def check(state: LifecycleState, plan: TaskPlan) -> None:
-    """Refuse rows that cannot make a dataset before a base is fetched for them. Raises DataError."""
-    data.check(*read(state, plan))
-
-
-def preflight(state: LifecycleState, plan: TaskPlan) -> float:
-    """Mean tokens a row; refuses rows that do not fit before anybody is asked to approve.
+def read(state: LifecycleState, plan: TaskPlan) -> Material:
+    """The rows of the training file, and of the test file or the test within the training file.
 
     Raises:
-        DataError: A row is longer than the base's context, and it may not be dropped or cannot be cut. Rows of a
-            test file are never dropped or cut.
+        DataError: They cannot be used.
+        Cancelled: The task was cancelled meanwhile.
     """
-    rows, test_rows = read(state, plan)
-    count, context = token_counter(plan.base.value), _context(plan.base.value)
-    lengths, test_lengths = [count(row) for row in rows], [count(row) for row in test_rows or []]
-    _refuse_long(plan, test_rows or [], test_lengths, context, "Shorten them.")
-    if plan.too_long.value == "refuse":
-        offers = "Shorten them, or say 'drop rows that are too long' or 'truncate rows that are too long'."
-        _refuse_long(plan, rows, lengths, context, offers)
-    if plan.too_long.value == "truncate":
-        for row, length in zip(rows, lengths, strict=True):
-            if length > context:
-                data.shorten(row, count, context - SPARE_TOKENS)
-    return mean(lengths + test_lengths)
+
+    def of(file_id: str, half: Half) -> list[Any]:
+        file = datasets.get_file(state["project"], file_id)
+        return _curating(plan).read(
+            datasets.file_path(state["project"], file_id), file.name, plan, half, lambda done, _: _watch(state, done)
+        )
+
+    within = plan.test_file == plan.train_file
+    rows = of(plan.train_file, "learn" if within else "all")
+    return Material(plan, rows, of(plan.test_file, "test" if within else "all") if plan.test_file else None)
 
 
-def _refuse_long(plan: TaskPlan, rows: Rows, lengths: list[int], context: int, remedy: str) -> None:
-    long = [(length, row) for length, row in zip(lengths, rows, strict=True) if length > context]
-    if not long:
-        return
-    length, row = long[0]
-    raise DataError(
-        f"{len(long)} of {len(rows)} rows do not fit into the {context} tokens that {plan.base.value} reads; "
-        f"the first has {length}.",
-        where=row.place,
-        remedy=remedy,
-    )
+def _watch(state: LifecycleState, done: int) -> None:
+    if done % LOOK_UP == 0 and tasks.find_task(state["task"]).cancel_requested:
+        raise Cancelled("The task was cancelled.", where=state["task"])
 
 
-def find(state: LifecycleState, plan: TaskPlan) -> tuple[Rows, Rows | None, DataFindings]:
-    """Read the rows and report everything the curator decides on."""
-    rows, test_rows = read(state, plan)
-    counter, context = token_counter(plan.base.value), _context(plan.base.value)
-    redacted = plan.private.value == "redact"
-    found = data.find(rows, test_rows=test_rows, count_tokens=counter, max_tokens=context, redacted=redacted)
-    return rows, test_rows, found
+def _curating(plan: TaskPlan) -> Curating:
+    curating: Curating = registry.load(registry.get(plan.modality.value).curating)
+    return curating
+
+
+def check(material: Material) -> None:
+    """Refuse rows that cannot make a dataset before a base is fetched for them. Raises DataError."""
+    _curating(material.plan).check(material)
+
+
+def probing(material: Material) -> dict[str, Any]:
+    """What the probe must know of these rows, once the base is there."""
+    return _curating(material.plan).probing(material)
+
+
+def preflight(material: Material) -> float:
+    """What a row costs on average; refuses rows that nobody should be asked to approve. Raises DataError."""
+    return _curating(material.plan).preflight(material)
+
+
+def find(state: LifecycleState, material: Material) -> DataFindings:
+    """Report everything the curator decides on; the base is asked where only it can tell."""
+    part = _curating(material.plan)
+    return part.find(material, _told(state, part.questions(material), 0))
 
 
 def doubt(
-    plan: TaskPlan, rows: Rows, test_rows: Rows | None, findings: DataFindings, decision: CurationDecision
+    state: LifecycleState, material: Material, findings: DataFindings, decision: CurationDecision
 ) -> DataFindings:
     """The findings with doubtful labels, for which the rows that will be locked are neither used nor named."""
-    return data.doubt(rows, findings, decision, plan.seed, test_rows)
+    part = _curating(material.plan)
+    return part.doubt(material, findings, decision, _told(state, part.doubts(material, findings, decision), 1))
+
+
+def _told(state: LifecycleState, asked: Told | None, attempt: int) -> Told | None:
+    return run_job(state, "doubt", asked, attempt)[1] if asked is not None else None
 
 
 def carry_out(
-    state: LifecycleState,
-    plan: TaskPlan,
-    rows: Rows,
-    test_rows: Rows | None,
-    findings: DataFindings,
-    decision: CurationDecision,
+    state: LifecycleState, material: Material, findings: DataFindings, decision: CurationDecision
 ) -> DatasetCard:
     """Split as decided, store the splits, lock the test rows, and write the card.
 
     Raises:
         LooksExhausted: These very rows have been locked before and had all their looks.
     """
-    counter = token_counter(plan.base.value)
-    splits = data.split(rows, findings, decision, plan.seed, test_rows=test_rows)
-    for name in splits if test_rows is None else splits.keys() - {"test"}:
-        splits[name] = _shortened(splits[name], decision, counter, _context(plan.base.value) - SPARE_TOKENS)
+    plan, part = material.plan, _curating(material.plan)
+    data = registry.load(registry.get(plan.modality.value).data)
+    splits = part.split(material, findings, decision)
     locked = data.locked_digest(splits["test"])
     looks.need_look(state["project"], locked, LOOKS)
     vault.lock(data.write_rows(splits["test"]), locked)
@@ -136,25 +113,26 @@ def carry_out(
         name=plan.name,
         source=datasets.get_file(state["project"], plan.train_file).sha256,
         test_source=datasets.get_file(state["project"], plan.test_file).sha256 if plan.test_file else None,
-        licence="as given by the uploader",
+        licence=_licence(findings),
         modality=plan.modality.value,
         kind=plan.kind.value,
         columns=plan.columns.value,
         labels=tuple(sorted(findings.labels)),
         splits=infos,
         locked=locked,
-        report=data.report(findings, decision, data.token_lengths([counter(row) for row in splits["train"]])),
+        report=part.report(material, findings, decision, splits["train"]),
+        **part.card_fields(material, findings),
     )
     datasets.add_card(state["project"], card, state["task"])
     return card
 
 
-def _shortened(rows: Rows, decision: CurationDecision, counter: Callable[[data.Row], int], room: int) -> Rows:
-    cut = set(decision.shorten)
-    return [data.shorten(row, counter, room) if row.number in cut else row for row in rows]
+def _licence(findings: DataFindings) -> str:
+    told = findings.licences if isinstance(findings, ImageFindings | AudioFindings) else {}
+    return ", ".join(told) or "as given by the uploader"
 
 
-def _labels(rows: Rows) -> dict[str, int]:
+def _labels(rows: list[Any]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for row in rows:
         if row.label is not None:

@@ -1,18 +1,21 @@
 """The evidence that nodes gather for the agents: profiles, earlier trials, what the locked rows can show."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from agents import planner
-from agents.planner import Defaults
+from agents.planner import Defaults, Offer
 from agents.trainer import Trial
 from evals.statistics import CLAIM_ALPHA, required_correct
 from graphs.nodes import load
 from graphs.state import LifecycleState
-from moatelier.contracts import DataProfile, DatasetCard, Question, TaskPlan
+from moatelier.contracts import AnyProfile, DataProfile, DatasetCard, Question, TaskPlan, read_profile
 from moatelier.errors import DataError
 from moatelier.settings import settings
-from modalities.text import data
-from modalities.text.config import TEXT
+from modalities import registry
+from modalities.halves import halves, parts_of
+from modalities.kinds import MEDIA, held
 from store import artifacts, datasets
 
 DEFAULT_TRIALS = 3
@@ -21,39 +24,99 @@ TEST_SHARE = 0.2
 """Of the rows, when the person brings no test file."""
 
 
-def profiles(state: LifecycleState) -> tuple[DataProfile, DataProfile | None]:
-    """Read-only looks at the training file and, if there is one, the test file."""
+@dataclass(frozen=True)
+class Looks:
+    """Read-only looks at a task's files.
 
-    def look(role: str) -> DataProfile | None:
-        file_id = state["files"].get(role)
-        if not file_id:
-            return None
-        file = datasets.get_file(state["project"], file_id)
-        return data.profile(datasets.file_path(state["project"], file_id), file.name, file_id)
+    Attributes:
+        train: At the training file, without the test it may bring.
+        test: At the test file, or at the test within the training file.
+        others: At the training file as data of another kind, where it holds several.
+    """
 
-    train = look("train")
-    assert train is not None  # the conversation starts no task without it
-    return train, look("test")
+    train: AnyProfile
+    test: AnyProfile | None
+    others: tuple[AnyProfile, ...] = ()
+
+
+def looks(state: LifecycleState) -> Looks:
+    """Look at the training file and, if there is one, the test file.
+
+    Raises:
+        DataError: They cannot be read, or hold nothing that could be learnt from.
+    """
+    train, test = state["files"]["train"], state["files"].get("test")
+    first, *others = _held(state, train)
+    if test:
+        return Looks(_look(state, train, first), _look(state, test, _held(state, test)[0]), _others(state, others))
+    learn, locked = _halves(state, train, first) if not others else ((), ())
+    return Looks(
+        train=_look(state, train, first, learn),
+        test=_look(state, train, first, locked) if locked else None,
+        others=_others(state, others),
+    )
+
+
+def _others(state: LifecycleState, modalities: Sequence[str]) -> tuple[AnyProfile, ...]:
+    return tuple(_look(state, state["files"]["train"], modality) for modality in modalities)
+
+
+def _held(state: LifecycleState, file_id: str) -> tuple[str, ...]:
+    file = datasets.get_file(state["project"], file_id)
+    return held(datasets.file_path(state["project"], file_id), file.name)
+
+
+def _halves(state: LifecycleState, file_id: str, modality: str) -> tuple[Sequence[str], Sequence[str]]:
+    if modality not in MEDIA:
+        return (), ()
+    file = datasets.get_file(state["project"], file_id)
+    return halves(parts_of(datasets.file_path(state["project"], file_id), file.name, MEDIA[modality]))
+
+
+def _look(state: LifecycleState, file_id: str, modality: str, parts: Sequence[str] = ()) -> AnyProfile:
+    file = datasets.get_file(state["project"], file_id)
+    named = {"parts": parts} if parts else {}
+    look: AnyProfile = registry.load(registry.get(modality).data).profile(
+        datasets.file_path(state["project"], file_id), file.name, file_id, **named
+    )
+    return look
+
+
+def profile(state: LifecycleState) -> AnyProfile:
+    """The look at the training file: as what the plan takes it for, where it holds several kinds."""
+    digests = [state["profile"], *state.get("other_profiles", [])]
+    found = [read_profile(artifacts.get_json(digest)) for digest in digests]
+    wanted = load(state, "plan", TaskPlan).modality.value if state.get("plan") else found[0].modality
+    return next((each for each in found if each.modality == wanted), found[0])
 
 
 def plan_inputs(state: LifecycleState) -> dict[str, Any]:
     """The planner's keyword arguments besides the messages."""
-    test = state.get("test_profile")
+    test, train_file = state.get("test_profile"), state["files"]["train"]
+    within = train_file if test else None
     asked = [[Question.model_validate(question) for question in shown] for shown in state.get("asked", [])]
     return {
         "asked": asked,
-        "profile": load(state, "profile", DataProfile),
-        "test_profile": DataProfile.model_validate(artifacts.get_json(test)) if test else None,
-        "train_file": state["files"]["train"],
-        "test_file": state["files"].get("test"),
+        "profile": read_profile(artifacts.get_json(state["profile"])),
+        "test_profile": read_profile(artifacts.get_json(test)) if test else None,
+        "others": [read_profile(artifacts.get_json(digest)) for digest in state.get("other_profiles", [])],
+        "train_file": train_file,
+        "test_file": state["files"].get("test") or within,
         "defaults": defaults(),
     }
 
 
 def defaults() -> Defaults:
     """What this service does when a person says nothing, and what it offers."""
-    # Only the base that the engine serves: an adapter on another would be certified and then not be served.
-    return Defaults(base=settings().base, trials=DEFAULT_TRIALS, seconds=DEFAULT_BUDGET_S, methods=TEXT.methods)
+    text, media = registry.get("text"), {"vision": settings().vision_base, "audio": settings().audio_base}
+    return Defaults(
+        # Only the bases that the engine serves: an adapter on another would be certified and then not be served.
+        base=settings().base,
+        trials=DEFAULT_TRIALS,
+        seconds=DEFAULT_BUDGET_S,
+        methods=text.methods,
+        others={name: Offer(base=base, methods=registry.get(name).methods) for name, base in media.items()},
+    )
 
 
 def with_locked_note(state: LifecycleState, plan: TaskPlan) -> TaskPlan:
@@ -63,24 +126,28 @@ def with_locked_note(state: LifecycleState, plan: TaskPlan) -> TaskPlan:
         DataError: The file has too few different rows to lock any of them.
     """
     known = plan_inputs(state)
-    locked = _locked_rows(known["profile"], known["test_profile"])
+    meant = [each for each in (known["profile"], *known["others"]) if each.modality == plan.modality.value]
+    locked = _locked_rows(meant[0], known["test_profile"] if plan.test_file else None)
     if not locked:
-        raise _too_few(known["profile"])
+        raise _too_few(meant[0])
     return planner.with_required(plan, locked, required_correct(locked, plan.goal.value.target, CLAIM_ALPHA))
 
 
-def _locked_rows(profile: DataProfile, test_profile: DataProfile | None) -> int:
+def _locked_rows(profile: AnyProfile, test_profile: AnyProfile | None) -> int:
     """About how many rows will be locked for the gate."""
-    if test_profile:
-        return test_profile.rows
-    return int((profile.rows - profile.exact_duplicates) * TEST_SHARE)
+    return test_profile.rows if test_profile else int((profile.rows - _repeats(profile)) * TEST_SHARE)
 
 
-def _too_few(profile: DataProfile) -> DataError:
-    distinct = profile.rows - profile.exact_duplicates
-    copies = f"; {profile.exact_duplicates} of {profile.rows} are copies of others" if profile.exact_duplicates else ""
+def _repeats(profile: AnyProfile) -> int:
+    """Rows that are known to repeat others; of media it is not known before all of them are decoded."""
+    return profile.exact_duplicates if isinstance(profile, DataProfile) else 0
+
+
+def _too_few(profile: AnyProfile) -> DataError:
+    repeats = _repeats(profile)
+    copies = f"; {repeats} of {profile.rows} are copies of others" if repeats else ""
     return DataError(
-        f"The file has {distinct} different rows, too few to keep some for the test{copies}.",
+        f"The file has {profile.rows - repeats} different rows, too few to keep some for the test{copies}.",
         where=profile.name,
         remedy="Add rows that differ from each other: at least 5 of each class.",
     )

@@ -21,7 +21,6 @@ from graphs.nodes import decided, guarded, load, run_job, say, set_status
 from graphs.planner_endpoint import propose
 from graphs.state import LifecycleState as State
 from moatelier.contracts import (
-    DataProfile,
     EvalReport,
     EvalSpec,
     GateDecision,
@@ -47,9 +46,13 @@ def first_input(run: tasks.Run, thread: tasks.Thread) -> dict[str, Any]:
 def profile(state: State) -> State:
     """Look at the files, read-only."""
     set_status(state, "planning")
-    train, test = evidence.profiles(state)
-    say(state, "profile", profile=train.model_dump(mode="json"))
-    return {"profile": artifacts.put_json(train), "test_profile": artifacts.put_json(test) if test else None}
+    seen = evidence.looks(state)
+    say(state, "profile", profile=seen.train.model_dump(mode="json"))
+    return {
+        "profile": artifacts.put_json(seen.train),
+        "test_profile": artifacts.put_json(seen.test) if seen.test else None,
+        "other_profiles": [artifacts.put_json(other) for other in seen.others],
+    }
 
 
 @guarded
@@ -82,13 +85,14 @@ def forecast(state: State) -> State:
     """Fetch the base model and measure this machine, so that the plan can say how long it takes."""
     current = load(state, "plan", TaskPlan)
     tasks.update_task(state["task"], plan=current, name=current.name)
-    curation.check(state, current)
+    material = curation.read(state, current)
+    curation.check(material)
     _, pulled = run_job(state, "pull", {"base": current.base.value})
-    _, speed = run_job(state, "probe", pulled)
-    tokens = curation.preflight(state, current)
-    rows = round(load(state, "profile", DataProfile).rows * evidence.train_share(current))
+    _, speed = run_job(state, "probe", pulled | curation.probing(material))
+    size = curation.preflight(material)
+    rows = round(evidence.profile(state).rows * evidence.train_share(current))
     set_status(state, "awaiting_approval")
-    return {"forecast": approval.forecast(rows, tokens, speed, current)}
+    return {"forecast": approval.forecast(rows, size, speed, current)}
 
 
 @guarded
@@ -100,7 +104,7 @@ def approve(state: State) -> State:
     if verdict == "edit":
         state = state | {"round": state["round"] + 1}
         try:
-            revised = planner.revise(current, detail, load(state, "profile", DataProfile), evidence.defaults())
+            revised = planner.revise(current, detail, evidence.profile(state), evidence.defaults())
         except InvalidRequest as error:  # asked again, and told why
             decided(state, "planner", {"refused": error.to_dict()}, str(error))
             return {"verdict": "stale", "round": state["round"]}
@@ -119,16 +123,17 @@ def curate(state: State) -> State:
     set_status(state, "curating")
     fault_point("node.curating")
     current = load(state, "plan", TaskPlan)
-    rows, test_rows, findings = curation.find(state, current)
-    labels = {row.number: row.label for row in rows if row.label is not None}
-    kept = curator.decide(findings, current, test_rows is not None, labels)
-    findings = curation.doubt(current, rows, test_rows, findings, kept)
-    decision = curator.decide(findings, current, test_rows is not None, labels)
+    material = curation.read(state, current)
+    findings = curation.find(state, material)
+    labels = {row.number: row.label for row in material.rows if row.label is not None}
+    kept = curator.decide(findings, current, material.test_rows is not None, labels)
+    findings = curation.doubt(state, material, findings, kept)
+    decision = curator.decide(findings, current, material.test_rows is not None, labels)
     decided(state, "curator", {"dropped": len(decision.drop)}, " ".join(decision.reasons))
-    card = curation.carry_out(state, current, rows, test_rows, findings, decision)
+    card = curation.carry_out(state, material, findings, decision)
     say(state, "progress", phase="curate", card=card.model_dump(mode="json", exclude={"report"}))
-    speed, left = state["forecast"]["train_tokens_per_s"], evidence.seconds_left(state)
-    spec = trainer.first_spec(current, card, seconds_left=left, tokens_per_s=speed)
+    pace, left = approval.pace(state["forecast"]), evidence.seconds_left(state)
+    spec = trainer.first_spec(current, card, seconds_left=left, pace=pace)
     decided(state, "trainer", spec.model_dump(mode="json"), trainer.explain(spec, card))
     return {"dataset": card.digest, "spec": artifacts.put_json(spec)}
 

@@ -13,13 +13,13 @@ from typing import Any
 from openai import OpenAI, OpenAIError
 
 from agents.planner import accept, proposal_schema
-from moatelier.contracts import DataProfile
+from moatelier.contracts import AnyProfile, DataProfile
 from moatelier.settings import settings
 
 log = logging.getLogger("moatelier.planner")
 
 
-def propose(messages: Sequence[str], profile: DataProfile) -> dict[str, Any] | None:
+def propose(messages: Sequence[str], profile: AnyProfile) -> dict[str, Any] | None:
     """The endpoint's valid proposal, or None when there is no endpoint or nothing valid came back in time."""
     if not settings().planner_url:
         return None
@@ -34,7 +34,7 @@ def propose(messages: Sequence[str], profile: DataProfile) -> dict[str, Any] | N
         pool.shutdown(wait=False)
 
 
-def _talk(messages: Sequence[str], profile: DataProfile) -> dict[str, Any] | None:
+def _talk(messages: Sequence[str], profile: AnyProfile) -> dict[str, Any] | None:
     key = settings().planner_key
     schema = json.dumps(proposal_schema())
     talk: list[Any] = [
@@ -51,9 +51,12 @@ def _talk(messages: Sequence[str], profile: DataProfile) -> dict[str, Any] | Non
         return first if first is not None else _ask(endpoint, talk)
 
 
-def _question(messages: Sequence[str], profile: DataProfile) -> str:
+def _question(messages: Sequence[str], profile: AnyProfile) -> str:
     # Names and counts only: a person's rows are not sent to an endpoint.
-    columns = [{"name": column.name, "distinct": column.unique} for column in profile.columns]
+    if isinstance(profile, DataProfile):
+        columns: list[dict[str, Any]] = [{"name": each.name, "distinct": each.unique} for each in profile.columns]
+    else:
+        columns = [{"name": name} for name in profile.headers]
     return json.dumps({"request": list(messages), "file": profile.name, "rows": profile.rows, "columns": columns})
 
 

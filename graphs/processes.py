@@ -24,6 +24,7 @@ from store import events, tasks
 MODULES = {
     "pull": "modalities.pulljob",
     "probe": "training.probe",
+    "doubt": "modalities.doubting",
     "train": "training.run",
     "evaluate": "evals.run",
     "gate": "evals.gate",

@@ -34,6 +34,8 @@ class LifecycleState(TaskState, total=False):
     """Uploaded files: {"train": id, "test": id}."""
     profile: str
     test_profile: str | None
+    other_profiles: list[str]
+    """Further looks at a training file that holds data of several kinds."""
     plan: str
     questions: list[dict[str, Any]]
     asked: Annotated[list[list[dict[str, Any]]], add]

@@ -57,6 +57,9 @@ class Teller:
 
     def _profile(self, body: dict[str, Any]) -> None:
         profile = body["profile"]
+        if "columns" not in profile or not isinstance(profile["columns"], list):
+            console.print(escape(f"  {_media(profile)}"))
+            return
         columns = ", ".join(column["name"] for column in profile["columns"])
         text = f"  {profile['name']}: {profile['rows']} rows, columns {columns}; {profile['exact_duplicates']} repeats"
         console.print(escape(text))
@@ -104,6 +107,15 @@ class Teller:
             self._bar, self._phases = None, {}
 
 
+def _media(profile: dict[str, Any]) -> str:
+    """A look at pictures or recordings in a line."""
+    count = f"{profile['images']} pictures" if "images" in profile else f"{profile['recordings']} recordings"
+    told = [f"{len(profile['labels'])} classes"] if profile["labels"] else []
+    told += [f"table with {', '.join(profile['headers'])}"] if profile["headers"] else []
+    told += [f"{len(profile['problems'])} cannot be used"] if profile["problems"] else []
+    return f"{profile['name']}: {', '.join([count, *told])}"
+
+
 def plan_table(plan: dict[str, Any], forecast: dict[str, Any]) -> None:
     """The plan with where each value comes from."""
     table = Table(title=f"plan {plan['name']}", title_justify="left")
@@ -118,7 +130,9 @@ def plan_table(plan: dict[str, Any], forecast: dict[str, Any]) -> None:
     for note in plan["notes"]:
         console.print(f"  [yellow]note[/] {escape(note)}")
     minutes = forecast["seconds"] / 60
-    console.print(f"  one trial takes about {minutes:.1f} min here ({forecast['train_tokens_per_s']:.0f} tokens/s)")
+    unit = "tokens" if "train_tokens_per_s" in forecast else "rows"
+    pace = f"{forecast[f'train_{unit}_per_s']:.0f} {unit}/s"
+    console.print(f"  one trial takes about {minutes:.1f} min here ({pace})")
 
 
 def rows(items: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:

@@ -46,10 +46,12 @@ class Modality:
         name: How plans and bundles call it.
         kinds: Kinds of task it can do.
         metrics: Metrics its tasks can be judged by.
-        methods: Training methods that work on it.
+        methods: Training methods that work on it, the default first.
         suffixes: File name endings of data it reads.
         max_tokens: Longest row by default, prompt and answer together; 0 where rows have no tokens.
-        data: Dotted path of its data module (`profile`, `read_rows`, `find`, `split`).
+        content: The field of a written row that holds what is asked about, which no other modality's rows have.
+        data: Dotted path of its data module (`profile`, `read_rows`, `find`, `split`, `parse_rows`, `locked_digest`).
+        curating: Dotted path of its `modalities.curating.Curating`.
         model: Dotted path, `module:function`, of what loads a base.
     """
 
@@ -59,5 +61,7 @@ class Modality:
     methods: tuple[str, ...]
     suffixes: tuple[str, ...]
     max_tokens: int
+    content: str
     data: str
+    curating: str
     model: str

@@ -61,11 +61,24 @@ def open_files(path: Path, name: str, media: Media) -> Iterator[Files]:
     try:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"The file is no zip archive: {error}.", where=name, remedy="Pack the folder as a zip."
-        ) from error
+        raise no_zip(name, error) from error
     with archive:
         yield Archive(archive, name, media)
+
+
+def zip_names(path: Path, name: str) -> list[str]:
+    """The names of the files in an archive; folders are left out.
+
+    Raises:
+        DataError: It is no zip, or has too many files.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = [info.filename for info in archive.infolist() if not info.is_dir()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise no_zip(name, error) from error
+    _require_few(len(found), name)
+    return [each for each in found if all(map(_counts, PurePosixPath(each).parts))]
 
 
 def is_zip(path: Path) -> bool:
@@ -180,6 +193,11 @@ class Nothing:
             where=self.name,
             remedy="Put table and files into one folder or zip, or write data URIs.",
         )
+
+
+def no_zip(name: str, error: Exception) -> DataError:
+    """The refusal of a file that is no archive, or a damaged one."""
+    return DataError(f"The file is no zip archive: {error}.", where=name, remedy="Pack the folder as a zip.")
 
 
 def _wanted(name: str, media: Media) -> bool:

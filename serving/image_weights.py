@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pydantic import ValidationError
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from moatelier.contracts import AdapterManifest
 from moatelier.errors import IntegrityError, InvalidRequest
@@ -17,24 +16,11 @@ from modalities.vision.classifier import HEAD
 from modalities.vision.config import TRANSFORM, ImageTransform
 from modalities.vision.model import VisionBase
 from modalities.vision.tuned import lora_layers, whole_weights
+from serving.heads import Head
 from serving.hooked import shape_of
 from serving.lora import Part, read_config, read_tensors, require_shapes, scaled_rank
 
 _PEFT = "base_model.model."
-
-
-@dataclass(frozen=True)
-class Head:
-    """Names classes by the tower's features."""
-
-    weight: Tensor
-    """`[labels, width]`."""
-    bias: Tensor
-    """`[labels]`."""
-
-    def __call__(self, features: Tensor) -> Tensor:
-        """Logits `[rows, labels]` of features `[rows, width]`."""
-        return linear(features, self.weight, self.bias)
 
 
 @dataclass(frozen=True)
@@ -61,7 +47,7 @@ class ImageWeights:
         """Bytes, low-rank parts twice: once as they are read, once in the stack that passes use."""
         low = sum(2 * (part.a.nbytes + part.b.nbytes) for part in self.parts.values())
         whole = sum(tensor.nbytes for stage in self.stages.values() for tensor in stage.values())
-        return low + whole + (self.head.weight.nbytes + self.head.bias.nbytes if self.head else 0)
+        return low + whole + (self.head.bytes if self.head else 0)
 
 
 def read_bundle(folder: Path, base: VisionBase) -> tuple[AdapterManifest, ImageWeights]:

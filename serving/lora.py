@@ -147,7 +147,7 @@ class StackedPass:
         self._masks: dict[tuple[int, ...], torch.Tensor | None] = {}
 
     def add(self, layer: int, site: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """The base's product y `[tokens, out]` of x, with every token's own adapter added."""
+        """The base's product y `[tokens, out]` of x, with every token's own adapter added, in place."""
         return self.at((layer, site), x, y) if self.acts_at((layer, site)) else y
 
     def acts_at(self, where: Any) -> bool:
@@ -155,13 +155,18 @@ class StackedPass:
         return where in self._stack.parts
 
     def at(self, where: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """The base's product y `[rows x places, out]` of x, with every row's own adapter added."""
+        """The base's product y `[rows x places, out]` of x, with every row's own adapter added, in place."""
         a, b, columns = self._stack.parts[where]
         low = x @ a
         mask = self._mask(columns, low)
         if mask is not None:
             low = (low.view(len(mask), -1, len(columns)) * mask[:, None]).view(len(low), -1)
-        return torch.addmm(y, low, b)
+        return y.addmm_(low, b)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with some of the rows, by their places."""
+        self._owners = self._owners[rows]
+        self._masks.clear()
 
     def _mask(self, columns: tuple[int, ...], like: torch.Tensor) -> torch.Tensor | None:
         if columns not in self._masks:

@@ -1,24 +1,24 @@
 """How fast this machine tunes and runs a base: `python -m training.probe --spec spec.json` with {"base": id}.
 
 Measured once a base and kept in `<home>/probe-<base digest8>.json`; forecasts rest on it. Rows of 48 tokens that share
-no beginning and have 6 trained tokens stand for short rows, so that a forecast errs on the slow side.
+no beginning and have 6 trained tokens stand for short rows, so that a forecast errs on the slow side. For images the
+spec may name a `size`, for recordings a `window_s` and the `kind`; each has figures of its own.
 """
 
 import json
 import random
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from moatelier.contracts import TrainSpec
+from moatelier.ids import digest_json
 from moatelier.job import Job, main, write_atomically
 from moatelier.settings import settings
 from modalities import catalogue
 from modalities.text.model import TextBase, load_base
-from training import methods
+from training import methods, paces
 from training.batches import Example
 from training.inputs import Source
 from training.loss import frozen_head_loss
@@ -26,6 +26,7 @@ from training.loss import frozen_head_loss
 _ROWS, _TOKENS, _TRAINED = 16, 48, 6
 _NEW_TOKENS = 6
 _SECONDS = 2.0
+_TOLD = ("size", "window_s", "kind")
 
 
 def work(spec: dict[str, Any], job: Job) -> dict[str, Any]:
@@ -33,27 +34,41 @@ def work(spec: dict[str, Any], job: Job) -> dict[str, Any]:
 
     Returns:
         `train_tokens_per_s` (tuned layers forward and back), `frozen_tokens_per_s` (the layers below, forward),
-        `generate_tokens_per_s` (16 rows at once) and `precision`.
+        `generate_tokens_per_s` (16 rows at once) and `precision`; for images and recordings see `training.paces`.
 
     Raises:
         ModelUnavailable: The base is not pulled.
+        InvalidRequest: It takes no such size or window.
     """
-    file = probe_file(spec["base"])
+    file = probe_file(spec["base"], {name: spec[name] for name in _TOLD if spec.get(name)})
     if file.exists():
         return dict(json.loads(file.read_text(encoding="utf-8")))
-    base = load_base(spec["base"])
-    measured: dict[str, Any] = {"precision": base.precision}
-    measured["generate_tokens_per_s"] = _rate(lambda: _generate(base), _ROWS * _NEW_TOKENS)
     job.check()
-    measured |= _training_rates(base)
+    kind = catalogue.get(spec["base"]).kind
+    if kind == "vision":
+        measured = paces.images(spec["base"], spec.get("size"), _SECONDS)
+    elif kind == "audio":
+        told = str(spec.get("kind") or "transcription")
+        measured = paces.recordings(spec["base"], spec.get("window_s"), told, _SECONDS)
+    else:
+        measured = _text(spec["base"], job)
     write_atomically(file, json.dumps(measured).encode())
     job.emit("probe", 0, **measured)
     return measured
 
 
-def probe_file(base_id: str) -> Path:
-    """Where the base's figures are kept."""
-    return settings().home / f"probe-{catalogue.base_digest(base_id)[:8]}.json"
+def probe_file(base_id: str, told: dict[str, Any] | None = None) -> Path:
+    """Where the base's figures are kept; those for a size or a window apart."""
+    more = f"-{digest_json(told)[:8]}" if told else ""
+    return settings().home / f"probe-{catalogue.base_digest(base_id)[:8]}{more}.json"
+
+
+def _text(base_id: str, job: Job) -> dict[str, Any]:
+    base = load_base(base_id)
+    measured: dict[str, Any] = {"precision": base.precision}
+    measured["generate_tokens_per_s"] = paces.rate(lambda: _generate(base), _ROWS * _NEW_TOKENS, _SECONDS)
+    job.check()
+    return measured | _training_rates(base)
 
 
 def _training_rates(base: TextBase) -> dict[str, float]:
@@ -61,12 +76,16 @@ def _training_rates(base: TextBase) -> dict[str, float]:
     first, count = base.first_layer_default, _ROWS * _TOKENS
     source = Source(base, _rows(base.config.vocab), first, base.precision, cache=False)
     rows = list(range(_ROWS))
-    frozen = _rate(lambda: source.inputs(rows), count)
+    frozen = paces.rate(lambda: source.inputs(rows), count, _SECONDS)
     inputs = source.inputs(rows)
     adapted = methods.load(spec, "text").attach(base.model, spec, first)
     head = base.model.get_output_embeddings()
     adapted.train()
-    train = _rate(lambda: torch.autograd.backward(frozen_head_loss(source.tuned(inputs), inputs.targets, head)), count)
+
+    def step() -> None:
+        torch.autograd.backward(frozen_head_loss(source.tuned(inputs), inputs.targets, head))
+
+    train = paces.rate(step, count, _SECONDS)
     return {"frozen_tokens_per_s": frozen, "train_tokens_per_s": train}
 
 
@@ -86,19 +105,6 @@ def _generate(base: TextBase) -> None:
     for _ in range(_NEW_TOKENS):
         output = base.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache, ids = output.past_key_values, output.logits[:, -1:].argmax(-1)
-
-
-def _rate(once: Callable[[], object], tokens: int) -> float:
-    """Tokens a second at the best of a few repeats; the first one warms up."""
-    times: list[float] = []
-    began = time.perf_counter()
-    while len(times) < 2 or (time.perf_counter() - began < _SECONDS and len(times) < 6):
-        start = time.perf_counter()
-        once()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return round(tokens / min(times[1:]), 1)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,12 @@ from training.checkpoint import State
 from training.loop import Loop, peak_bytes
 from training.objective import Prepared
 
-OBJECTIVES = {"text": "training.text", "vision": "training.vision", "imagetext": "training.imagetext"}
+OBJECTIVES = {
+    "text": "training.text",
+    "vision": "training.vision",
+    "audio": "training.audio",
+    "imagetext": "training.imagetext",
+}
 """Modality -> the module whose `prepare(spec, card, rows, job)` gives its `Prepared`."""
 _LIBRARIES = ("moatelier", "torch", "transformers", "peft", "accelerate")
 
@@ -52,7 +57,7 @@ def work(spec_fields: dict[str, Any], job: Job) -> dict[str, Any]:
 
 
 def read_rows(card: DatasetCard, split: SplitName) -> list[dict[str, Any]]:
-    """The rows of a split, as modalities/text/data.py wrote them.
+    """The rows of a split, as the data module of their modality wrote them.
 
     Raises:
         DataError: The card gives no access to this split.

@@ -39,6 +39,7 @@ from moatelier.contracts.mixture import (
 )
 from moatelier.contracts.plan import Budget, Goal, Question, Sourced, TaskPlan
 from moatelier.contracts.profile import ColumnGuess, ColumnProfile, DataProfile, RowProblem
+from moatelier.contracts.profiles import AnyProfile, read_profile
 from moatelier.contracts.recipes import (
     Ensemble,
     Gate,
@@ -70,6 +71,7 @@ from moatelier.contracts.training import AdapterManifest, TrainResult, TrainSpec
 
 __all__ = [
     "AnyColumns",
+    "AnyProfile",
     "AudioColumns",
     "AudioFindings",
     "AudioGoal",
@@ -144,5 +146,6 @@ __all__ = [
     "Voice",
     "Way",
     "now",
+    "read_profile",
     "read_recipe",
 ]

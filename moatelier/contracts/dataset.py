@@ -79,6 +79,8 @@ class CurationReport(Contract):
     reasons: tuple[str, ...] = ()
     token_lengths: dict[str, float] = Field(default_factory=dict)
     """Prompt plus answer in tokens: mean, p50, p95, max."""
+    measures: dict[str, float] = Field(default_factory=dict, exclude_if=lambda measures: not measures)
+    """Images' shorter sides in pixels, or recordings' lengths in seconds: min, p50, p95, max."""
 
 
 class SplitInfo(Contract):
@@ -90,7 +92,7 @@ class SplitInfo(Contract):
 
 
 class DatasetCard(Contract):
-    """A curated dataset; its `digest` names it. Rows are JSON lines, see modalities/text/data.py."""
+    """A curated dataset; its `digest` names it. Rows are JSON lines, see the data module of its modality."""
 
     name: str
     source: str
@@ -106,4 +108,6 @@ class DatasetCard(Contract):
     """Content hash of the locked test rows; looks are counted by it."""
     window_s: float | None = Field(default=None, exclude_if=lambda window: window is None)
     """Seconds that a model of recordings shall hear at once; None for other data."""
+    size: int | None = Field(default=None, exclude_if=lambda size: size is None)
+    """Pixels of either side that images shall be brought to; None is what the base was trained with."""
     report: CurationReport

@@ -25,11 +25,23 @@ class ImageProfile(Contract):
     """Tables within, such as `index.csv`."""
     columns: ImageColumns | None
     """What the columns of the table seem to be."""
+    headers: tuple[str, ...] = ()
+    """All columns of the table."""
     looked_at: int
     """Images that were decoded for the fields below, spread over all."""
     sizes: dict[str, float]
     """Shorter side in pixels: min, p50, p95, max."""
     problems: tuple[RowProblem, ...] = ()
+
+    @property
+    def modality(self) -> str:
+        """What the file is data of."""
+        return "vision"
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return self.images
 
 
 class ImageFindings(DataFindings):

@@ -52,3 +52,8 @@ class DataProfile(Contract):
     kind: Kind | None
     exact_duplicates: int
     problems: tuple[RowProblem, ...] = ()
+
+    @property
+    def modality(self) -> str:
+        """What the file is data of."""
+        return "text"

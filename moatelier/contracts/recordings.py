@@ -31,6 +31,8 @@ class AudioProfile(Contract):
     """Tables within, such as `index.csv`."""
     columns: AudioColumns | None
     """What the columns of the table seem to be."""
+    headers: tuple[str, ...] = ()
+    """All columns of the table."""
     looked_at: int
     """Recordings that were decoded for the fields below, spread over all."""
     seconds: dict[str, float]
@@ -38,6 +40,16 @@ class AudioProfile(Contract):
     rates: dict[int, int]
     """Samples a second -> recordings."""
     problems: tuple[RowProblem, ...] = ()
+
+    @property
+    def modality(self) -> str:
+        """What the file is data of."""
+        return "audio"
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return self.recordings
 
 
 class AudioFindings(DataFindings):

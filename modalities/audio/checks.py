@@ -39,7 +39,7 @@ def find(
     *,
     test_rows: Sequence[AudioRow] | None = None,
     count_tokens: Callable[[str], int] | None = None,
-    likelihood: Callable[[AudioRow], float] | None = None,
+    likelihood: Callable[[AudioRow], float | None] | None = None,
     window_s: float | None = None,
 ) -> AudioFindings:
     """Report what the curator decides on.
@@ -49,7 +49,7 @@ def find(
         test_rows: The locked rows of a separate test set.
         count_tokens: Length of a transcript in tokens; without it none is too long.
         likelihood: How likely the base finds a row's transcript, in nats a token, see `modalities.audio.teaching`;
-            without it no transcript is taken for another recording's.
+            None for rows that it was not asked about. Without it no transcript is taken for another recording's.
         window_s: The window to hold; default: the one that fits the rows.
 
     Raises:
@@ -133,12 +133,12 @@ def _is_too_long(row: AudioRow, hearing: Hearing, window_s: float, count_tokens:
     return bool(row.text and count_tokens and count_tokens(row.text) >= token_limit(window_s, 448))
 
 
-def _mismatched(rows: Sequence[AudioRow], likelihood: Callable[[AudioRow], float]) -> tuple[int, ...]:
+def _mismatched(rows: Sequence[AudioRow], likelihood: Callable[[AudioRow], float | None]) -> tuple[int, ...]:
     """Rows far below what is usual among these recordings: the base may know none of them well."""
-    told = [row for row in rows if row.text]
+    asked = [(row.number, likelihood(row)) for row in rows if row.text]
+    told = {number: found for number, found in asked if found is not None}
     if not told:
         return ()
-    found = np.array([likelihood(row) for row in told])
-    median = np.median(found)
-    spread = 1.4826 * float(np.median(np.abs(found - median)))
-    return tuple(row.number for row, one in zip(told, found, strict=True) if one < median - _SPREAD * max(spread, 0.1))
+    median = float(np.median([*told.values()]))
+    spread = 1.4826 * float(np.median([abs(found - median) for found in told.values()]))
+    return tuple(number for number, found in told.items() if found < median - _SPREAD * max(spread, 0.1))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from modalities.audio.config import POSITIONS_PER_S, RATE
+from modalities.audio.encoder import run_encoder
 
 
 class Classifier(nn.Module):
@@ -23,14 +24,15 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, mel: Tensor, samples: Tensor) -> Tensor:
+    def forward(self, x: Tensor, samples: Tensor, start: int = 0) -> Tensor:
         """Logits `[clips, labels]`.
 
         Args:
-            mel: Log-mel spectrograms in the encoder's type, `[clips, mels, frames]`.
+            x: Log-mel spectrograms in the encoder's type, `[clips, mels, frames]`, or the states at another boundary.
             samples: How many samples each recording has, `[clips]`: what follows in the window is silence.
+            start: The boundary of `modalities.audio.encoder` that x stands at.
         """
-        logits: Tensor = self.head(mean_states(self.encoder(mel), samples))
+        logits: Tensor = self.head(mean_states(run_encoder(self.encoder, x, start), samples))
         return logits
 
 

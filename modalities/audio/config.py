@@ -8,6 +8,21 @@ from pydantic import Field, ValidationError, model_validator
 
 from moatelier.contracts import Contract
 from moatelier.errors import InvalidRequest, ModelUnavailable
+from modalities.base import Modality
+from modalities.text.config import top_third
+
+AUDIO = Modality(
+    name="audio",
+    kinds=("transcription", "classification"),
+    metrics=("word_accuracy", "exact_match", "accuracy", "macro_f1"),
+    methods=("audio_lora",),
+    suffixes=(".zip", ".csv", ".jsonl"),
+    max_tokens=0,
+    content="audio",
+    data="modalities.audio.data",
+    curating="modalities.audio.curating",
+    model="modalities.audio.model:load_base",
+)
 
 RATE = 16_000
 """Samples a second of everything that Whisper hears, in one channel."""
@@ -17,6 +32,12 @@ LONGEST_WINDOW_S = 30.0
 
 WEIGHTS = "model.safetensors"
 DIMS = "dims.json"
+
+WINDOW = "window_s"
+PLACE = "place"
+LANGUAGE = "language"
+"""Fields of a bundle's `adapter_config.json`: the window in seconds, which half of the model is tuned, and the code of
+the language that transcripts are taught in, where the base knows several."""
 
 Place = Literal["encoder", "decoder", "both"]
 """Which half of the model an adapter sits in."""
@@ -57,6 +78,11 @@ class AudioConfig(Contract):
     def multilingual(self) -> bool:
         """Whether it was trained on many languages, and so takes a language, tells it, and translates."""
         return self.n_vocab >= 51865
+
+    @property
+    def first_layer_default(self) -> int:
+        """The first encoder block of the top third: 4 blocks -> 2."""
+        return top_third(self.n_audio_layer)
 
 
 def read_config(folder: Path) -> AudioConfig:

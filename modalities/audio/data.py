@@ -10,8 +10,9 @@ Rows name recordings by digest, never by path. Nothing here imports torch.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,7 @@ __all__ = [
     "profile",
     "read_rows",
     "report",
+    "rows_of",
     "split",
     "write_rows",
 ]
@@ -56,8 +58,17 @@ _MOST_PROBLEMS = 50
 _KEPT = ("text", "label", "speaker", "source", "licence", "seconds")
 
 
-def profile(path: Path, name: str, file_id: str, beside: tuple[Path, str] | None = None) -> AudioProfile:
+def profile(
+    path: Path, name: str, file_id: str, beside: tuple[Path, str] | None = None, parts: Sequence[str] = ()
+) -> AudioProfile:
     """Look at uploaded recordings without deciding or keeping anything. Takes what `read_rows` takes.
+
+    Args:
+        path: See `read_rows`.
+        name: See `read_rows`.
+        file_id: Its id in the store.
+        beside: See `read_rows`.
+        parts: Only these of the folders or tables that divide the recordings; none of them means all.
 
     Raises:
         DataError: They cannot be read at all.
@@ -66,8 +77,8 @@ def profile(path: Path, name: str, file_id: str, beside: tuple[Path, str] | None
         head = first_table(files, table)
         columns = guess_columns(head) if head else None
         goal: AudioGoal = "label" if columns is not None and columns.label and not columns.text else "transcript"
-        parts = every_table(files, table)
-        whole = [row for part in parts for row in list_rows(files, goal, columns, part, table)]
+        chosen = parts or (every_table(files, table) if columns or not head else ())
+        whole = [row for part in chosen for row in list_rows(files, goal, columns, part, table)]
         sample = [whole[i] for i in sorted({int(i) for i in np.linspace(0, len(whole) - 1, min(_SAMPLE, len(whole)))})]
         heard = [hear(files, listed, lambda _: "") for listed in sample]
         rows = [listed.row for listed in whole]
@@ -78,13 +89,14 @@ def profile(path: Path, name: str, file_id: str, beside: tuple[Path, str] | None
             file=file_id,
             name=name,
             format="table" if table else files.format,
-            recordings=len(rows),
+            recordings=len(rows) if columns or not head else len(head.records),
             parts=parts_in(files, media()),
             labels=dict(sorted(told.items())) if _are_labels(told) else {},
             transcripts=sum(row.text is not None for row in rows),
             speakers=speakers_of(rows),
             tables=tuple(tables_in(files)),
             columns=columns,
+            headers=head.columns if head else (),
             looked_at=len(hearings),
             seconds=lengths([hearing.seconds for hearing in hearings]),
             rates=rates(hearings),
@@ -150,7 +162,11 @@ def write_rows(rows: Sequence[AudioRow]) -> bytes:
 
 def parse_rows(data: bytes) -> list[AudioRow]:
     """The rows that `write_rows` wrote, without where they came from and what they are like."""
-    values = [json.loads(line) for line in data.split(b"\n") if line]
+    return rows_of([json.loads(line) for line in data.split(b"\n") if line])
+
+
+def rows_of(values: Sequence[Mapping[str, Any]]) -> list[AudioRow]:
+    """Rows from their JSON."""
     return [
         AudioRow(value["row"], value["audio"], value["samples"], **{name: value[name] for name in _KEPT})
         for value in values

@@ -5,7 +5,7 @@ values are computed once, that no hooks are put into the model, so that several 
 clip leaves the batch when it has ended.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,7 +101,12 @@ def _join(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def greedy(
-    model: Any, tokenizer: Any, states: Tensor, prompts: Sequence[Sequence[int]], max_tokens: int | None = None
+    model: Any,
+    tokenizer: Any,
+    states: Tensor,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int | None = None,
+    kept: Callable[[Tensor], None] = lambda _: None,
 ) -> list[Heard]:
     """Decode clips together, each to its most probable token at every step.
 
@@ -111,6 +116,8 @@ def greedy(
         states: The encoder's, `[clips, positions, width]`.
         prompts: For each clip the tokens that come before its text, all of one length, see `prompt_of`.
         max_tokens: Of the text; default and most: half of the model's context.
+        kept: Told the places, among the clips still decoded, of those that are decoded on: rows with layers of their
+            own must leave with their clips.
 
     Returns:
         In the order of the clips.
@@ -143,6 +150,7 @@ def greedy(
             break
         if len(going) < len(best):
             decoder.keep(going)
+            kept(going)
             running, best = running[going.cpu()], best[going]
         logits = decoder.step(best[:, None], [-1])[:, 0]
     return [

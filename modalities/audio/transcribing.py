@@ -1,59 +1,34 @@
-"""Recordings of any length to text: silence is left out, long ones are cut into windows, and the texts are joined.
-
-Plain greedy decoding goes through `modalities.audio.greedy`, all windows of all recordings in batches; beams,
-temperature, timestamps and unknown languages go through openai-whisper's own decoding.
-"""
+"""Recordings of any length to text: silence is left out, long ones are cut into windows, and the texts are joined."""
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor
-from whisper.decoding import DecodingOptions, DecodingResult, DecodingTask
-from whisper.tokenizer import LANGUAGES, TO_LANGUAGE_CODE
 
-from moatelier.errors import InvalidRequest
-from modalities.audio.config import RATE, token_limit
-from modalities.audio.greedy import Heard, greedy, prompt_of
+from modalities.audio.config import RATE, positions, samples
+from modalities.audio.decoding import Options, checked, decode, detect_language
+from modalities.audio.greedy import Heard
 from modalities.audio.levels import Piece, Samples, cut
 from modalities.audio.model import AudioBase, encode, features
+from modalities.audio.words import Word, timed
 
-BATCH = 16
-"""Windows that are encoded and decoded together."""
+__all__ = ["Decode", "Options", "Segment", "Transcript", "Window", "batches", "detect_language", "join"]
+__all__ += ["transcribe", "transcripts"]
+
+MOST_POSITIONS = 24_000
+MOST_WINDOWS = 64
+"""Of windows that are encoded and decoded together: encoder states, and windows."""
 NO_SPEECH = 0.6
 UNLIKELY = -1.0
 """A window is taken for wordless where its no-speech probability is above the one and its mean log probability below
 the other, as openai-whisper's own `transcribe` does."""
 _WORDS_A_SECOND = 5
 _STRAY_WORDS = 2
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to decode.
-
-    Attributes:
-        language: Its code or English name; None lets a multilingual model tell.
-        task: `transcribe`, or `translate` to English.
-        beam: Width of a beam search; None is greedy.
-        temperature: Above 0 tokens are drawn.
-        timestamps: Whether the model marks when each phrase begins and ends.
-        prompt: What was said before, or how names are spelt.
-        max_tokens: Of one window's text; default and most: `modalities.audio.config.token_limit`.
-    """
-
-    language: str | None = None
-    task: Literal["transcribe", "translate"] = "transcribe"
-    beam: int | None = None
-    temperature: float = 0.0
-    timestamps: bool = False
-    prompt: str = ""
-    max_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,12 +61,14 @@ class Transcript:
         segments: Its parts.
         language: The code of what was heard or asked for; None where nothing was heard and nothing asked for.
         seconds: Length of the recording.
+        words: With their times; None where they were not asked for.
     """
 
     text: str
     segments: tuple[Segment, ...]
     language: str | None
     seconds: float
+    words: tuple[Word, ...] | None = None
 
     @property
     def mean_logprob(self) -> float:
@@ -102,10 +79,22 @@ class Transcript:
 
 
 @dataclass(frozen=True)
-class _Window:
+class Window:
+    """What is heard at once.
+
+    Attributes:
+        recording: Whose it is, by its place among all.
+        piece: Where in the recording it stands.
+        sound: Its samples.
+    """
+
     recording: int
     piece: Piece
     sound: Samples
+
+
+Decode = Callable[[Sequence[Window]], Sequence[tuple[Heard, str]]]
+"""Windows -> what was heard in each, and in which language."""
 
 
 def transcribe(base: AudioBase, recordings: Sequence[Samples], options: Options | None = None) -> list[Transcript]:
@@ -119,113 +108,49 @@ def transcribe(base: AudioBase, recordings: Sequence[Samples], options: Options 
     Raises:
         InvalidRequest: The options do not fit the model or each other.
     """
-    options = _checked(options or Options(), base)
+    asked = checked(options or Options(), base)
+
+    def heard(windows: Sequence[Window]) -> list[tuple[Heard, str]]:
+        with torch.inference_mode():
+            states = encode(features([window.sound for window in windows], base), base)
+            languages = [asked.language] * len(windows) if asked.language else None
+            return decode(base, states, asked, languages)
+
+    found = transcripts(base, recordings, asked, heard)
+    if not asked.words:
+        return found
+    return [with_words(base, said, sound) for said, sound in zip(found, recordings, strict=True)]
+
+
+def transcripts(base: AudioBase, recordings: Sequence[Samples], options: Options, heard: Decode) -> list[Transcript]:
+    """Cut recordings into windows, have these heard in batches, and join what they say.
+
+    Args:
+        base: Gives window and tokenizer.
+        recordings: Samples at 16 kHz in -1..1, of any length.
+        options: As `checked` gives them.
+        heard: Hears a batch of windows.
+    """
     windows = [
-        _Window(number, piece, sound[piece.start : piece.stop])
+        Window(number, piece, sound[piece.start : piece.stop])
         for number, sound in enumerate(recordings)
         for piece in cut(sound, base.window_s)
     ]
     found: dict[int, list[tuple[Piece, list[Segment], str]]] = defaultdict(list)
-    for start in range(0, len(windows), BATCH):
-        batch = windows[start : start + BATCH]
-        for window, (heard, language) in zip(batch, _decode(base, batch, options), strict=True):
-            found[window.recording].append((window.piece, _segments(base, window, heard, options), language))
+    for batch in batches(windows, base.window_s):
+        for window, (said, language) in zip(batch, heard(batch), strict=True):
+            found[window.recording].append((window.piece, _segments(base, window, said, options), language))
     return [_transcript(found[number], len(sound) / RATE, options.language) for number, sound in enumerate(recordings)]
 
 
-def detect_language(base: AudioBase, clips: Sequence[Samples]) -> list[tuple[str, float]]:
-    """The likeliest language of each clip that fits into the window, with its probability.
-
-    Raises:
-        InvalidRequest: The model knows English alone, or a clip is too long.
-    """
-    if not base.config.multilingual:
-        raise InvalidRequest("The model knows English alone.", where=base.entry_id, remedy="Use a multilingual model.")
-    with torch.inference_mode():
-        return _languages(base, encode(features(clips, base), base))
+def batches(windows: Sequence[Window], window_s: float) -> Iterator[Sequence[Window]]:
+    """Windows that are heard together."""
+    size = max(1, min(MOST_WINDOWS, MOST_POSITIONS // positions(window_s)))
+    for start in range(0, len(windows), size):
+        yield windows[start : start + size]
 
 
-# ---------------------------------------------------------------- decoding
-
-
-def _checked(options: Options, base: AudioBase) -> Options:
-    name = (options.language or "").lower()
-    code = TO_LANGUAGE_CODE.get(name, name)
-    if code and code not in LANGUAGES:
-        raise InvalidRequest(
-            f"Whisper knows no language {options.language!r}.", where="language", remedy="Give a code such as `en`."
-        )
-    if not base.config.multilingual and (code not in ("", "en") or options.task == "translate"):
-        raise InvalidRequest(
-            f"The model {base.entry_id!r} knows English alone.", where="language", remedy="Use a multilingual model."
-        )
-    if options.beam is not None and (options.temperature or not 1 <= options.beam <= 32):
-        raise InvalidRequest(
-            "A beam has a width of 1 to 32 and no temperature.", where="beam", remedy="Give one of the two."
-        )
-    limit = token_limit(base.window_s, base.config.n_text_ctx)
-    tokens = limit if options.max_tokens is None else min(limit, options.max_tokens)
-    return replace(options, language=code or (None if base.config.multilingual else "en"), max_tokens=tokens)
-
-
-@torch.inference_mode()
-def _decode(base: AudioBase, batch: Sequence[_Window], options: Options) -> list[tuple[Heard, str]]:
-    states = encode(features([window.sound for window in batch], base), base)
-    if options.language:
-        languages = [options.language] * len(batch)
-    else:
-        languages = [code for code, _ in _languages(base, states)]
-    if options.beam or options.temperature or options.timestamps:
-        heard: list[Heard] = [Heard((), 0.0, 0.0, True)] * len(batch)
-        for language in dict.fromkeys(languages):
-            rows = [row for row, other in enumerate(languages) if other == language]
-            for row, result in zip(rows, _by_whisper(base, states[rows], language, options), strict=True):
-                heard[row] = result
-    else:
-        prompts = [prompt_of(base.tokenizer, code, options.task, options.prompt) for code in languages]
-        heard = greedy(base.model, base.tokenizer, states, prompts, options.max_tokens)
-    return list(zip(heard, languages, strict=True))
-
-
-class _Given(DecodingTask):  # type: ignore[misc]  # openai-whisper has no types
-    """openai-whisper's decoding, given the encoder's states in any precision."""
-
-    def _get_audio_features(self, states: Tensor) -> Tensor:
-        return states
-
-
-def _by_whisper(base: AudioBase, states: Tensor, language: str, options: Options) -> list[Heard]:
-    task = _Given(
-        base.model,
-        DecodingOptions(
-            task=options.task,
-            language=language,
-            temperature=options.temperature,
-            beam_size=options.beam,
-            sample_len=options.max_tokens,
-            prompt=options.prompt or None,
-            without_timestamps=not options.timestamps,
-            # Whisper takes the window for 30 s and counts its first second in positions of that length.
-            max_initial_timestamp=1500 / base.model.dims.n_audio_ctx,
-            fp16=False,
-        ),
-    )
-    results: list[DecodingResult] = task.run(states)
-    return [
-        Heard(tuple(result.tokens), float(result.avg_logprob), float(result.no_speech_prob), ended=True)
-        for result in results
-    ]
-
-
-def _languages(base: AudioBase, states: Tensor) -> list[tuple[str, float]]:
-    _, probabilities = base.model.detect_language(states, base.tokenizer)
-    return [max(found.items(), key=lambda item: item[1]) for found in probabilities]
-
-
-# ---------------------------------------------------------------- texts
-
-
-def _segments(base: AudioBase, window: _Window, heard: Heard, options: Options) -> list[Segment]:
+def _segments(base: AudioBase, window: Window, heard: Heard, options: Options) -> list[Segment]:
     """The window's text, by the model's own timestamps where it was asked for them."""
     if heard.no_speech > NO_SPEECH and heard.mean_logprob < UNLIKELY:
         return []
@@ -293,6 +218,16 @@ def join(left: str, right: str, words: int) -> tuple[str, str]:
         return left, right
     # What stands behind the common words on the left was cut off at its end, ahead of them on the right at its start.
     return " ".join(before[: len(before) - behind]), " ".join(after[same.b + same.size :])
+
+
+def with_words(base: AudioBase, said: Transcript, sound: Samples) -> Transcript:
+    """A transcript with the times of its words, by the base that made it and the recording that it is of."""
+    words: list[Word] = []
+    for segment in said.segments:
+        start, stop = (round(time * RATE) for time in (segment.start_s, segment.stop_s))
+        clip = sound[start : min(stop, start + samples(base.window_s))]
+        words += timed(base, clip, segment.text, segment.start_s)
+    return replace(said, words=tuple(words))
 
 
 def _plain(word: str) -> str:

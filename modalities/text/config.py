@@ -15,7 +15,9 @@ TEXT = Modality(
     methods=("lora", "alora"),
     suffixes=(".csv", ".jsonl"),
     max_tokens=1024,
+    content="messages",
     data="modalities.text.data",
+    curating="modalities.text.curating",
     model="modalities.text.model:load_base",
 )
 

@@ -23,11 +23,11 @@ from moatelier.contracts import (
     Kind,
     PrivateFinding,
     SplitName,
-    Suspicion,
 )
 from moatelier.ids import canonical_json, digest_json
 from modalities.checks import check_locked, check_rows
 from modalities.clusters import exact_groups
+from modalities.labels import judged
 from modalities.splits import SPLITS
 from modalities.text.duplicates import near_any, near_clusters, normalise
 from modalities.text.labels import find_suspicious
@@ -144,9 +144,10 @@ def doubt(
         test_rows: The locked rows of a separate test file; then all of `rows` are judged.
     """
     locked = {row.number for row in split_rows(rows, findings, decision, seed, test_rows)["test"]}
-    unseen = set(decision.drop) | (locked if test_rows is None else set())
-    judged = [row for row in rows if row.problem is None and row.number not in unseen]
-    return findings.model_copy(update={"suspicious": _suspicious(judged)})
+    chosen = judged(rows, locked if test_rows is None else (), decision)
+    texts, labels = [row.prompt for row in chosen], [str(row.label) for row in chosen]
+    suspicious = find_suspicious([row.number for row in chosen], texts, labels)
+    return findings.model_copy(update={"suspicious": suspicious})
 
 
 def split(
@@ -258,8 +259,3 @@ def _private(row: Row) -> list[PrivateFinding]:
         kinds = dict.fromkeys(span.kind for span in find_private(message["content"]))
         found += [PrivateFinding(row=row.number, field=field, kind=kind, action="allowed") for kind in kinds]
     return found
-
-
-def _suspicious(rows: Sequence[Row]) -> tuple[Suspicion, ...]:
-    labelled = [(row.number, row.prompt, row.label) for row in rows if row.label is not None]
-    return find_suspicious(*map(list, zip(*labelled, strict=True))) if labelled else ()

@@ -13,11 +13,13 @@ from modalities.base import Modality
 VISION = Modality(
     name="vision",
     kinds=("classification",),
-    metrics=("accuracy", "macro_f1"),
-    methods=("linear_probe", "top_blocks", "image_lora"),
-    suffixes=(".zip", ".csv"),
+    metrics=("accuracy", "macro_f1", "exact_match"),
+    methods=("top_blocks", "image_lora", "linear_probe"),
+    suffixes=(".zip", ".csv", ".jsonl"),
     max_tokens=0,
+    content="image",
     data="modalities.vision.data",
+    curating="modalities.vision.curating",
     model="modalities.vision.model:load_base",
 )
 
@@ -71,6 +73,11 @@ class VisionConfig(Contract):
     """`timm`: an image tower alone. `open_clip`: image and text towers, trained together."""
     architecture: str
     transform: ImageTransform
+
+    @property
+    def any_size(self) -> bool:
+        """Whether it surely takes images of other sizes: convolutions do, patches with positions do not."""
+        return self.format == "timm" and "efficientnet" in self.architecture
 
     @property
     def zero_shot(self) -> bool:

@@ -47,6 +47,7 @@ __all__ = [
     "read_rows",
     "report",
     "rows_of",
+    "sizes",
     "split",
     "write_rows",
 ]
@@ -59,8 +60,17 @@ _APART = "by what the eye sees"
 _KEPT = ("label", "caption", "group", "licence")
 
 
-def profile(path: Path, name: str, file_id: str, beside: tuple[Path, str] | None = None) -> ImageProfile:
+def profile(
+    path: Path, name: str, file_id: str, beside: tuple[Path, str] | None = None, parts: Sequence[str] = ()
+) -> ImageProfile:
     """Look at uploaded images without deciding or keeping anything. Takes what `read_rows` takes.
+
+    Args:
+        path: See `read_rows`.
+        name: See `read_rows`.
+        file_id: Its id in the store.
+        beside: See `read_rows`.
+        parts: Only these of the folders or tables that divide the images; none of them means all.
 
     Raises:
         DataError: They cannot be read at all.
@@ -68,7 +78,8 @@ def profile(path: Path, name: str, file_id: str, beside: tuple[Path, str] | None
     with open_data(path, name, media(), beside) as (files, table):
         head = first_table(files, table)
         columns = guess_columns(head) if head else None
-        whole = [row for part in every_table(files, table) for row in list_rows(files, columns, part, table)]
+        chosen = parts or (every_table(files, table) if columns or not head else ())
+        whole = [row for part in chosen for row in list_rows(files, columns, part, table)]
         sample = [whole[i] for i in sorted({int(i) for i in np.linspace(0, len(whole) - 1, min(_SAMPLE, len(whole)))})]
         seen = [look(files, listed, lambda _: "") for listed in sample]
         problems = {id(row): row.problem for row in (*(listed.row for listed in whole), *seen) if row.problem}
@@ -77,13 +88,14 @@ def profile(path: Path, name: str, file_id: str, beside: tuple[Path, str] | None
             file=file_id,
             name=name,
             format="table" if table else files.format,
-            images=len(whole),
+            images=len(whole) if columns or not head else len(head.records),
             parts=parts_in(files, media()),
             labels=dict(sorted(labels.items())),
             tables=tuple(tables_in(files)),
             columns=columns,
+            headers=head.columns if head else (),
             looked_at=sum(row.look is not None for row in seen),
-            sizes=_sizes([row.look for row in seen if row.look]),
+            sizes=sizes([row.look for row in seen if row.look]),
             problems=tuple(list(problems.values())[:_MOST_PROBLEMS]),
         )
 
@@ -158,7 +170,7 @@ def find(rows: Sequence[ImageRow], *, test_rows: Sequence[ImageRow] | None = Non
         problems=tuple(row.problem for row in rows if row.problem is not None),
         tiny=tuple(row.number for row, seen in zip(usable, looks, strict=True) if seen.side < TINY),
         blank=tuple(row.number for row, seen in zip(usable, looks, strict=True) if seen.blank),
-        sizes=_sizes(looks),
+        sizes=sizes(looks),
         licences=dict(sorted(Counter(row.licence for row in usable if row.licence).items())),
     )
 
@@ -218,7 +230,8 @@ def _looks(rows: Sequence[ImageRow]) -> list[Look]:
     return looks
 
 
-def _sizes(looks: Sequence[Look]) -> dict[str, float]:
+def sizes(looks: Sequence[Look]) -> dict[str, float]:
+    """Shorter sides in pixels: min, p50, p95, max."""
     if not looks:
         return {}
     low, p50, p95, high = np.percentile([seen.side for seen in looks], [0, 50, 95, 100])

@@ -6,7 +6,11 @@ import pytest
 import evals
 from evals import vault
 from moatelier.errors import IntegrityError, NotFound
+from modalities.audio import data as audio_data
+from modalities.audio.rows import AudioRow
 from modalities.text import data
+from modalities.vision import data as vision_data
+from modalities.vision.rows import ImageRow
 from tests.evals.conftest import made_rows
 
 ROWS = made_rows(5)
@@ -34,6 +38,24 @@ def test_a_changed_byte_is_found(home: Path) -> None:
         file.write_bytes(damaged)
         with pytest.raises(IntegrityError, match="changed"):
             vault.open_locked(LOCKED)
+
+
+IMAGES = [ImageRow(number, "a" * 64, f"{number:064x}", "cat") for number in range(1, 4)]
+SOUNDS = [AudioRow(number, "a" * 64, f"{number:064x}", "one", speaker="theo") for number in range(1, 4)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "digest"),
+    [
+        (vision_data.write_rows(IMAGES), vision_data.locked_digest(IMAGES)),
+        (audio_data.write_rows(SOUNDS), audio_data.locked_digest(SOUNDS)),
+    ],
+)
+def test_rows_of_every_modality_are_locked_by_their_own_content(home: Path, rows: bytes, digest: str) -> None:
+    vault.lock(rows, digest)
+    assert vault.open_locked(digest) == rows
+    with pytest.raises(IntegrityError):
+        vault.lock(BYTES, digest)
 
 
 def test_rows_are_not_locked_under_another_name(home: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from moatelier.errors import Conflict, NotFound
 from modalities import registry
 from modalities.text.config import TEXT
+from training import methods
 
 
 def test_text_is_there_and_its_parts_load() -> None:
@@ -26,8 +27,23 @@ def test_two_of_one_name_are_refused() -> None:
 
 
 def test_an_unknown_modality_names_those_there_are() -> None:
-    with pytest.raises(NotFound, match="Known are text"):
+    with pytest.raises(NotFound, match="Known are audio, text, vision"):
         registry.get("smell")
+
+
+@pytest.mark.parametrize("name", ["text", "vision", "audio"])
+def test_every_modality_knows_its_own_rows_and_can_be_trained(name: str) -> None:
+    modality = registry.get(name)
+    data = registry.load(modality.data)
+    assert registry.of_row({modality.content: "x", "id": "y"}) is modality
+    assert registry.data_of(f'{{"{modality.content}": "x"}}\n'.encode()) is data
+    assert set(modality.methods) == set(methods.names(name))
+
+
+@pytest.mark.parametrize("line", [b'{"smell": 1}', b"[1]", b"junk"])
+def test_what_is_no_row_is_nobodys(line: bytes) -> None:
+    with pytest.raises(ValueError):
+        registry.data_of(line)
 
 
 def test_looking_at_the_registry_loads_nothing() -> None:

@@ -3,9 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from moatelier.errors import Cancelled, MoatelierError, ModelUnavailable
+from moatelier.errors import Cancelled, InvalidRequest, MoatelierError, ModelUnavailable
 from moatelier.job import Job
+from tests.modalities.vision.conftest import Pulled, pulled
+from tests.modalities.vision.towers import timm_folder
+from tests.training.spoken import pull_ears
 from training import probe
+
+__all__ = ["pulled"]
 
 
 def test_a_base_is_measured_once(home: Path, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,3 +36,28 @@ def test_a_probe_that_is_stopped_leaves_no_figures(home: Path, tiny: str, monkey
     with pytest.raises(Cancelled):
         probe.work({"base": tiny}, job)
     assert not probe.probe_file(tiny).exists()
+
+
+def test_image_models_are_measured_at_each_size(
+    home: Path, pulled: Pulled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "_SECONDS", 0.1)
+    base = pulled(eyes=(timm_folder(tmp_path / "eyes"), "vision", "hf_vision"))
+    job = Job(home / "jobs" / "probe", quiet=True)
+    own, large = probe.work({"base": base}, job), probe.work({"base": base, "size": 96}, job)
+    assert own.keys() == large.keys() == {"train_rows_per_s", "frozen_rows_per_s", "precision"}
+    assert own["train_rows_per_s"] > large["train_rows_per_s"] > 0
+    assert probe.probe_file(base) != probe.probe_file(base, {"size": 96})
+    with pytest.raises(InvalidRequest):
+        probe.work({"base": base, "size": 4}, job)
+
+
+@pytest.mark.parametrize("kind", ["transcription", "classification"])
+def test_models_of_speech_are_measured_in_the_window_that_they_will_hear(
+    home: Path, pulled: Pulled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(probe, "_SECONDS", 0.1)
+    base = pull_ears(pulled, tmp_path / "ears")
+    spec = {"base": base, "window_s": 1.0, "kind": kind}
+    measured = probe.work(spec, Job(home / "jobs" / "probe", quiet=True))
+    assert measured["train_rows_per_s"] > 0 and measured["frozen_rows_per_s"] > 0

@@ -3,7 +3,7 @@ import pytest
 from whisper.decoding import DecodingOptions, DecodingTask
 
 from moatelier.errors import InvalidRequest
-from modalities.audio import transcribing
+from modalities.audio import decoding
 from modalities.audio.config import RATE
 from modalities.audio.greedy import Heard
 from modalities.audio.levels import Samples
@@ -27,7 +27,7 @@ def test_what_is_likely_no_speech_and_unlikely_text_has_no_words(
 ) -> None:
     said = tuple(english.tokenizer.encode(" hello"))
     answers = [Heard(said, -2.0, 0.9, True), Heard(said, -0.1, 0.9, True), Heard(said, -2.0, 0.1, True)]
-    monkeypatch.setattr(transcribing, "greedy", lambda *_: answers)
+    monkeypatch.setattr(decoding, "greedy", lambda *_: answers)
     assert [found.text for found in transcribe(english, [speech(1.0)] * 3)] == ["", "hello", "hello"]
 
 
@@ -50,6 +50,8 @@ def test_beam_and_temperature_and_timestamps_are_whispers_own(english: AudioBase
     [expected] = DecodingTask(base.model, options).run(features([sound], base))
     [found] = transcribe(base, [sound], Options(beam=3, max_tokens=12))
     assert found.text == expected.text and found.mean_logprob == pytest.approx(expected.avg_logprob, abs=1e-4)
+    both = transcribe(base, [speech(1.5, 3), sound], Options(beam=3, max_tokens=12))
+    assert both[1].text == expected.text and both[0].text
     [timed] = transcribe(base, [sound], Options(timestamps=True, max_tokens=30))
     assert all(0 <= s.start_s <= s.stop_s <= 1.8 for s in timed.segments)
     assert not any(token >= base.tokenizer.eot for s in timed.segments for token in s.tokens)
@@ -62,7 +64,7 @@ def test_timestamps_cut_the_text(english: AudioBase, monkeypatch: pytest.MonkeyP
 
     one, two = english.tokenizer.encode(" one"), english.tokenizer.encode(" two")
     tokens = (mark(0.2), *one, mark(0.8), mark(1.0), *two, mark(9.0))
-    monkeypatch.setattr(transcribing, "_by_whisper", lambda *_: [Heard(tokens, -0.1, 0.0, True)])
+    monkeypatch.setattr(decoding, "_by_whisper", lambda *_: [Heard(tokens, -0.1, 0.0, True)])
     [found] = transcribe(english.with_window(2.0), [speech(1.8)], Options(timestamps=True))
     assert [(s.start_s, s.stop_s, s.text) for s in found.segments] == [(0.2, 0.8, "one"), (1.0, 1.8, "two")]
     assert found.text == "one two"
@@ -113,6 +115,6 @@ def test_windows_that_overlap_repeat_nothing(english: AudioBase, monkeypatch: py
     def decoded(model: object, tokenizer: object, states: Samples, *_: object) -> list[Heard]:
         return [Heard(tuple(english.tokenizer.encode(next(words))), -0.1, 0.0, True) for _ in states]
 
-    monkeypatch.setattr(transcribing, "greedy", decoded)
+    monkeypatch.setattr(decoding, "greedy", decoded)
     [found] = transcribe(english.with_window(2.0), [tone(5.0)])
     assert found.text == "one two three four five" and len(found.segments) == 3

@@ -1,0 +1,174 @@
+"""Kind and columns of a task on pictures or recordings: by the words, else by what the data show, else a question."""
+
+from collections.abc import Mapping
+
+from agents.columns import column_question
+from agents.kinds import NOUN
+from agents.reading import Reading, Said
+from agents.scene import Scene
+from agents.senses import wants_speaker
+from moatelier.contracts import (
+    AnyColumns,
+    AudioColumns,
+    AudioProfile,
+    Columns,
+    ImageColumns,
+    ImageProfile,
+    Kind,
+    Question,
+    Sourced,
+)
+
+_LISTED = 5
+_NAMES = "The names of the folders or files tell what is in them."
+
+Settled = tuple[Sourced[Kind], Sourced[AnyColumns]]
+
+
+def resolve_media(reading: Reading, scene: Scene) -> Settled | tuple[Question, ...]:
+    """Kind and columns, or one question for each thing that is unclear."""
+    profile = scene.media
+    assert profile is not None, "only called with pictures or recordings"
+    kind = _image_kind(profile) if isinstance(profile, ImageProfile) else _audio_kind(reading, scene, profile)
+    if isinstance(kind, Question):
+        return (kind,)
+    if not profile.headers:
+        return _without_table(kind, reading, scene, profile)
+    columns = _columns(kind.value, reading, scene, profile)
+    return columns if isinstance(columns, tuple) else (kind, columns)
+
+
+# ---------------------------------------------------------------- kind
+
+
+def _image_kind(profile: ImageProfile) -> Sourced[Kind]:
+    return Sourced(
+        value="classification", source="inferred", confidence=1.0, reason=f"{profile.name} holds pictures of classes."
+    )
+
+
+def _audio_kind(reading: Reading, scene: Scene, profile: AudioProfile) -> Sourced[Kind] | Question:
+    """Whether what is said is to be written down, or each recording has one label."""
+    said = reading.said.get("kind") or _by_target(reading, profile) or _by_measure(reading)
+    if said is not None:
+        return Sourced(value=said.value, source=said.source, confidence=said.confidence, reason=said.reason)
+    guess = profile.columns
+    if guess is not None and bool(guess.text) != bool(guess.label):
+        kind: Kind = "transcription" if guess.text else "classification"
+        told = "what is said" if guess.text else "one label for each"
+        reason = f'Column "{guess.told}" of {profile.name} has {told}.'
+        return Sourced(value=kind, source="inferred", confidence=0.8, reason=reason)
+    text = (
+        f"Shall what is said in the recordings of {profile.name} be written down (transcription), or shall each get "
+        "one of a few labels (classification)?"
+    )
+    return Question(field="kind", text=text, choices=("transcription", "classification"))
+
+
+def _by_target(reading: Reading, profile: AudioProfile) -> Said | None:
+    target, guess = reading.said.get("columns.target"), profile.columns
+    if target is None or guess is None:
+        return None
+    kinds: Mapping[str | None, Kind] = {
+        guess.text: "transcription",
+        guess.label: "classification",
+        guess.speaker: "classification",
+    }
+    kind = kinds.get(target.value)
+    return Said(kind, target.reason, target.confidence, target.source) if kind else None
+
+
+def _by_measure(reading: Reading) -> Said | None:
+    metric = reading.said.get("metric")
+    kinds: Mapping[str, Kind] = {"word_accuracy": "transcription", "macro_f1": "classification"}
+    kind = kinds.get(metric.value) if metric else None
+    return Said(kind, f"{metric.reason} That is a measure of this kind.", 0.9) if metric and kind else None
+
+
+# ---------------------------------------------------------------- columns
+
+
+def _without_table(
+    kind: Sourced[Kind], reading: Reading, scene: Scene, profile: ImageProfile | AudioProfile
+) -> Settled | tuple[Question, ...]:
+    if kind.value == "classification" and profile.modality == "audio" and wants_speaker(scene.words):
+        text = f"Nothing in {profile.name} names the speakers as classes. Send it with a table `file,speaker`."
+        return (Question(field="columns.target", text=text),)
+    labels = list(profile.labels)
+    named = ", ".join(labels[:_LISTED]) + (f" and {len(labels) - _LISTED} more" if len(labels) > _LISTED else "")
+    reason = f"{_NAMES[:-1]}: {named}." if labels else _NAMES
+    return kind, Sourced(value=Columns(), source="inferred", confidence=1.0, reason=reason)
+
+
+def _columns(
+    kind: Kind, reading: Reading, scene: Scene, profile: ImageProfile | AudioProfile
+) -> Sourced[AnyColumns] | tuple[Question, ...]:
+    noun = NOUN[profile.modality]
+    source = reading.said.get("columns.input") or _seen(_source(profile), f"names the {noun}s", profile)
+    target = reading.said.get("columns.target") or _target(kind, scene, profile)
+    group = reading.said.get("columns.group")
+    questions = []
+    if source is None:
+        text = f"Which column of {profile.name} names the {noun}s?"
+        questions.append(column_question("input", text, _free(reading, profile, target)))
+    if target is None:
+        told = "what is said in them" if kind == "transcription" else "their labels"
+        text = f"Which column of {profile.name} holds {told}?"
+        questions.append(column_question("target", text, _free(reading, profile, source)))
+    if source is None or target is None:
+        return tuple(questions)
+    settled = [each for each in (source, target, group) if each is not None]
+    return Sourced(
+        value=_made(kind, profile, source.value, target.value, group.value if group else None),
+        source="user" if all(each.source == "user" for each in settled) else "inferred",
+        confidence=min(each.confidence for each in settled),
+        reason=" ".join(each.reason for each in settled),
+    )
+
+
+def _source(profile: ImageProfile | AudioProfile) -> str | None:
+    guess = profile.columns
+    return guess.image if isinstance(guess, ImageColumns) else guess.audio if guess else None
+
+
+def _target(kind: Kind, scene: Scene, profile: ImageProfile | AudioProfile) -> Said | None:
+    guess = profile.columns
+    if isinstance(guess, AudioColumns):
+        if kind == "transcription":
+            return _seen(guess.text or guess.label, "tells what is said", profile)
+        if wants_speaker(scene.words) and guess.speaker:
+            return Said(guess.speaker, f'You want to know who speaks: "{guess.speaker}" tells it.', 0.9, "inferred")
+        return _seen(guess.label or guess.text, "holds the labels", profile)
+    return _seen(guess.label if guess else None, "holds the labels", profile)
+
+
+def _seen(column: str | None, role: str, profile: ImageProfile | AudioProfile) -> Said | None:
+    return Said(column, f'By its name, "{column}" of {profile.name} {role}.', 0.9, "inferred") if column else None
+
+
+def _free(reading: Reading, profile: ImageProfile | AudioProfile, other: Said | None) -> list[str]:
+    taken = reading.excluded | ({other.value} if other else set())
+    return [name for name in profile.headers if name not in taken]
+
+
+def _made(
+    kind: Kind, profile: ImageProfile | AudioProfile, source: str, target: str, group: str | None
+) -> ImageColumns | AudioColumns:
+    """The columns with these roles, and the others as they seem to be."""
+    guess, roles = profile.columns, {source, target}
+
+    def other(name: str | None) -> str | None:
+        return name if name not in roles else None
+
+    if isinstance(profile, ImageProfile):
+        seen = guess if isinstance(guess, ImageColumns) else ImageColumns(image=source)
+        return ImageColumns(image=source, label=target, group=group or other(seen.group), licence=other(seen.licence))
+    heard = guess if isinstance(guess, AudioColumns) else AudioColumns(audio=source)
+    return AudioColumns(
+        audio=source,
+        text=target if kind == "transcription" else None,
+        label=target if kind == "classification" else None,
+        speaker=other(heard.speaker),
+        source=group or other(heard.source),
+        licence=other(heard.licence),
+    )

@@ -1,0 +1,47 @@
+"""What each method's first trial starts with, and which changes later trials may make to it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Start:
+    """A method's usual spec.
+
+    Attributes:
+        epochs: At least so many, if time allows.
+        batch_rows: Of a step; half of it where rows are few.
+        learning_rate: Of the first trial.
+        rank: Of low-rank adapters; 1 where there are none.
+        alpha: Their scale.
+        layers: Which part of the model is tuned.
+        unfit: Names of registered changes that have no meaning here.
+    """
+
+    epochs: float
+    batch_rows: int
+    learning_rate: float
+    rank: int
+    alpha: float
+    layers: Literal["top_third", "all"]
+    unfit: frozenset[str] = frozenset()
+
+
+_MEDIA = {"more_pixels", "augment"}
+STARTS: Mapping[str, Start] = {
+    "lora": Start(3.0, 16, 1e-3, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA})),
+    "alora": Start(3.0, 16, 1e-3, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA})),
+    "top_blocks": Start(8.0, 32, 3e-4, 1, 1.0, "top_third", frozenset({"more_rank", "dropout", "augment"})),
+    "image_lora": Start(8.0, 32, 1e-3, 8, 16.0, "top_third", frozenset({"augment"})),
+    # Its head is computed at once: another trial would give the very same.
+    "linear_probe": Start(1.0, 32, 1e-3, 1, 1.0, "top_third"),
+    "audio_lora": Start(3.0, 16, 1e-3, 8, 16.0, "all", frozenset({"all_layers", "more_pixels"})),
+}
+SOLVED = frozenset({"linear_probe"})
+"""Methods whose adapter is computed at once, without steps."""
+
+
+def start(method: str) -> Start:
+    """A method's start; LoRA's for one that is not known here."""
+    return STARTS.get(method, STARTS["lora"])

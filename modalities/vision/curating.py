@@ -1,0 +1,112 @@
+"""Images in curation: rows from folders and tables, what is odd about them, and the size that is worth computing at.
+
+A `modalities.curating.Curating`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from moatelier.contracts import (
+    CurationDecision,
+    CurationReport,
+    DataFindings,
+    ImageColumns,
+    ImageFindings,
+    SplitName,
+    TaskPlan,
+)
+from modalities import catalogue
+from modalities.curating import Material, Told, Watch
+from modalities.halves import Half, half_of, parts_of, read_parts
+from modalities.vision import data
+from modalities.vision.config import VisionConfig, read_config
+from modalities.vision.images import media
+from modalities.vision.rows import ImageRow
+
+LEAST_SIZE = 128
+_ENLARGED = 4
+"""Images are enlarged so many times at most: the pack sees nothing more in CIFAR's 32 pixels at 224 than at 128."""
+_STEP = 32
+
+
+def read(path: Path, name: str, plan: TaskPlan, half: Half, watch: Watch) -> list[ImageRow]:
+    """The rows of a folder, zip or table; each image is kept as an artifact."""
+    columns = plan.columns.value
+    chosen = columns if isinstance(columns, ImageColumns) else None
+
+    def one(part: str | None) -> list[ImageRow]:
+        return data.read_rows(path, name, chosen, part=part, watch=watch)
+
+    return read_parts(one, half_of(parts_of(path, name, media()), half))
+
+
+def check(material: Material) -> None:
+    """See `data.check`."""
+    data.check(material.rows, material.test_rows)
+
+
+def probing(material: Material) -> Told:
+    """The size that they shall be brought to."""
+    size = fit_size(data.sizes([row.look for row in material.rows if row.look]), _config(material))
+    return {"size": size} if size else {}
+
+
+def preflight(material: Material) -> float:
+    """1: images are all brought to one size."""
+    return 1.0
+
+
+def questions(material: Material) -> Told | None:
+    """None: looking is enough."""
+    return None
+
+
+def find(material: Material, told: Told | None) -> ImageFindings:
+    """See `data.find`."""
+    return data.find(material.rows, test_rows=material.test_rows)
+
+
+def doubts(material: Material, findings: ImageFindings, decision: CurationDecision) -> Told | None:
+    """None: no labels are doubted yet."""
+    return None
+
+
+def doubt(material: Material, findings: ImageFindings, decision: CurationDecision, told: Told | None) -> DataFindings:
+    """The findings as they are."""
+    return findings
+
+
+def split(material: Material, findings: ImageFindings, decision: CurationDecision) -> dict[SplitName, list[ImageRow]]:
+    """See `data.split`."""
+    return data.split(material.rows, findings, decision, material.plan.seed, material.test_rows)
+
+
+def report(
+    material: Material, findings: ImageFindings, decision: CurationDecision, train: Sequence[ImageRow]
+) -> CurationReport:
+    """With the images' shorter sides."""
+    return data.report(findings, decision, {}).model_copy(update={"measures": findings.sizes})
+
+
+def card_fields(material: Material, findings: ImageFindings) -> dict[str, Any]:
+    """The size that images shall be brought to."""
+    return {"size": fit_size(findings.sizes, _config(material))}
+
+
+def _config(material: Material) -> VisionConfig:
+    return read_config(catalogue.folder(material.plan.base.value))
+
+
+def fit_size(sides: Mapping[str, float], config: VisionConfig) -> int | None:
+    """The size that is worth computing at; None is the base's own, which is never exceeded.
+
+    Args:
+        sides: Shorter sides in pixels: `p95` is looked at.
+        config: The base's.
+    """
+    if not config.any_size or "p95" not in sides:
+        return None
+    worth = max(LEAST_SIZE, math.ceil(_ENLARGED * sides["p95"] / _STEP) * _STEP)
+    return worth if worth < config.transform.size else None

@@ -1,0 +1,113 @@
+"""How fast this machine tunes image models and models of speech; forecasts rest on it, see `training.probe`."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from moatelier.contracts import TrainSpec
+from modalities.audio import model as audio
+from modalities.audio.classifier import Classifier as Listener
+from modalities.audio.config import LONGEST_WINDOW_S, samples
+from modalities.audio.teaching import lesson, loss
+from modalities.machine import DTYPES
+from modalities.vision import model as vision
+from modalities.vision.classifier import Classifier
+from training import methods
+
+_ROWS, _LABELS = 16, 10
+_WORDS_A_SECOND = 2
+
+
+def rate(once: Callable[[], object], count: int, seconds: float) -> float:
+    """Things a second at the best of a few repeats, each of which does `count`; the first one warms up."""
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < 2 or (time.perf_counter() - began < seconds and len(times) < 6):
+        start = time.perf_counter()
+        once()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return round(count / min(times[1:]), 1)
+
+
+def images(base_id: str, size: int | None, seconds: float) -> dict[str, Any]:
+    """What top blocks take, which stand for all methods: others train less.
+
+    Args:
+        base_id: Catalogue id.
+        size: Pixels of either side; None is the base's own.
+        seconds: About how long each of the measurements may take.
+
+    Returns:
+        `frozen_rows_per_s` (the whole tower once, and the frozen stages for an image and its mirror image),
+        `train_rows_per_s` (the tuned stages forward and back) and `precision`.
+
+    Raises:
+        ModelUnavailable: The base is not pulled.
+        InvalidRequest: It takes no such size.
+    """
+    base = vision.load_base(base_id)
+    side = base.transform_at(size or base.config.transform.size).size
+    first, tower = base.first_stage_default, base.tower
+    pixels = torch.rand(_ROWS, 3, side, side).to(base.device, DTYPES[base.precision])
+    with torch.inference_mode():
+        whole = rate(lambda: tower(pixels), _ROWS, seconds)
+        below = rate(lambda: tower.run_stages(pixels, 0, first), _ROWS, seconds)
+    with torch.no_grad():
+        states = tower.run_stages(pixels, 0, first)
+    spec = TrainSpec(method="top_blocks", base=base_id, dataset="", suffix="probe")
+    made = Classifier(tower, _LABELS).to(base.device)
+    model = methods.load(spec, "vision").attach(made, spec, first).train()
+    targets = torch.arange(_ROWS, device=base.device) % _LABELS
+    train = rate(lambda: torch.autograd.backward(cross_entropy(model(states, first), targets)), _ROWS, seconds)
+    frozen = round(1 / (1 / whole + 2 / below), 1)
+    return {"precision": base.precision, "frozen_rows_per_s": frozen, "train_rows_per_s": train}
+
+
+def recordings(base_id: str, window_s: float | None, kind: str, seconds: float) -> dict[str, Any]:
+    """What LoRA in all layers takes.
+
+    Args:
+        base_id: Catalogue id.
+        window_s: How much is heard at once; None is the base's own.
+        kind: `transcription` or `classification`.
+        seconds: About how long each of the measurements may take.
+
+    Returns:
+        `frozen_rows_per_s` (spectrograms), `train_rows_per_s` (forward and back) and `precision`.
+
+    Raises:
+        ModelUnavailable: The base is not pulled.
+        InvalidRequest: It hears no such window.
+    """
+    window = window_s or LONGEST_WINDOW_S
+    base = audio.load_base(base_id).with_window(window)
+    chance = np.random.default_rng(0)
+    clips = [chance.normal(0, 0.1, samples(window)).astype(np.float32) for _ in range(_ROWS)]
+    frozen = rate(lambda: audio.features(clips, base), _ROWS, seconds)
+    mel = audio.features(clips, base).to(DTYPES[base.precision])
+    spec = TrainSpec(method="audio_lora", base=base_id, dataset="", suffix="probe", rank=8, alpha=16.0)
+    method = methods.load(spec, "audio")
+    step = _words(base, mel, method, spec) if kind == "transcription" else _classes(base, mel, method, spec)
+    train = rate(lambda: torch.autograd.backward(step()), _ROWS, seconds)
+    return {"precision": base.precision, "frozen_rows_per_s": frozen, "train_rows_per_s": train}
+
+
+def _words(base: audio.AudioBase, mel: Tensor, method: Any, spec: TrainSpec) -> Callable[[], Tensor]:
+    method.attach(base.model, spec, 0, shape=base.config).train()
+    lessons = [lesson(base, "seven " * max(1, round(_WORDS_A_SECOND * base.window_s)))] * _ROWS
+    return lambda: loss(base.model, lessons, audio.encode(mel, base))
+
+
+def _classes(base: audio.AudioBase, mel: Tensor, method: Any, spec: TrainSpec) -> Callable[[], Tensor]:
+    made = Listener(base.model.encoder, _LABELS).to(base.device)
+    tuned = method.attach(made, spec, 0, shape=base.config).train()
+    targets = torch.arange(_ROWS, device=base.device) % _LABELS
+    whole = torch.full((_ROWS,), samples(base.window_s), device=base.device)
+    return lambda: cross_entropy(tuned(mel, whole), targets)
