@@ -219,6 +219,22 @@ class TextEngine:
         self.finish(rows, progress)
         return [completion(row) for row in rows]
 
+    def finish(self, rows: Sequence[Row], progress: Callable[[int], None] | None = None) -> None:
+        """Take steps until these rows are over; raises what one of them fails with, and cancels the others."""
+        done = 0
+        try:
+            while any(not row.over for row in rows):
+                self.step()
+                if error := next((row.error for row in rows if row.error), None):
+                    raise error
+                now = sum(row.over for row in rows)
+                if progress and now > done:
+                    progress(now)
+                done = now
+        finally:
+            for row in rows:
+                self.cancel(row)
+
     def stream(
         self, messages: Messages, *, adapter: str | None, sampling: Sampling, choices: int = 1
     ) -> Generator[Delta, None, None]:
@@ -343,22 +359,6 @@ class TextEngine:
         switch = invoked_at(ids, adapter.invocation)
         upper = Chain("upper", adapter.digest, base, switch)
         return Lane(adapter, ids, switch, Chain("lower", lower, base, switch), upper)
-
-    def finish(self, rows: Sequence[Row], progress: Callable[[int], None] | None = None) -> None:
-        """Take steps until these rows are over; raises what one of them fails with, and cancels the others."""
-        done = 0
-        try:
-            while any(not row.over for row in rows):
-                self.step()
-                if error := next((row.error for row in rows if row.error), None):
-                    raise error
-                now = sum(row.over for row in rows)
-                if progress and now > done:
-                    progress(now)
-                done = now
-        finally:
-            for row in rows:
-                self.cancel(row)
 
     # ------------------------------------------------------------------------------------------------- adapters
 
