@@ -60,6 +60,12 @@ class QuestionRow:
             {"role": "assistant", "content": self.answer},
         ]
 
+    @property
+    def prompt(self) -> list[dict[str, Any]]:
+        """The question as engines take it."""
+        picture = {"type": "image", "artifact": self.image}
+        return [{"role": "user", "content": [picture, {"type": "text", "text": self.question}]}]
+
 
 def ask(rows: Sequence[ImageRow], labels: Sequence[str], seed: int = 0) -> list[QuestionRow]:
     """One question of each form about each picture.
