@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from evals.scorers import plain
 from evals.statistics import clopper_pearson, paired_difference
 from evals.verdict import percent_down, points
-from moatelier.contracts import AdapterManifest, Contract, Interval, PairedComparison
+from moatelier.contracts import AdapterManifest, Contract, Interval, PairedComparison, TrainResult
 from moatelier.errors import DataError
 from modalities.imagetext.questions import QuestionRow
 from serving.sampling import Sampling
@@ -140,14 +140,14 @@ def _figures(right: Mapping[str, NDArray[np.bool_]]) -> FormFigures:
     return FormFigures(rows=len(right["seeing"]), against_blind=compared, **rates)
 
 
-def card_text(report: SightedReport, manifest: AdapterManifest, *, train_pictures: int, seconds: float) -> str:
+def card_text(report: SightedReport, manifest: AdapterManifest, result: TrainResult, train_pictures: int) -> str:
     """The adapter's model card in Markdown.
 
     Args:
         report: Its figures.
         manifest: Of its bundle.
+        result: Of its training.
         train_pictures: How many pictures it was trained on.
-        seconds: How long that took.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -158,5 +158,5 @@ def card_text(report: SightedReport, manifest: AdapterManifest, *, train_picture
     environment.filters.update(percent=lambda share: f"{share:.1%}", percent_down=percent_down, points=points)
     template = environment.get_template("SIGHTED_CARD.md.j2")
     return template.render(
-        report=report, manifest=manifest, spec=manifest.spec, train_pictures=train_pictures, seconds=seconds
+        report=report, manifest=manifest, spec=manifest.spec, result=result, train_pictures=train_pictures
     )

@@ -73,7 +73,7 @@ class ImageTextObjective:
         job: Told of progress; asked whether to stop.
     """
 
-    micro, solved = MICRO_TOKENS, False
+    micro, solved = 2 * MICRO_TOKENS, False  # more than half of such a short row is the beginning that all share
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from evals.sighted import card_text, examine
-from moatelier.contracts import AdapterManifest, TrainSpec
+from moatelier.contracts import AdapterManifest, TrainResult, TrainSpec
 from moatelier.errors import DataError
 from modalities.imagetext.questions import QuestionRow, ask
 from modalities.vision.rows import ImageRow
@@ -80,12 +80,22 @@ def test_what_the_words_alone_tell_is_told_beside_what_is_seen() -> None:
 
 def test_the_card_claims_what_was_shown_and_no_more() -> None:
     report = examine(Engine(), "animals", "e" * 64, rows(80, 100), rows(40))
-    text = card_text(report, manifest(), train_pictures=40, seconds=61.4)
+    result = TrainResult(
+        bundle="e" * 64,
+        steps=7,
+        epochs=0.5,
+        seconds=61.4,
+        train_loss=1.0,
+        dev_loss=None,
+        curve=(),
+        stopped="out_of_time",
+    )
+    text = card_text(report, manifest(), result, 40)
     assert "| what | 80 | 100.0% (95.5% to 100.0%) | 50.0% | 50.0% |" in text
     assert "rest on the picture for: what, which" in text and "cat, dog" in text
-    assert "40 pictures, 61 s" in text and "`eyes`" in text
+    assert "40 pictures, 61 s: 7 steps of 16 questions, 0.5 epochs of 3, cut short" in text and "`eyes`" in text
     few = examine(Engine(), "animals", "e" * 64, rows(4, 100), rows(40))
-    assert "do not use it" in card_text(few, manifest(), train_pictures=40, seconds=1.0)
+    assert "do not use it" in card_text(few, manifest(), result, 40)
     assert json.loads(report.model_dump_json())["forms"]["what"]["rows"] == 80
 
 
