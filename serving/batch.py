@@ -68,7 +68,7 @@ class Passes:
         spans: Sequence[Span],
         hidden: torch.Tensor,
     ) -> torch.Tensor:
-        known = [span.seat.room.hidden[span.seat.slot, span.start : span.stop] for span in spans]
+        known = [_known(lane, span) for lane, span in zip(lanes, spans, strict=True)]
         hidden = torch.cat([hidden[: len(decode)], *known])
         layers = range(self._boundary, len(self._model.layers))
         return self._run(hidden, layers, rooms, decode, lanes, spans)
@@ -115,3 +115,9 @@ class Passes:
 def _span(lane: Lane, tokens: int) -> Span:
     assert lane.seat is not None
     return Span(lane.seat, lane.seat.tokens, lane.seat.tokens + tokens)
+
+
+def _known(lane: Lane, span: Span) -> torch.Tensor:
+    """The states that a lane's upper layers start from."""
+    states = span.seat.room.hidden[span.seat.slot, span.start : span.stop]
+    return states if lane.inset is None else lane.inset.over(states, span.start)

@@ -31,17 +31,15 @@ from serving.loop import Loop
 from serving.lora import LoraWeights, invoked_at, read_weights
 from serving.memory import Memory, return_to_system
 from serving.room import Rooms, Shape
-from serving.row import Completion, Delta, Lane, Row, completion
+from serving.row import Completion, Delta, Lane, Prompt, Row, completion
 from serving.sampling import Chooser, Sampling
 from serving.sharing import Sharing
 from serving.textstream import TextStream
+from serving.turns import prompt_ids
 
 __all__ = ["Completion", "Delta", "Messages", "Sampling", "TextEngine"]
 
 FUSED = tuple(name for names in SITES.values() for name in names)
-
-LONGEST_TOKEN = 128
-"""Characters; hardly any token has more."""
 
 Messages = Sequence[Mapping[str, str]]
 """A conversation: {"role", "content"} each, the system message first if there is one."""
@@ -167,8 +165,24 @@ class TextEngine:
             NotFound: No adapter of this name is loaded.
             InvalidRequest: The prompt fills the whole context.
         """
+        prompts = [self._prompt(messages, self._subject(name)) for name in adapters]
+        return self.enter(
+            prompts, adapters=adapters, sampling=sampling, choices=choices, scored=scored, flow=flow, asked=asked
+        )
+
+    def enter(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        adapters: Sequence[str | None],
+        sampling: Sampling,
+        choices: int = 1,
+        scored: int | None = None,
+        flow: str = "",
+        asked: float | None = None,
+    ) -> list[Row]:
+        """As `submit`, for prompts that have been made: one for each adapter. Raises NotFound."""
         loaded = [self._subject(name) for name in adapters]
-        prompts = [self._prompt(messages, adapter) for adapter in loaded]
         since = time.monotonic() if asked is None else asked
         deadline = None if sampling.deadline_s is None else since + sampling.deadline_s
         turns_of = f"{flow} {list(adapters)}"
@@ -202,8 +216,24 @@ class TextEngine:
         loaded = self._subject(adapter)
         ids = [self._prompt(messages, loaded, n) for n, messages in enumerate(prompts)]
         rows = self._queue([self._row([prompt], [loaded], sampling) for prompt in ids])
-        self._finish(rows, progress)
+        self.finish(rows, progress)
         return [completion(row) for row in rows]
+
+    def finish(self, rows: Sequence[Row], progress: Callable[[int], None] | None = None) -> None:
+        """Take steps until these rows are over; raises what one of them fails with, and cancels the others."""
+        done = 0
+        try:
+            while any(not row.over for row in rows):
+                self.step()
+                if error := next((row.error for row in rows if row.error), None):
+                    raise error
+                now = sum(row.over for row in rows)
+                if progress and now > done:
+                    progress(now)
+                done = now
+        finally:
+            for row in rows:
+                self.cancel(row)
 
     def stream(
         self, messages: Messages, *, adapter: str | None, sampling: Sampling, choices: int = 1
@@ -245,8 +275,8 @@ class TextEngine:
         for n, ids in enumerate(rows):
             if not 0 < len(ids) <= self.context:
                 raise InvalidRequest(f"The row has {len(ids)} tokens; the context is {self.context}.", where=f"row {n}")
-        made = self._queue([self._row([list(ids)], [loaded], Sampling(1), scored=0, limit=0) for ids in rows])
-        self._finish(made, None)
+        made = self._queue([self._row([Prompt(ids)], [loaded], Sampling(1), scored=0, limit=0) for ids in rows])
+        self.finish(made)
         return [[told.logprob for told in row.prompt_told] for row in made]
 
     def logits(self, ids: Sequence[int], *, adapter: str | None) -> torch.Tensor:
@@ -256,7 +286,7 @@ class TextEngine:
             NotFound: No adapter of this name is loaded.
         """
         loaded = self._subject(adapter)
-        lane = self._lane(ids, loaded)
+        lane = self._lane(Prompt(ids), loaded)
         if loaded:
             self._adapters.hold(loaded)
         try:
@@ -287,25 +317,10 @@ class TextEngine:
         """The adapter of this name; None is the base."""
         return None if name is None else self._adapters.get(name)
 
-    def _prompt(self, messages: Messages, adapter: Loaded[LoraWeights] | None, index: int = 0) -> list[int]:
+    def _prompt(self, messages: Messages, adapter: Loaded[LoraWeights] | None, index: int = 0) -> Prompt:
+        system = adapter.manifest.system if adapter else ""
         turns = [{"role": turn["role"], "content": turn["content"]} for turn in messages]
-        if adapter and adapter.manifest.system and (not turns or turns[0]["role"] != "system"):
-            turns.insert(0, {"role": "system", "content": adapter.manifest.system})
-        characters = sum(len(turn["content"]) for turn in turns)
-        if characters > self.context * LONGEST_TOKEN:  # tokenising it would keep everybody waiting, to no end
-            raise InvalidRequest(
-                f"The prompt has {characters} characters; the context of {self.base.entry_id} is {self.context}.",
-                where=f"messages of prompt {index}",
-                remedy="Shorten it.",
-            )
-        prompt = render(self.base.tokenizer, turns, True)
-        if len(prompt) >= self.context:
-            raise InvalidRequest(
-                f"The prompt has {len(prompt)} tokens; the context of {self.base.entry_id} is {self.context}.",
-                where=f"messages of prompt {index}",
-                remedy="Shorten it.",
-            )
-        return prompt
+        return Prompt(prompt_ids(self.base, turns, system, index))
 
     def _queue(self, rows: list[Row]) -> list[Row]:
         """Let rows wait that have all been made: a request that cannot be made whole leaves nothing behind."""
@@ -315,7 +330,7 @@ class TextEngine:
 
     def _row(
         self,
-        prompts: Sequence[list[int]],
+        prompts: Sequence[Prompt],
         adapters: Sequence[Loaded[LoraWeights] | None],
         sampling: Sampling,
         *,
@@ -325,42 +340,25 @@ class TextEngine:
         flow: str = "",
         deadline: float | None = None,
     ) -> Row:
-        longest = max(map(len, prompts))
+        longest = max(len(prompt.ids) for prompt in prompts)
         limit = min(sampling.max_tokens, self.context - longest) if limit is None else limit
         constraint = None if sampling.schema is None else self.grammars.constraint(sampling.schema)
         text = TextStream(lambda ids: answer_text(self.base.tokenizer, ids), sampling.stop)
-        lanes = tuple(self._lane(ids, adapter) for ids, adapter in zip(prompts, adapters, strict=True))
+        lanes = tuple(self._lane(*pair) for pair in zip(prompts, adapters, strict=True))
         chooser = Chooser(sampling, choice, constraint)
-        return Row(choice, lanes, len(prompts[0]), limit, chooser, text, flow, scored, deadline)
+        return Row(choice, lanes, len(prompts[0].ids), limit, chooser, text, flow, scored, deadline)
 
-    def _lane(self, ids: Sequence[int], adapter: Loaded[LoraWeights] | None) -> Lane:
-        base = self.base.digest
+    def _lane(self, prompt: Prompt, adapter: Loaded[LoraWeights] | None) -> Lane:
+        base, ids, inset = self.base.digest, list(prompt.ids), prompt.inset
         if adapter is None:
-            return Lane(None, list(ids), 0, Chain("lower", base), Chain("upper", base))
-        switch = invoked_at(ids, adapter.invocation)
+            return Lane(None, ids, 0, Chain("lower", base), Chain("upper", base))
         lower = base if adapter.first_layer >= self.boundary else adapter.digest
-        return Lane(
-            adapter,
-            list(ids),
-            switch,
-            Chain("lower", lower, base, switch),
-            Chain("upper", adapter.digest, base, switch),
-        )
-
-    def _finish(self, rows: Sequence[Row], progress: Callable[[int], None] | None) -> None:
-        done = 0
-        try:
-            while any(not row.over for row in rows):
-                self.step()
-                if error := next((row.error for row in rows if row.error), None):
-                    raise error
-                now = sum(row.over for row in rows)
-                if progress and now > done:
-                    progress(now)
-                done = now
-        finally:
-            for row in rows:
-                self.cancel(row)
+        if inset is not None:
+            shown = Chain("upper", f"{adapter.digest}:{inset.digest}", adapter.digest, inset.place)
+            return Lane(adapter, ids, 0, Chain("lower", lower), shown, inset=inset)
+        switch = invoked_at(ids, adapter.invocation)
+        upper = Chain("upper", adapter.digest, base, switch)
+        return Lane(adapter, ids, switch, Chain("lower", lower, base, switch), upper)
 
     # ------------------------------------------------------------------------------------------------- adapters
 

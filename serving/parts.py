@@ -108,6 +108,15 @@ def last(messages: Sequence[Mapping[str, Any]], medium: Medium, *, stored: bool 
     return next((part for part in reversed(media(messages, stored=stored)) if part.medium == medium), None)
 
 
+def holds(message: Mapping[str, Any], medium: Medium) -> bool:
+    """Whether a message has a picture or a recording, however it is named, without reading it."""
+    content = message.get("content")
+    kinds = {medium, f"{medium}_url", f"input_{medium}"}
+    return isinstance(content, list) and any(
+        isinstance(part, Mapping) and part.get("type") in kinds for part in content
+    )
+
+
 def mediums(messages: Sequence[Mapping[str, Any]]) -> tuple[Medium, ...]:
     """Which kinds a conversation holds, without reading them."""
     kinds = [
@@ -148,3 +157,14 @@ def words(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         else:
             kept.append(dict(message))
     return kept
+
+
+def shown(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The conversation as a template takes it: texts only, and `picture` in the message that has the last picture."""
+    place = next((n for n in reversed(range(len(messages))) if holds(messages[n], "image")), None)
+    turns = []
+    for number, message in enumerate(words(messages)):
+        content = message.get("content") or ""
+        text = content if isinstance(content, str) else "".join(str(part.get("text", "")) for part in content)
+        turns.append({"role": message["role"], "content": text} | ({"picture": True} if number == place else {}))
+    return turns

@@ -22,7 +22,10 @@ from starlette.exceptions import HTTPException
 from moatelier.errors import Cancelled, InvalidRequest, MoatelierError, NotFound
 from moatelier.faults import fault_point
 from moatelier.settings import settings
-from serving import sensing
+from modalities import registry
+from modalities.bundle import read_manifest
+from modalities.imagetext.config import NAME as SHOWN
+from serving import parts, sensing
 from serving.driver import Driver, Ticket
 from serving.embeddings import Embedder, EmbeddingRequest
 from serving.engine import Delta, TextEngine
@@ -30,10 +33,11 @@ from serving.process import serve
 from serving.protocol import DONE, ChatRequest, Wire, envelope
 from serving.row import Row
 from serving.sampling import TokenLogprob
-from serving.senses import Senses
+from serving.senses import Senses, decode
 from serving.sse import event
 
 T = TypeVar("T")
+LOOKING = "serving.looking:LookingEngine"
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -65,6 +69,7 @@ class Pool:
         self.driver = Driver(self.engine)
         self.started = int(time.time())
         self._engine: TextEngine | None = None
+        self._looking: Any = None
 
     @property
     def loaded(self) -> bool:
@@ -76,6 +81,12 @@ class Pool:
         if self._engine is None:
             self._engine = TextEngine(self.base)
         return self._engine
+
+    def looking(self) -> Any:
+        """The engine with eyes, a `LookingEngine`, imported at its first use; call this on the driver's thread only."""
+        if self._looking is None:
+            self._looking = registry.load(LOOKING)(self.base, text=self.engine())
+        return self._looking
 
     def models(self) -> list[dict[str, Any]]:
         """The base and all adapters as the dialect lists them, `root` and `parent` as vLLM does."""
@@ -90,6 +101,43 @@ class Pool:
         known = self._engine.adapters if self._engine else {}
         return model != self.base and model not in known and self.senses.knows(model)
 
+    def is_shown(self, model: str) -> bool:
+        """Whether a model is an adapter that is shown pictures."""
+        return self._looking is not None and model in self._looking.adapters
+
+    async def show(self, request: ChatRequest) -> Ticket:
+        """Queue a question about a picture.
+
+        Raises:
+            InvalidRequest: The request has no picture, or asks for what such a model cannot do.
+            DataError: The picture is damaged.
+        """
+        request.check()
+        for field in ("ensemble", "prompt_logprobs"):
+            if getattr(request, field) is not None:
+                what = f"A model that is shown pictures has no {field}."
+                raise InvalidRequest(what, where=field, remedy="Leave it out.")
+        part = parts.last([message.model_dump() for message in request.messages], "image")
+        if part is None:
+            what = f"`{request.model}` is asked about a picture, and the request has none."
+            raise InvalidRequest(what, where="messages", remedy="Send an `image_url` part with a data URI.")
+        turns, sampling, asked = request.shown(), request.sampling(), time.monotonic()
+        image = await asyncio.to_thread(decode, part)
+
+        def submit(engine: TextEngine) -> Sequence[Row]:
+            rows: Sequence[Row] = self.looking().submit(
+                turns,
+                image,
+                adapter=request.model,
+                sampling=sampling,
+                choices=request.n or 1,
+                flow=request.user or "",
+                asked=asked,
+            )
+            return rows
+
+        return self.driver.submit(submit, eager=request.stream)
+
     def answer(self, request: ChatRequest) -> Ticket:
         """Queue a chat request.
 
@@ -102,6 +150,9 @@ class Pool:
         names, asked = request.ensemble or [request.model], time.monotonic()
         for name in (request.model, *names):
             self.fingerprint(name)
+            if self.is_shown(name):
+                what = f"`{name}` is shown pictures, and decides nothing with others."
+                raise InvalidRequest(what, where="ensemble", remedy="Leave it out.")
         adapters = [None if name == self.base else name for name in names]
 
         def submit(engine: TextEngine) -> Sequence[Row]:
@@ -237,7 +288,7 @@ def create_app(pool: Pool) -> FastAPI:
         wire = Wire(body.model, pool.fingerprint(body.model), include_usage, spell, logprobs=bool(body.logprobs))
         if pool.is_sensed(body.model):
             return await sensing.chat(pool.senses, body, wire)
-        ticket = pool.answer(body)
+        ticket = await pool.show(body) if pool.is_shown(body.model) else pool.answer(body)
         if not body.stream:
             return JSONResponse(await unless_gone(request, ticket, whole(ticket, wire)))
         # The first token decides about the status: what goes wrong before it is an error, not a broken stream.
@@ -264,7 +315,9 @@ def create_app(pool: Pool) -> FastAPI:
         if body.lora_name == pool.base:
             raise InvalidRequest("An adapter cannot have the base's name.", where="lora_name", remedy="Use another.")
         path = Path(body.lora_path)
-        if await pool.senses.takes(path):
+        if (await asyncio.to_thread(read_manifest, path)).modality == SHOWN:
+            await pool.driver.call(lambda _: pool.looking().load_adapter(body.lora_name, path, body.pinned))
+        elif await pool.senses.takes(path):
             await pool.senses.load(body.lora_name, path, body.pinned)
         else:
             await pool.driver.call(lambda engine: engine.load_adapter(body.lora_name, path, body.pinned))
@@ -274,6 +327,8 @@ def create_app(pool: Pool) -> FastAPI:
     async def unload(body: UnloadRequest) -> Response:
         if body.lora_name in pool.senses.adapters:
             await pool.senses.unload(body.lora_name)
+        elif pool.is_shown(body.lora_name):
+            await pool.driver.call(lambda _: pool.looking().unload_adapter(body.lora_name))
         else:
             await pool.driver.call(lambda engine: engine.unload_adapter(body.lora_name))
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moatelier.errors import InvalidRequest, MoatelierError
 from moatelier.ids import new_id
+from serving import parts
 from serving.sampling import MAX_LOGPROBS, Sampling, TokenLogprob
 from serving.schemas import ANY_OBJECT, schema_text
 from serving.sse import event
@@ -136,6 +137,12 @@ class ChatRequest(BaseModel):
     def turns(self) -> list[dict[str, str]]:
         """The conversation as the engine takes it."""
         return [message.plain(f"messages[{n}]") for n, message in enumerate(self.messages)]
+
+    def shown(self) -> list[dict[str, Any]]:
+        """The same, with a place for the last picture; see `serving.parts.shown`."""
+        turns = parts.shown([message.model_dump() for message in self.messages])
+        plain = [Message(**turn).plain(f"messages[{n}]") for n, turn in enumerate(turns)]
+        return [turn | told for turn, told in zip(turns, plain, strict=True)]
 
     def sampling(self) -> Sampling:
         """How tokens are to be chosen.

@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -46,6 +47,37 @@ class Completion:
     completion_tokens: int
 
 
+@dataclass(frozen=True)
+class Inset:
+    """What stands in a prompt where there are no words, such as a picture.
+
+    Attributes:
+        place: Its first token; below the boundary between the segments these tokens are read like others.
+        states: `[tokens, width]`, what stands there above it.
+        digest: Names the states.
+    """
+
+    place: int
+    states: torch.Tensor
+    digest: str
+
+    def over(self, hidden: torch.Tensor, start: int) -> torch.Tensor:
+        """The states at the boundary of the tokens from `start` on, `[tokens, width]`, with its own among them."""
+        first, last = self.place - start, self.place - start + len(self.states)
+        if last <= 0 or first >= len(hidden):
+            return hidden
+        own = self.states[max(0, -first) : len(hidden) - first]
+        return torch.cat([hidden[: max(0, first)], own.to(hidden.dtype), hidden[max(0, last) :]])
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a lane begins with: ids, and what stands among them beside words."""
+
+    ids: Sequence[int]
+    inset: Inset | None = None
+
+
 @dataclass(eq=False)
 class Lane:
     """What one model, the base or an adapter, reads of a row. An ordinary row has one lane, an ensemble several.
@@ -57,6 +89,7 @@ class Lane:
         lower, upper: Names of its blocks in the two segments.
         seat: Where its states are while it runs.
         logits: After the last token of ids, `[vocabulary]`; until the row takes them.
+        inset: What stands in the prompt beside words.
     """
 
     adapter: Loaded[LoraWeights] | None
@@ -66,6 +99,7 @@ class Lane:
     upper: Chain
     seat: Seat | None = None
     logits: torch.Tensor | None = None
+    inset: Inset | None = None
 
     @property
     def unread(self) -> int:

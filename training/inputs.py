@@ -47,6 +47,7 @@ class Source:
         precision: What the base computes in, as part of the cache's key.
         progress: Told (batches done, batches in all) while the cache is filled; may raise to stop.
         cache: Keep the frozen layers' output on disk if it fits there.
+        shared: At most so many tokens count as the rows' common beginning, whatever they are; None is no limit.
     """
 
     def __init__(
@@ -58,11 +59,13 @@ class Source:
         progress: Callable[[int, int], None] = lambda *_: None,
         *,
         cache: bool = True,
+        shared: int | None = None,
     ) -> None:
         self._base, self._examples, self._first = base, examples, first_layer
         self._device = next(base.model.parameters()).device
         distinct = sorted({example.ids for example in examples}, key=lambda ids: (len(ids), ids))
         limit = min(example.acts or example.targets[0] - 1 for example in examples)
+        limit = limit if shared is None else min(limit, shared)
         self.prefix = common_beginning(distinct, limit)
         """Tokens that all rows share at their beginning; they are run once a batch."""
         # Item 0 is the shared beginning, item n the n-th distinct row's own tokens.

@@ -22,7 +22,12 @@ from training.checkpoint import State
 from training.loop import Loop, peak_bytes
 from training.objective import Prepared
 
-OBJECTIVES = {"text": "training.text", "vision": "training.vision", "audio": "training.audio"}
+OBJECTIVES = {
+    "text": "training.text",
+    "vision": "training.vision",
+    "audio": "training.audio",
+    "imagetext": "training.imagetext",
+}
 """Modality -> the module whose `prepare(spec, card, rows, job)` gives its `Prepared`."""
 _LIBRARIES = ("moatelier", "torch", "transformers", "peft", "accelerate")
 

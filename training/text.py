@@ -37,7 +37,7 @@ def prepare(
     base = load_base(spec.base, spec.precision)
     header = answer_header(base.tokenizer) if hasattr(method, "activate_by") else []
     train, dev = (encode(base, split, rows[split], header) for split in ("train", "dev"))
-    _preflight(base, spec, train, dev, job)
+    preflight_rows(base, spec, train, dev, job)
     return TextObjective(spec, base, [*train, *dev], header, _system([row["messages"] for row in rows["train"]]), job)
 
 
@@ -146,7 +146,13 @@ def _example(name: str, encoded: Encoded, header: list[int]) -> Example:
     return Example(name, tuple(encoded.ids), trained, acts)
 
 
-def _preflight(base: TextBase, spec: TrainSpec, train: list[Example], dev: list[Example], job: Job) -> None:
+def preflight_rows(base: TextBase, spec: TrainSpec, train: list[Example], dev: list[Example], job: Job) -> None:
+    """Check the rows and that the base runs packed, and leave a page with some rows in the job's folder.
+
+    Raises:
+        DataError: A row cannot be trained on; says which.
+        InvalidRequest: The base cannot be tuned.
+    """
     limit, pad = min(spec.max_tokens, base.config.context), base.tokenizer.pad_token_id
     found = preflight.check(train, base.stop_ids, pad, limit)
     if dev:

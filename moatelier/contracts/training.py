@@ -44,6 +44,8 @@ class TrainSpec(Contract):
     """Which half of a model of speech is tuned; None is both, or the encoder alone where classes are told."""
     augment: bool = Field(default=False, exclude_if=lambda on: not on)
     """Whether recordings are varied in speed, in noise and in their spectrum while they are trained on."""
+    vision: str | None = Field(default=None, exclude_if=lambda vision: vision is None)
+    """Catalogue id of the model that sees, where pictures are put before a language model."""
 
 
 class AdapterManifest(Contract):

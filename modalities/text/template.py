@@ -3,6 +3,7 @@
 A conversation is tokenised in segments: up to each generation prompt, then the assistant's turn with the stop token
 that ends it. So the ids before a trained span are exactly those that serving feeds before it generates, and answers
 that come back as history have the ids they were generated with. Special tokens written out in a message are text.
+A message with `"picture": True` begins with a place for a picture: the id `PICTURE`.
 """
 
 import re
@@ -15,7 +16,9 @@ from typing import Any
 from moatelier.errors import DataError
 from moatelier.ids import digest_json
 
-Messages = Sequence[dict[str, str]]
+Messages = Sequence[dict[str, Any]]
+PICTURE = -1
+"""Stands among a conversation's ids where a picture belongs; no token has it."""
 _OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters that stand in for special tokens written out by people
 _MARK = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
 _tokenising = Lock()  # `split_special_tokens` switches the tokenizer itself, under the feet of other threads
@@ -149,8 +152,11 @@ def _text(tokenizer: Any, messages: Messages, add_generation_prompt: bool) -> st
         ) from error
 
 
-def _hide_special(tokenizer: Any, messages: Messages) -> tuple[list[dict[str, str]], tuple[str, ...]]:
-    """Put marks in place of special tokens that people wrote out, so that the template's own stay the only ones."""
+def _hide_special(tokenizer: Any, messages: Messages) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Put marks in place of special tokens that people wrote out, so that the template's own stay the only ones.
+
+    The mark with the number after theirs is a picture.
+    """
     special = _special_tokens(tokenizer)
     pattern = _pattern(special)
     hidden = []
@@ -158,6 +164,8 @@ def _hide_special(tokenizer: Any, messages: Messages) -> tuple[list[dict[str, st
         text = _MARK.sub("", message["content"])
         if pattern is not None:
             text = pattern.sub(lambda match: f"{_OPEN}{special.index(match.group())}{_CLOSE}", text)
+        if message.get("picture"):
+            text = f"{_OPEN}{len(special)}{_CLOSE}{text}"
         hidden.append({**message, "content": text})
     return hidden, special
 
@@ -178,6 +186,9 @@ def _tokenise(tokenizer: Any, text: str, special: tuple[str, ...]) -> list[int]:
     ids: list[int] = []
     for number, piece in enumerate(_MARK.split(text)):
         literal = number % 2 == 1
+        if literal and int(piece) == len(special):
+            ids.append(PICTURE)
+            continue
         content = special[int(piece)] if literal else piece
         if content:
             with _tokenising:

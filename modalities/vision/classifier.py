@@ -47,7 +47,7 @@ def with_own_stages(model: Classifier, first: int) -> Classifier:
     """The classifier on a tower that shares the stages below `first` and has copies of the others, in float32."""
     tower, stages = model.tower, list(model.tower.stages)
     own = [_copy(stage).float() for stage in stages[first:]]
-    model.tower = Tower([*stages[:first], *own], tower.project, tower.width, tower.fixed_size).eval()
+    model.tower = Tower([*stages[:first], *own], tower.project, tower.width, tower.fixed_size, pools=tower.pools).eval()
     return model
 
 

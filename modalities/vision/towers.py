@@ -7,6 +7,7 @@ known here is one stage: it can be probed, and tuned as a whole.
 """
 
 from collections.abc import Callable, Sequence
+from math import isqrt
 from typing import Any
 
 import torch
@@ -29,12 +30,43 @@ class Tower(nn.Module):
         project: From features into the space where images and words meet; the identity where there is none.
         width: Length of the features.
         fixed_size: The only size of image it takes, in pixels; None takes any.
+        pools: The last stage ends with a module of its own that makes one vector of all places of an image.
     """
 
-    def __init__(self, stages: Sequence[nn.Module], project: nn.Module, width: int, fixed_size: int | None) -> None:
+    def __init__(
+        self,
+        stages: Sequence[nn.Module],
+        project: nn.Module,
+        width: int,
+        fixed_size: int | None,
+        *,
+        pools: bool = True,
+    ) -> None:
         super().__init__()
         self.stages, self.project = nn.ModuleList(stages), project
-        self.width, self.fixed_size = width, fixed_size
+        self.width, self.fixed_size, self.pools = width, fixed_size, pools
+
+    @property
+    def before_places(self) -> int:
+        """How many stages run before `places`."""
+        return len(self.stages) - 1 if self.pools else len(self.stages)
+
+    def places(self, x: Tensor) -> Tensor:
+        """The end of the tower without its pooling: what is seen where, `[batch, places, width]`, row by row.
+
+        Tokens that belong to no place, as transformers have before the others, are left out. A tower that pools in a
+        way of its own has one place.
+
+        Args:
+            x: What the first `before_places` stages gave.
+        """
+        if not self.pools:
+            return x[:, None]
+        for module in list(self.stages[-1].children())[:-1]:
+            x = module(channels_last(x))
+        if x.ndim == 4:
+            return x.flatten(2).transpose(1, 2)
+        return x[:, x.shape[1] - isqrt(x.shape[1]) ** 2 :]
 
     def run_stages(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Run the stages from `start` up to, without, `stop`; after the last one these are the features.
@@ -74,7 +106,7 @@ def cut(visual: Any) -> Tower:
 
 def _within(visual: Any) -> Tower:
     trunk = cut(visual.trunk)
-    return Tower(list(trunk.stages), visual.head, trunk.width, trunk.fixed_size)
+    return Tower(list(trunk.stages), visual.head, trunk.width, trunk.fixed_size, pools=trunk.pools)
 
 
 def _efficientnet(model: Any) -> Tower:
@@ -113,7 +145,7 @@ def _whole(model: Any) -> Tower:
     if width is None:
         with torch.no_grad():
             width = model(torch.zeros(1, 3, fixed or 224, fixed or 224)).shape[1]
-    return Tower([model], nn.Identity(), int(width), fixed)
+    return Tower([model], nn.Identity(), int(width), fixed, pools=False)
 
 
 def _with_ends(blocks: Any, first: Sequence[nn.Module], last: Sequence[nn.Module]) -> list[nn.Module]:

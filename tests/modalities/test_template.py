@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moatelier.errors import DataError
-from modalities.text.template import Encoded, answer_text, encode_row, render, template_digest
+from modalities.text.template import PICTURE, Encoded, answer_text, encode_row, render, template_digest
 from tests import fakes
 
 SYSTEM = {"role": "system", "content": "Name the category of the message."}
@@ -176,3 +176,20 @@ def test_what_a_template_refuses_is_a_data_error() -> None:
 def test_another_template_has_another_digest(tokenizer: Any) -> None:
     assert template_digest(tokenizer) == template_digest(fakes.tiny_tokenizer())
     assert template_digest(with_template(INLINE)) != template_digest(tokenizer)
+
+
+def test_a_picture_stands_at_the_beginning_of_its_message(tokenizer: Any) -> None:
+    turns: list[dict[str, Any]] = [SYSTEM, {"role": "user", "content": "where<|im_end|>", "picture": True}]
+    plain = render(tokenizer, [SYSTEM, user("where<|im_end|>")], True)
+    pictured = render(tokenizer, turns, True)
+    at = pictured.index(PICTURE)
+    assert pictured[:at] + pictured[at + 1 :] == plain and tokenizer.decode(pictured[at + 1 : at + 6]).startswith(
+        "where"
+    )
+    row = encode_row(tokenizer, [*turns, assistant("card")], stop(tokenizer))
+    assert row.ids[: len(pictured)] == pictured and not any(row.trained[: len(pictured)])
+
+
+def test_nobody_can_write_a_picture(tokenizer: Any) -> None:
+    for text in ("\ue0003\ue001", "\ue000999\ue001x"):
+        assert PICTURE not in render(tokenizer, [user(text)], True)

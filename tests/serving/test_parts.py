@@ -81,3 +81,18 @@ def test_tells_what_a_conversation_holds_without_reading_it() -> None:
     broken = {"type": "image_url", "image_url": {"url": "no uri at all"}}
     assert parts.mediums(asked(WORDS, AUDIO, broken)) == ("image", "audio")
     assert parts.mediums(asked(WORDS)) == ()
+
+
+def test_a_conversation_is_shown_its_last_picture_in_its_place() -> None:
+    picture = {"type": "image", "artifact": "0" * 64}
+    turns = parts.shown(
+        [
+            {"role": "user", "content": [picture, {"type": "text", "text": "and "}, {"type": "text", "text": "now"}]},
+            {"role": "assistant", "content": "yes"},
+            {"role": "user", "content": [{"type": "text", "text": "what?"}, picture]},
+            {"role": "user", "content": None},
+        ]
+    )
+    assert [turn["content"] for turn in turns] == ["and now", "yes", "what?", ""]
+    assert [bool(turn.get("picture")) for turn in turns] == [False, False, True, False]
+    assert not parts.holds({"content": "image"}, "image") and not parts.holds({"content": [picture]}, "audio")

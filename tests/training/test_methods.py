@@ -12,7 +12,7 @@ def spec(**changes: object) -> TrainSpec:
     return TrainSpec.model_validate({"method": "lora", "base": "b", "dataset": "d", "suffix": "s", **changes})
 
 
-EVERY = [(modality, name) for modality in ("text", "vision") for name in methods.names(modality)]
+EVERY = [(modality, name) for modality in ("text", "vision", "imagetext") for name in methods.names(modality)]
 
 
 @pytest.mark.parametrize(("modality", "name"), EVERY)

@@ -155,3 +155,14 @@ register(
         defaults={"rank": 8, "alpha": 16.0, "learning_rate": 1e-3, "epochs": 3.0, "batch_rows": 16},
     )
 )
+
+register(
+    MethodSpec(
+        name="llava",
+        modality="imagetext",
+        summary="A projector from an image tower's features into a language model, with low-rank adapters on that.",
+        path="training.methods.llava",
+        max_rank=256,
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 1e-3, "epochs": 2.0, "batch_rows": 32},
+    )
+)
