@@ -9,7 +9,7 @@ from moatelier.errors import InvalidRequest
 from moatelier.job import Job, main
 from modalities import registry
 
-PARTS = {"audio": "modalities.audio.doubting:work"}
+PARTS = {"vision": "modalities.vision.doubting:work", "audio": "modalities.audio.doubting:work"}
 """Modality -> what answers."""
 
 

@@ -15,16 +15,20 @@ from moatelier.contracts import (
     ImageColumns,
     ImageFindings,
     SplitName,
+    Suspicion,
     TaskPlan,
 )
 from modalities import catalogue
 from modalities.curating import Material, Told, Watch
 from modalities.halves import Half, half_of, parts_of, read_parts
+from modalities.labels import judged
 from modalities.vision import data
 from modalities.vision.config import VisionConfig, read_config
 from modalities.vision.images import media
 from modalities.vision.rows import ImageRow
 
+SEEN = 6000
+"""So many images at most are looked at for wrong labels: it takes about a minute on two cores."""
 LEAST_SIZE = 128
 _ENLARGED = 4
 """Images are enlarged so many times at most: the pack sees nothing more in CIFAR's 32 pixels at 224 than at 128."""
@@ -69,13 +73,25 @@ def find(material: Material, told: Told | None) -> ImageFindings:
 
 
 def doubts(material: Material, findings: ImageFindings, decision: CurationDecision) -> Told | None:
-    """None: no labels are doubted yet."""
-    return None
+    """What the base makes of the labels of rows that will not be locked; of very many a part, evenly taken."""
+    locked = {row.number for row in split(material, findings, decision)["test"]}
+    chosen = judged(material.rows, locked if material.test_rows is None else (), decision)
+    step = max(1.0, len(chosen) / SEEN)
+    seen = [chosen[int(place * step)] for place in range(int(len(chosen) / step))]
+    if not seen:
+        return None
+    return {
+        "modality": "vision",
+        "base": material.plan.base.value,
+        "size": fit_size(findings.sizes, _config(material)),
+        "rows": [[row.number, row.image, row.pixels, row.label] for row in seen],
+    }
 
 
 def doubt(material: Material, findings: ImageFindings, decision: CurationDecision, told: Told | None) -> DataFindings:
-    """The findings as they are."""
-    return findings
+    """The findings with the labels that look wrong to the base."""
+    found = tuple(Suspicion.model_validate(each) for each in told["suspicious"]) if told else ()
+    return findings.model_copy(update={"suspicious": found})
 
 
 def split(material: Material, findings: ImageFindings, decision: CurationDecision) -> dict[SplitName, list[ImageRow]]:

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from moatelier.contracts import CurationDecision, ImageFindings
+from moatelier.contracts import CurationDecision, ImageFindings, Suspicion
 from modalities.labels import find_suspicious, judged
 from modalities.vision import data
 from modalities.vision.features import Features
@@ -48,28 +48,49 @@ def doubt(
     """
     locked = {row.number for row in data.split(rows, findings, decision, seed, test_rows)["test"]}
     chosen = judged(rows, locked if test_rows is None else (), decision)
-    suspicious = find_suspicious(
-        [row.number for row in chosen],
-        [row.pixels for row in chosen],
-        [str(row.label) for row in chosen],
-        lambda order: _features([chosen[position] for position in order], base, watch),
+    return findings.model_copy(update={"suspicious": suspicious(chosen, base, watch=watch)})
+
+
+def suspicious(
+    rows: Sequence[ImageRow], base: str, size: int | None = None, watch: Callable[[int, int], None] = lambda *_: None
+) -> tuple[Suspicion, ...]:
+    """The rows whose labels look wrong among these, worst first.
+
+    Args:
+        rows: With labels; none that will be locked.
+        base: Catalogue id of a pulled model whose image tower gives the features.
+        size: Pixels of either side that they are looked at with; None is the base's own.
+        watch: Called with (batches done, batches in all) while images go through it; may raise to stop.
+
+    Raises:
+        ModelUnavailable: The base has not been pulled, or is no model for images.
+        InvalidRequest: It takes no such size.
+        NotFound: An image is gone.
+    """
+    return find_suspicious(
+        [row.number for row in rows],
+        [row.pixels for row in rows],
+        [str(row.label) for row in rows],
+        lambda order: _features([rows[position] for position in order], base, size, watch),
         _model,
     )
-    return findings.model_copy(update={"suspicious": suspicious})
 
 
 def _model() -> Pipeline:
     return make_pipeline(StandardScaler(), LogisticRegression(C=_STRENGTH, max_iter=300))
 
 
-def _features(rows: Sequence[ImageRow], base: str, watch: Callable[[int, int], None]) -> npt.NDArray[np.float64]:
+def _features(
+    rows: Sequence[ImageRow], base: str, size: int | None, watch: Callable[[int, int], None]
+) -> npt.NDArray[np.float64]:
     loaded = load_base(base)
+    transform = loaded.transform_at(size or loaded.config.transform.size)
 
     def image(row: int) -> Image.Image:
         return data.open_image(rows[row])
 
     pixels = [row.pixels for row in rows]
-    features = Features(loaded, pixels, image, loaded.config.transform, len(loaded.tower.stages), progress=watch)
+    features = Features(loaded, pixels, image, transform, len(loaded.tower.stages), progress=watch)
     try:
         found: npt.NDArray[np.float64] = features.read(range(len(rows))).double().cpu().numpy()
     finally:
