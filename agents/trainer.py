@@ -39,7 +39,9 @@ class Stop(Contract):
     """Whether the best trial meets the goal on select rows, as a point estimate."""
 
 
-def first_spec(plan: TaskPlan, card: DatasetCard, *, seconds_left: float, pace: float) -> TrainSpec:
+def first_spec(
+    plan: TaskPlan, card: DatasetCard, *, seconds_left: float, pace: float, frozen_seconds: float = 0.0
+) -> TrainSpec:
     """The first trial's spec, from the number and length of the rows and the time there is.
 
     Args:
@@ -47,12 +49,13 @@ def first_spec(plan: TaskPlan, card: DatasetCard, *, seconds_left: float, pace: 
         card: The curated dataset.
         seconds_left: Training time left in the budget.
         pace: Training speed by the probe: tokens a second, prompt and answer together, or pictures or recordings.
+        frozen_seconds: Of the budget go to what is done once before the first step.
     """
     rows, usual = max(card.splits["train"].rows, 1), start(plan.method.value)
     batch = usual.batch_rows if rows >= 6 * usual.batch_rows else usual.batch_rows // 2
     wanted = min(max(math.ceil(STEPS_WANTED * batch / rows), usual.epochs), MAX_EPOCHS)
     share = FIRST_SHARE if plan.budget.value.trials > 1 else 0.9
-    affordable = share * seconds_left / _epoch_seconds(card, pace)
+    affordable = max(share * seconds_left - frozen_seconds, 0.0) / _epoch_seconds(card, pace)
     epochs = _epochs(min(wanted, affordable))
     return TrainSpec(
         method=plan.method.value,

@@ -71,7 +71,7 @@ def forecast(rows: int, row_size: float, speed: dict[str, Any], plan: TaskPlan) 
         `seconds` of one trial with its parts, and whether the budget covers it.
     """
     unit = _unit(speed)
-    frozen = rows * row_size / speed[f"frozen_{unit}_per_s"]
+    frozen = rows * row_size / speed[f"frozen_{unit}_per_s"] + speed.get("solve_seconds", 0.0)
     training = rows * row_size * usual_epochs(plan) / pace(speed)
     return {
         "seconds": round(frozen + training, 1),

@@ -133,7 +133,8 @@ def curate(state: State) -> State:
     card = curation.carry_out(state, material, findings, decision)
     say(state, "progress", phase="curate", card=card.model_dump(mode="json", exclude={"report"}))
     pace, left = approval.pace(state["forecast"]), evidence.seconds_left(state)
-    spec = trainer.first_spec(current, card, seconds_left=left, pace=pace)
+    frozen = state["forecast"]["frozen_seconds"]
+    spec = trainer.first_spec(current, card, seconds_left=left, pace=pace, frozen_seconds=frozen)
     decided(state, "trainer", spec.model_dump(mode="json"), trainer.explain(spec, card))
     return {"dataset": card.digest, "spec": artifacts.put_json(spec)}
 

@@ -18,6 +18,7 @@ from modalities.machine import DTYPES
 from modalities.vision import model as vision
 from modalities.vision.classifier import Classifier
 from training import methods
+from training.methods import linear_probe
 
 _ROWS, _LABELS = 16, 10
 _WORDS_A_SECOND = 2
@@ -46,7 +47,8 @@ def images(base_id: str, size: int | None, seconds: float) -> dict[str, Any]:
 
     Returns:
         `frozen_rows_per_s` (the whole tower once, and the frozen stages for an image and its mirror image),
-        `train_rows_per_s` (the tuned stages forward and back) and `precision`.
+        `solve_seconds` (the probe that heads start from, of few rows), `train_rows_per_s` (the tuned stages forward and
+        back) and `precision`.
 
     Raises:
         ModelUnavailable: The base is not pulled.
@@ -66,8 +68,20 @@ def images(base_id: str, size: int | None, seconds: float) -> dict[str, Any]:
     model = methods.load(spec, "vision").attach(made, spec, first).train()
     targets = torch.arange(_ROWS, device=base.device) % _LABELS
     train = rate(lambda: torch.autograd.backward(cross_entropy(model(states, first), targets)), _ROWS, seconds)
-    frozen = round(1 / (1 / whole + 2 / below), 1)
-    return {"precision": base.precision, "frozen_rows_per_s": frozen, "train_rows_per_s": train}
+    return {
+        "precision": base.precision,
+        "frozen_rows_per_s": round(1 / (1 / whole + 2 / below), 1),
+        "solve_seconds": _solve_seconds(tower.width),
+        "train_rows_per_s": train,
+    }
+
+
+def _solve_seconds(width: int) -> float:
+    rows = _ROWS * _LABELS
+    features = torch.randn(rows, width, generator=torch.Generator().manual_seed(0))
+    began = time.perf_counter()
+    linear_probe.fit(features, torch.arange(rows) % _LABELS, _LABELS)
+    return round(time.perf_counter() - began, 2)
 
 
 def recordings(base_id: str, window_s: float | None, kind: str, seconds: float) -> dict[str, Any]:

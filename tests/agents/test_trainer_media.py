@@ -46,6 +46,8 @@ def test_recordings_are_heard_in_the_window_of_the_card_by_all_layers() -> None:
 def test_epochs_are_what_the_time_allows() -> None:
     assert first(PICTURES, pace=10, seconds=320).epochs == 2
     assert first(PICTURES, rows=100, pace=100).batch_rows == 16
+    once = {"seconds_left": 320.0, "pace": 10.0, "frozen_seconds": 96.0}
+    assert first_spec(PICTURES, card("vision"), **once).epochs == 1
 
 
 def found(kind: str) -> Diagnosis:

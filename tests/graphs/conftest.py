@@ -193,7 +193,7 @@ class Player:
     """Plays a person: sends messages and answers, and waits for what the conversation does."""
 
     def __init__(self, home: Path, fake: FakeJobs) -> None:
-        self.home, self.jobs = home, fake
+        self.home, self.jobs, self.patience_s = home, fake, 30.0
         self.thread = tasks.create_thread("default", graph="conversation").id
 
     def upload(self, path: Path) -> str:
@@ -211,7 +211,7 @@ class Player:
 
     def settled(self) -> tasks.Thread:
         """Wait until the conversation waits for the person or has ended."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + self.patience_s
         while time.monotonic() < deadline:
             thread = tasks.find_thread(self.thread)
             if thread.status != "busy":

@@ -45,7 +45,16 @@ def test_image_models_are_measured_at_each_size(
     base = pulled(eyes=(timm_folder(tmp_path / "eyes"), "vision", "hf_vision"))
     job = Job(home / "jobs" / "probe", quiet=True)
     own, large = probe.work({"base": base}, job), probe.work({"base": base, "size": 96}, job)
-    assert own.keys() == large.keys() == {"train_rows_per_s", "frozen_rows_per_s", "precision"}
+    assert (
+        own.keys()
+        == large.keys()
+        == {
+            "train_rows_per_s",
+            "frozen_rows_per_s",
+            "solve_seconds",
+            "precision",
+        }
+    )
     assert own["train_rows_per_s"] > large["train_rows_per_s"] > 0
     assert probe.probe_file(base) != probe.probe_file(base, {"size": 96})
     with pytest.raises(InvalidRequest):
