@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo serve check test slow bench kill-matrix gpu
+.PHONY: setup demo demo-pictures demo-speech serve check test slow bench kill-matrix gpu
 setup: .venv/ready
 
 .venv/ready: pyproject.toml
@@ -13,6 +13,9 @@ setup: .venv/ready
 
 demo: setup
 	$(BIN)/python -m examples.demo
+
+demo-pictures demo-speech: demo-%: setup
+	$(BIN)/python -m examples.demo $*
 
 serve: setup
 	$(BIN)/moatelier serve
