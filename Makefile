@@ -14,8 +14,11 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/python -m examples.demo
 
-demo-pictures demo-speech: demo-%: setup
-	$(BIN)/python -m examples.demo $*
+demo-pictures: setup
+	$(BIN)/python -m examples.demo pictures
+
+demo-speech: setup
+	$(BIN)/python -m examples.demo speech
 
 serve: setup
 	$(BIN)/moatelier serve
