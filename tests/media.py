@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.modalities.vision.pictures import COLOURS, drawn, encoded
 from tests.modalities.vision.towers import timm_folder
-from tests.sounding import ctranslate2_bytes, sound_bytes, tiny_whisper, tone
+from tests.sounding import ctranslate2_bytes, saying, sound_bytes, tiny_whisper, tone
 
 BASES = {"vision": "eyes", "audio": "ears"}
 """Modality -> the catalogue id of its tiny base."""
@@ -20,12 +20,15 @@ HERTZ = {"red": 200.0, "green": 500.0, "blue": 1100.0}
 
 
 def tiny_base(modality: str, folder: Path) -> dict[str, Any]:
-    """A random EfficientNet that sees 32 pixels, or a random Whisper of 16 numbers a state: its catalogue entry."""
+    """A random EfficientNet that sees 32 pixels, or a Whisper of 16 numbers a state: its catalogue entry.
+
+    The Whisper says a word of HERTZ, the same whatever it hears; all else of it is random.
+    """
     if modality == "vision":
         timm_folder(folder)
     else:
         folder.mkdir(parents=True)
-        (folder / "model.bin").write_bytes(ctranslate2_bytes(tiny_whisper()))
+        (folder / "model.bin").write_bytes(ctranslate2_bytes(saying(tiny_whisper(), *HERTZ)))
         (folder / "config.json").write_text("{}")
     convert = {"vision": "hf_vision", "audio": "ctranslate2_whisper"}[modality]
     sources = [{"type": "path", "path": str(folder)}]
