@@ -39,7 +39,7 @@ MIXED = {
     "answering": "engine",
 }
 # What differs from text: the jobs that ask a base of the modality, and its own objective and engine. A job whose
-# supervisor died lives for some seconds, in which it may come by a place that is near and wait there: not it dies there.
+# supervisor died lives for some seconds, and may come by a place that is near and wait there: not it dies there.
 MIXED_OF = {
     "text": MIXED,
     "pictures": MIXED
