@@ -6,6 +6,7 @@ The spec names the modality, whose part answers it, and the base; see the modali
 from typing import Any
 
 from moatelier.errors import InvalidRequest
+from moatelier.faults import fault_point
 from moatelier.job import Job, main
 from modalities import registry
 
@@ -27,6 +28,7 @@ def work(spec: dict[str, Any], job: Job) -> dict[str, Any]:
             f"No base is asked about rows of {modality!r}.", where="modality", remedy=f"Use one of {', '.join(PARTS)}."
         )
     answered: dict[str, Any] = registry.load(PARTS[modality])(spec, job)
+    fault_point("doubt.answered")
     return answered
 
 

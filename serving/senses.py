@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from moatelier.contracts import AdapterManifest
 from moatelier.errors import Conflict, InvalidRequest, NotFound
+from moatelier.faults import fault_point
 from modalities import catalogue, registry
 from modalities.bundle import read_manifest
 from serving.parts import Medium, Part
@@ -108,6 +109,7 @@ class Sense:
         return self._engine
 
     def _answer(self, items: Sequence[Asked]) -> list[Told]:
+        fault_point("engine.answering")
         engine = self._loaded()
         groups: dict[Any, list[int]] = defaultdict(list)
         for place, item in enumerate(items):

@@ -1,6 +1,7 @@
 """Small real things that stand in for large ones: a tiny Llama with its own tokenizer, rows, a catalogue."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -56,8 +57,11 @@ def tiny_llama(folder: Path, *, layers: int = 6, width: int = 32) -> Path:
     return folder
 
 
-def tiny_catalogue(file: Path, model: Path, embedding: Path | None = None) -> Path:
-    """A catalogue file whose entries are local folders: `tiny`, and `tiny-sentences` where there is one."""
+def tiny_catalogue(file: Path, model: Path, embedding: Path | None = None, *further: dict[str, Any]) -> Path:
+    """A catalogue file whose entries are local folders: `tiny`, `tiny-sentences` where there is one, and further ones.
+
+    What `tiny` says of itself is filled in where a further one does not.
+    """
     entry = {
         "id": "tiny",
         "name": "Tiny random Llama",
@@ -71,7 +75,7 @@ def tiny_catalogue(file: Path, model: Path, embedding: Path | None = None) -> Pa
     }
     sentences = {**entry, "id": "tiny-sentences", "kind": "embedding", "convert": "hf_embedding", "context": 32}
     sentences["sources"] = [{"type": "path", "path": str(embedding)}]
-    listed = [entry, sentences] if embedding else [entry]
+    listed = [entry, *([sentences] if embedding else []), *(entry | other for other in further)]
     file.write_text(yaml.safe_dump({"models": listed}), encoding="utf-8")
     return file
 

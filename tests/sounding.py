@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 from whisper.model import ModelDimensions, Whisper
+from whisper.tokenizer import get_tokenizer
 
 from moatelier.ids import canonical_json
 
@@ -27,6 +28,9 @@ DIMS = {
     "n_text_layer": 2,
 }
 
+_LOUD, _SURE = 120.0, 6.0
+"""Lengths of a planted place, above what the blocks add to it, and of a planted token, above the other embeddings'."""
+
 
 def tiny_whisper(seed: int = 0, **dims: int) -> Whisper:
     """A random Whisper of 16 numbers a state; without hidden draws of randomness."""
@@ -38,6 +42,27 @@ def tiny_whisper(seed: int = 0, **dims: int) -> Whisper:
                 if "ln" not in name:
                     parameter.normal_(0, 0.2 if "embedding" in name else 0.4)
     return model.eval().requires_grad_(False)
+
+
+def saying(model: Whisper, *words: str) -> Whisper:
+    """Have a random English Whisper say the first of these words whatever it hears; the others come next to it.
+
+    What it says is planted: a direction at the place where the first token is told, another at all later places, and
+    the embeddings of the words and of the end along them.
+    """
+    tokens = get_tokenizer(multilingual=False)
+    first = len(tokens.sot_sequence_including_notimestamps) - 1
+    with torch.no_grad():
+        places, embeddings = model.decoder.positional_embedding, model.decoder.token_embedding.weight
+        width = embeddings.shape[1]
+        turned = torch.linalg.qr(torch.cat([torch.ones(width, 1), embeddings[: width - 1].T], 1))[0]  # without a mean
+        word, end, *apart = turned.T[1:]
+        places[first], places[first + 1 :] = _LOUD * word, _LOUD * end
+        embeddings[tokens.eot] = _SURE * end
+        for number, text in enumerate(words):
+            [token] = tokens.encode(f" {text}")
+            embeddings[token] = _SURE * (word if not number else 0.9 * word + 0.4 * apart[number])
+    return model
 
 
 def whisper_folder(folder: Path, model: Whisper) -> Path:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from moatelier.contracts import TrainSpec
+from moatelier.faults import fault_point
 from moatelier.ids import digest_json
 from moatelier.job import Job, main, write_atomically
 from moatelier.settings import settings
@@ -52,8 +53,9 @@ def work(spec: dict[str, Any], job: Job) -> dict[str, Any]:
         measured = paces.recordings(spec["base"], spec.get("window_s"), told, _SECONDS)
     else:
         measured = _text(spec["base"], job)
+    job.emit("probe", 0, **measured)  # before the file: whoever finds that says nothing
+    fault_point("probe.measured")
     write_atomically(file, json.dumps(measured).encode())
-    job.emit("probe", 0, **measured)
     return measured
 
 

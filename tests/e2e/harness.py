@@ -39,6 +39,12 @@ def _tiny_sentences(folder: Path) -> Path:
     return sentences.tiny_embedding(folder, " ".join([*words, "since days because of reason", *map(str, range(10))]))
 
 
+def _tiny_base(modality: str, folder: Path) -> dict[str, Any]:
+    from tests import media  # noqa: PLC0415  (as above)
+
+    return media.tiny_base(modality, folder)
+
+
 def free_port() -> int:
     """A port that nobody listens on right now."""
     with socket.socket() as probe:
@@ -89,41 +95,44 @@ class Service:
     Args:
         folder: Where everything of it lies.
         embedding: The embedding model to pull beforehand, so that adapters enter `auto`: a pack, or TINY_SENTENCES.
+        modality: `vision` or `audio` brings a tiny base for it, which is pulled beforehand and which tasks tune.
         **environment: Further variables.
     """
 
-    def __init__(self, folder: Path, *, embedding: str = "", **environment: str) -> None:
+    def __init__(self, folder: Path, *, embedding: str = "", modality: str = "", **environment: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.home = folder / "home"
         model = fakes.tiny_llama(folder / "model")
         vectors = _tiny_sentences(folder / "sentences") if embedding == TINY_SENTENCES else None
+        bases = [_tiny_base(modality, folder / "base")] if modality else []
         self.port, engine_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = {
             **os.environ,
             "MOATELIER_HOME": str(self.home),
             "MOATELIER_CACHE": str(folder / "cache"),
-            "MOATELIER_CATALOGUE": str(fakes.tiny_catalogue(folder / "catalogue.yaml", model, vectors)),
+            "MOATELIER_CATALOGUE": str(fakes.tiny_catalogue(folder / "catalogue.yaml", model, vectors, *bases)),
             "MOATELIER_BASE": "tiny",
             "MOATELIER_PORT": str(self.port),
             "MOATELIER_ENGINE_PORT": str(engine_port),
             **({"MOATELIER_EMBEDDING": embedding} if embedding else {}),
+            **{f"MOATELIER_{modality.upper()}_BASE": base["id"] for base in bases},
             **environment,
         }
-        self.embedding = embedding
+        self.pulled = [*([embedding] if embedding else []), *(base["id"] for base in bases)]
         self.log = folder / "service.log"
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Service":
-        if self.embedding:
-            self._pull()
+        for model in self.pulled:
+            self._pull(model)
         self.start()
         return self
 
-    def _pull(self) -> None:
-        """Bring the embedding model into the service's cache: a pack by way of the machine's own, as its tests do."""
-        command = [sys.executable, "-m", "modalities.pull", "pull", self.embedding, "--json"]
-        pack = self.embedding != TINY_SENTENCES
+    def _pull(self, model: str) -> None:
+        """Bring a model into the service's cache: a pack by way of the machine's own, as its tests do."""
+        command = [sys.executable, "-m", "modalities.pull", "pull", model, "--json"]
+        pack = f"id: {model}\n" not in Path(self.environment["MOATELIER_CATALOGUE"]).read_text(encoding="utf-8")
         environment = os.environ if pack else self.environment
         done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=250)
         assert done.returncode == 0, done.stderr
@@ -231,10 +240,10 @@ class Service:
         assert not response.is_error, response.text
         return response.json()
 
-    def begin(self, csv: Path, request: str = REQUEST) -> tuple[str, str]:
+    def begin(self, file: Path, request: str = REQUEST) -> tuple[str, str]:
         """Upload a file and send a request: (conversation thread, task)."""
         sent = self.call(
-            "POST", "/v1/files", files={"file": (csv.name, csv.read_bytes())}, data={"purpose": "fine-tune"}
+            "POST", "/v1/files", files={"file": (file.name, file.read_bytes())}, data={"purpose": "fine-tune"}
         )
         thread = self.call("POST", "/threads", json={})["thread_id"]
         said = {"messages": [{"role": "user", "content": request}], "files": {"train": sent["id"]}}

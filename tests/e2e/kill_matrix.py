@@ -1,9 +1,9 @@
 """The kill matrix: every process dies at every stage of a task by SIGKILL, and nothing is lost or done twice.
 
-`make kill-matrix` runs it whole: one task for each kind of victim, which dies at every stage in turn, and the same for
-what is done about a recipe (`recipe_kills.py`). Each task must
-end as an undisturbed one does: the same status, one adapter with bit-equal weights, one gate decision, one look at the
-locked rows, one signed entry into `auto` with a bit-equal profile, and the same events, none missing and none twice.
+`make kill-matrix` runs it whole: tasks on texts, pictures and recordings (`kinds.py`), one for each victim, which dies
+at every stage in turn, and the same for what is done about a recipe (`recipe_kills.py`). Each task must end as an
+undisturbed one does: the same status, one adapter with bit-equal weights, one gate decision, one look at the locked
+rows, one signed entry into `auto` with a bit-equal profile, and the same events, none missing and none twice.
 """
 
 import argparse
@@ -14,23 +14,28 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests import fakes
 from tests.e2e import recipe_kills
-from tests.e2e.harness import MODEST, TINY_SENTENCES, Service, wait_for
+from tests.e2e.harness import Service, wait_for
+from tests.e2e.kinds import KINDS
 
 AWAITING = "awaiting approval"
 ANSWERING = "engine.answering"
 STAGES = {
     "planning": "node.planning",
+    "probing, its job enqueued": "probe.enqueued",
+    "probing, the pace measured": "probe.measured",
     AWAITING: "",
     "curating": "node.curating",
+    "doubting, its job enqueued": "doubt.enqueued",
+    "doubting, the base has answered": "doubt.answered",
     "queued": "node.queued",
     "before the first checkpoint": "train.before_first_checkpoint",
     "inside a checkpoint's write": "checkpoint.inside",
@@ -70,13 +75,18 @@ class Outcome:
     events: Counter[str]
 
 
-def run_task(folder: Path, kills: Iterable[tuple[str, str]]) -> Outcome:
-    """One task on a fresh service, with a kill of (stage, victim) at each named stage, in the order of STAGES."""
-    victims = dict(kills)
+def stages_of(kind: str) -> list[str]:
+    """The stages that a kind of task has, in their order."""
+    return [stage for stage in STAGES if stage not in KINDS[kind].without]
+
+
+def run_task(kind: str, folder: Path, kills: Iterable[tuple[str, str]]) -> Outcome:
+    """One task of a kind on a fresh service, with a kill of (stage, victim) at each named stage, in their order."""
+    victims, told = dict(kills), KINDS[kind]
     faults = ",".join(STAGES[stage] for stage in victims if STAGES[stage])
-    with Service(folder, embedding=TINY_SENTENCES, MOATELIER_FAULT=faults) as service:
-        thread, task = service.begin(fakes.support_csv(folder / "support.csv", rows_per_intent=200), MODEST)
-        for stage in STAGES:
+    with Service(folder, **told.models, MOATELIER_FAULT=faults) as service:
+        thread, task = service.begin(told.file(folder), told.request)
+        for stage in stages_of(kind):
             if stage == AWAITING:
                 service.interrupt(thread)
             if stage in victims and stage != "answering":
@@ -84,13 +94,13 @@ def run_task(folder: Path, kills: Iterable[tuple[str, str]]) -> Outcome:
             if stage == AWAITING:
                 service.say(thread, "yes")  # a message is harder to take once than a resume by its id
         ended = service.end(task)
-        _answer(service, ended["result"]["model"], victims.get("answering"))
+        _answer(service, ended["result"]["model"], told.content(), victims.get("answering"))
         return _outcome(service, ended)
 
 
-def _answer(service: Service, model: str, victim: str | None) -> None:
+def _answer(service: Service, model: str, content: Any, victim: str | None) -> None:
     """Ask the adapter while its engine, or whoever stands before it, dies; asked again, it answers."""
-    body = {"model": model, "max_tokens": 4, "messages": [{"role": "user", "content": "where is my parcel"}]}
+    body = {"model": model, "max_tokens": 4, "messages": [{"role": "user", "content": content}]}
     key = (service.home / "keys" / "admin.key").read_text().strip()
 
     def ask() -> httpx.Response:
@@ -154,28 +164,42 @@ def difference(expected: Any, got: Any) -> str:
     return "; ".join(told)
 
 
+RECIPE = "recipe"
+Run = Callable[[Path, Iterable[tuple[str, str]]], Any]
+
+
+def _runs(kind: str) -> tuple[Run, Sequence[str]]:
+    """What runs a kind, and its stages."""
+    if kind == RECIPE:
+        return recipe_kills.run_recipe, list(recipe_kills.STAGES)
+    return partial(run_task, kind), stages_of(kind)
+
+
 def main() -> None:
     """Run the whole matrix and print a line a victim, then one JSON line."""
     parser = argparse.ArgumentParser(description="Every process dies at every stage.")
+    parser.add_argument("--kind", choices=(*KINDS, RECIPE), action="append", help="only this kind of task")
     parser.add_argument("--victim", choices=VICTIMS, action="append", help="only this one")
     parser.add_argument("--keep", type=Path, help="keep the folders here")
     arguments = parser.parse_args()
     folder = arguments.keep or Path(tempfile.mkdtemp(prefix="kill-matrix-"))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    victims, failures = arguments.victim or VICTIMS, 0
-    for run, stages in ((run_task, STAGES), (recipe_kills.run_recipe, recipe_kills.STAGES)):
-        expected = run(folder / run.__name__ / "undisturbed", [])
+    victims, failures, kills = arguments.victim or VICTIMS, 0, 0
+    for kind in arguments.kind or (*KINDS, RECIPE):
+        run, stages = _runs(kind)
+        for stage, why in KINDS[kind].without.items() if kind in KINDS else ():
+            print(f"{kind:<11} has no stage `{stage}`: {why}", flush=True)
+        expected = run(folder / kind / "undisturbed", [])
         for victim in victims:
             start = time.monotonic()
             try:
-                told = difference(expected, run(folder / run.__name__ / victim, [(stage, victim) for stage in stages]))
+                told = difference(expected, run(folder / kind / victim, [(stage, victim) for stage in stages]))
             except AssertionError as error:
                 told = str(error)
-            failures += bool(told)
+            failures, kills = failures + bool(told), kills + len(stages)
             took = f"{len(stages)} kills {time.monotonic() - start:6.1f} s"
-            print(f"{run.__name__:<11} {victim:<11} {took}  {told or 'as undisturbed'}", flush=True)
-    stages_of_all = len(STAGES) + len(recipe_kills.STAGES)
-    print(json.dumps({"victims": len(victims), "stages": stages_of_all, "failures": failures, "folder": str(folder)}))
+            print(f"{kind:<11} {victim:<11} {took}  {told or 'as undisturbed'}", flush=True)
+    print(json.dumps({"victims": len(victims), "kills": kills, "failures": failures, "folder": str(folder)}))
     raise SystemExit(failures)
 
 

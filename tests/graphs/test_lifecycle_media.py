@@ -4,13 +4,10 @@ The jobs run in this process on tiny random models; only the processes around th
 """
 
 import importlib
-import io
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from evals import vault
 from graphs import jobs, processes
@@ -21,13 +18,12 @@ from moatelier.settings import settings
 from modalities.audio import data as audio_data
 from modalities.vision import data as vision_data
 from store import adapters, artifacts, datasets
+from tests import media
 from tests.graphs.conftest import Player
+from tests.media import packed, scenes, speech
 from tests.modalities.packs import catalogue_file
-from tests.modalities.vision.pictures import COLOURS, drawn, encoded
-from tests.modalities.vision.towers import timm_folder
-from tests.sounding import ctranslate2_bytes, sound_bytes, tiny_whisper, tone
-
-HERTZ = {"red": 200.0, "green": 500.0, "blue": 1100.0}
+from tests.modalities.vision.pictures import drawn, encoded
+from tests.sounding import sound_bytes, tone
 
 
 class RealJobs:
@@ -51,16 +47,7 @@ class RealJobs:
 @pytest.fixture
 def working(player: Player, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RealJobs:
     """Tiny models of both kinds as the bases of new tasks, and jobs that work."""
-    ears = tmp_path / "ears"
-    ears.mkdir()
-    (ears / "model.bin").write_bytes(ctranslate2_bytes(tiny_whisper()))
-    (ears / "config.json").write_text("{}")
-    eyes = timm_folder(tmp_path / "eyes")
-    models = {"eyes": (eyes, "vision", "hf_vision"), "ears": (ears, "audio", "ctranslate2_whisper")}
-    entries = [
-        {"id": name, "kind": kind, "convert": convert, "sources": [{"type": "path", "path": str(folder)}]}
-        for name, (folder, kind, convert) in models.items()
-    ]
+    entries = [media.tiny_base(modality, tmp_path / name) for modality, name in media.BASES.items()]
     monkeypatch.setenv("MOATELIER_CATALOGUE", str(catalogue_file(home / "media.yaml", *entries)))
     monkeypatch.setenv("MOATELIER_VISION_BASE", "eyes")
     monkeypatch.setenv("MOATELIER_AUDIO_BASE", "ears")
@@ -69,40 +56,6 @@ def working(player: Player, home: Path, tmp_path: Path, monkeypatch: pytest.Monk
     real = RealJobs(home)
     monkeypatch.setattr(jobs, "run_job", real.run_job)
     return real
-
-
-def packed(file: Path, members: dict[str, bytes]) -> Path:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    file.write_bytes(stream.getvalue())
-    return file
-
-
-def scenes(part: str, count: int, first: int) -> dict[str, bytes]:
-    """Drawings with a tinge of their colour, so that a tower that knows nothing can tell them apart."""
-    return {
-        f"{part}{label}/{seed}.png": encoded(
-            Image.blend(drawn(label, seed, 40), Image.new("RGB", (40, 40), COLOURS[label]), 0.4)
-        )
-        for label in COLOURS
-        for seed in range(first, first + count)
-    }
-
-
-def speech(file: Path) -> Path:
-    """Four speakers say three words eight times each, and one recording is silent."""
-    members, lines = {}, ["file,text,speaker"]
-    for voice, speaker in enumerate(("ann", "bob", "cid", "dee")):
-        for word, hertz in HERTZ.items():
-            for take in range(8):
-                name = f"{word}-{speaker}-{take}.wav"
-                members[name] = sound_bytes(tone(0.5 + take / 50, hertz + 7 * voice + take))
-                lines.append(f"{name},{word},{speaker}")
-    members["silent.wav"] = sound_bytes(0 * tone(0.5))
-    lines.append("silent.wav,red,ann")
-    return packed(file, members | {"index.csv": "\n".join(lines).encode()})
 
 
 def card_of(player: Player) -> DatasetCard:
