@@ -36,8 +36,8 @@ def work(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     """
 
     def watch(done: int, batches: int) -> None:
-        job.check()
         job.emit("progress", done, phase="look", done=done, batches=batches)
+        job.check()  # after it is told: whoever goes on does not make this batch again
 
     rows = [ImageRow(number, image, pixels, label) for number, image, pixels, label in spec["rows"]]
     found = suspects(rows, spec["base"], spec["size"], watch)

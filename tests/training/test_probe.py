@@ -23,6 +23,20 @@ def test_a_base_is_measured_once(home: Path, tiny: str, monkeypatch: pytest.Monk
     assert probe.work({"base": tiny}, Job(home / "jobs" / "again", quiet=True)) == measured
 
 
+def test_figures_are_told_before_they_are_kept(home: Path, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe that is killed in between measures and tells again; one that finds them kept says nothing."""
+
+    def killed(place: str) -> None:
+        raise KeyboardInterrupt(place)
+
+    monkeypatch.setattr(probe, "_SECONDS", 0.1)
+    monkeypatch.setattr(probe, "fault_point", killed)
+    with pytest.raises(KeyboardInterrupt, match="measured"):
+        probe.work({"base": tiny}, Job(home / "jobs" / "probe", quiet=True))
+    [line] = (home / "jobs" / "probe" / "events.jsonl").read_text().splitlines()
+    assert json.loads(line)["kind"] == "probe" and not probe.probe_file(tiny).exists()
+
+
 def test_a_base_that_is_not_pulled_is_an_error(home: Path) -> None:
     with pytest.raises(MoatelierError) as caught:
         probe.work({"base": "smollm2-135m-instruct"}, Job(home / "jobs" / "probe", quiet=True))

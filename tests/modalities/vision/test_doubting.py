@@ -1,5 +1,6 @@
 """Wrong labels among images are found by what a frozen tower sees, and nothing is said of locked rows."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,3 +94,18 @@ def test_little_data_accuses_nobody_and_the_work_can_be_stopped(base: str) -> No
 
     with pytest.raises(Cancelled, match="1 of"):
         doubting.suspects(made, base, watch=stop)
+
+
+def test_a_job_that_is_stopped_between_two_batches_has_told_of_what_its_successor_finds_done(base: str) -> None:
+    made = rows()
+    plan: Any = SimpleNamespace(seed=0, base=SimpleNamespace(value=base))
+    material = Material(plan, made, None)
+    question = curating.doubts(material, curating.find(material, None), DECISION)
+    assert question is not None
+    stopped = Job(settings().home / "job", quiet=True)
+    stopped.stop_reason = "its worker is gone"
+    with pytest.raises(Cancelled):
+        doubting.work(question, stopped)
+    doubting.work(question, Job(settings().home / "job", quiet=True))
+    events = [json.loads(line) for line in (settings().home / "job" / "events.jsonl").read_text().splitlines()]
+    assert {event["step"] for event in events} == set(range(1, events[0]["body"]["batches"] + 1))
