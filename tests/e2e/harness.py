@@ -199,7 +199,10 @@ class Service:
 
     def kill(self, pid: int) -> None:
         """SIGKILL by process id, from outside; a supervisor is started again, as a machine's init would."""
-        os.kill(pid, signal.SIGKILL)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            raise AssertionError(f"process {pid} had gone before it could be killed") from None
         assert self.process is not None
         if pid == self.process.pid:
             self.process.wait()

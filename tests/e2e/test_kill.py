@@ -38,7 +38,8 @@ MIXED = {
     "routing, after it joined": "worker",
     "answering": "engine",
 }
-# What differs from text: the jobs that ask a base of the modality, and its own objective and engine.
+# What differs from text: the jobs that ask a base of the modality, and its own objective and engine. A job whose
+# supervisor died lives for some seconds, in which it may come by a place that is near and wait there: not it dies there.
 MIXED_OF = {
     "text": MIXED,
     "pictures": MIXED
@@ -52,10 +53,9 @@ MIXED_OF = {
     "recordings": MIXED
     | {
         "planning": "job",
-        "doubting, its job enqueued": "supervisor",
-        "doubting, the base has answered": "worker",
-        "between two checkpoints": "job",
-        "inside a checkpoint's write": "supervisor",
+        "doubting, its job enqueued": "api",
+        "doubting, the base has answered": "supervisor",
+        "between two checkpoints": "supervisor",
         "sealing": "job",
         "gating, before the signature": "job",
     },
