@@ -46,7 +46,7 @@ class Modality:
         name: How plans and bundles call it.
         kinds: Kinds of task it can do.
         metrics: Metrics its tasks can be judged by.
-        methods: Training methods that work on it, the default first.
+        methods: Training methods that a task may choose, the default first.
         suffixes: File name endings of data it reads.
         max_tokens: Longest row by default, prompt and answer together; 0 where rows have no tokens.
         content: The field of a written row that holds what is asked about, which no other modality's rows have.

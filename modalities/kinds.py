@@ -16,6 +16,7 @@ MEDIA: dict[str, Media] = {"vision": images.media(), "audio": sound.media()}
 _LOOKED_AT = 20
 """Rows of a table by which it is told what its columns name."""
 _HEAD = 1 << 16
+_WORKBOOKS = (".csv", ".xlsx", ".xls", ".ods", ".jsonl", ".tsv", ".txt")
 _HINTS = [b"data:", *(suffix.encode() for media in MEDIA.values() for suffix in media.suffixes)]
 
 
@@ -25,7 +26,7 @@ def held(path: Path, name: str) -> tuple[str, ...]:
     Raises:
         DataError: It is an archive of something else, or media without anything that tells of them.
     """
-    if is_zip(path):
+    if is_zip(path) and not name.lower().endswith(_WORKBOOKS):  # those are zips too, and their reader says what to do
         return _in_archive(zip_names(path, name), name)
     for media in MEDIA.values():
         if name.lower().endswith(media.suffixes):

@@ -103,5 +103,5 @@ def resolve(wanted: tuple[str, str]) -> Target:
         record.digest,
         adapters.bundle_path(record.digest),
         reason,
-        modality=catalogue.get(record.base).kind,
+        modality=record.manifest.modality,
     )

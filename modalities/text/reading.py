@@ -14,6 +14,9 @@ from modalities.text.decoding import Decoded, decode
 
 _DELIMITERS = (",", "\t", ";", "|")
 _SNIFFED_RECORDS = 50
+_LONGEST_CELL = 64 * 2**20
+"""Characters: an image or a recording as a data URI is far longer than the 131,072 that Python allows otherwise."""
+csv.field_size_limit(_LONGEST_CELL)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pytest
 
 from moatelier.errors import DataError
 from modalities.kinds import held
+from modalities.text.reading import read_table
 
 
 def archive(file: Path, *names: str) -> Path:
@@ -63,3 +64,11 @@ def test_a_table_holds_what_its_columns_name(tmp_path: Path, table: str, kind: s
     file = tmp_path / "t.csv"
     file.write_text(table)
     assert held(file, "t.csv") == (kind,)
+
+
+def test_a_data_uri_may_be_longer_than_any_text(tmp_path: Path) -> None:
+    uri = "data:image/png;base64," + "A" * 400_000
+    file = tmp_path / "t.csv"
+    file.write_text(f'image,label\n"{uri}",cat\n"{uri}",dog\n')
+    assert held(file, "t.csv") == ("vision",)
+    assert [len(record.values["image"]) for record in read_table(file, "t.csv").records] == [len(uri)] * 2

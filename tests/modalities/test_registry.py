@@ -37,7 +37,7 @@ def test_every_modality_knows_its_own_rows_and_can_be_trained(name: str) -> None
     data = registry.load(modality.data)
     assert registry.of_row({modality.content: "x", "id": "y"}) is modality
     assert registry.data_of(f'{{"{modality.content}": "x"}}\n'.encode()) is data
-    assert set(modality.methods) == set(methods.names(name))
+    assert set(modality.methods) <= set(methods.names(name))
 
 
 @pytest.mark.parametrize("line", [b'{"smell": 1}', b"[1]", b"junk"])

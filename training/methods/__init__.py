@@ -163,6 +163,6 @@ register(
         summary="A projector from an image tower's features into a language model, with low-rank adapters on that.",
         path="training.methods.llava",
         max_rank=256,
-        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 1e-3, "epochs": 2.0, "batch_rows": 32},
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 5e-4, "epochs": 2.0, "batch_rows": 16},
     )
 )

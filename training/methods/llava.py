@@ -1,7 +1,8 @@
 """LLaVA-like tuning: a projector from a vision base's features into the language model, and LoRA on that.
 
-Liu et al. 2023, arXiv 2304.08485. There the projector is trained alone before both are; here both learn from the first
-step on, since B = 0 lets the projector lead anyway, and a budget of minutes has no room for two stages.
+Liu et al. 2023, arXiv 2304.08485. There the projector is trained alone before both are; here that first stage is solved
+in closed form (see `Projector.start`), and both learn from the first step on: a budget of minutes has no room for two
+stages of steps.
 """
 
 from typing import Any

@@ -59,6 +59,19 @@ def test_the_projector_starts_as_large_as_asked_and_blind_is_the_mean_picture() 
     assert not torch.allclose(projector.blind(), states[0])
 
 
+def test_the_projector_starts_near_the_words_that_name_each_picture() -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(60) % 3
+    seen = torch.randn(60, 4, 10) * 0.3 + torch.randn(3, 1, 10)[labels] * 2
+    words = torch.randn(3, 8) * 9
+    projector = Projector(4, 10, 32, 8)
+    projector.start(seen, 9.0, words[labels])
+    states = projector(seen).detach()
+    nearest = torch.cdist(states.flatten(0, 1), words).argmin(dim=1)
+    assert float((nearest == labels.repeat_interleave(4)).float().mean()) > 0.95
+    torch.testing.assert_close(states.mean(dim=(0, 1)), words.mean(dim=0), rtol=1e-3, atol=1e-3)
+
+
 def test_a_picture_makes_room_for_its_vectors() -> None:
     assert spread([5, -1, 6], 3, 0) == ([5, 0, 0, 0, 6], 1)
     for ids in ([5, 6], [-1, -1]):
