@@ -193,7 +193,7 @@ class Player:
     """Plays a person: sends messages and answers, and waits for what the conversation does."""
 
     def __init__(self, home: Path, fake: FakeJobs) -> None:
-        self.home, self.jobs, self.patience_s = home, fake, 30.0
+        self.home, self.jobs, self.patience_s = home, fake, 120.0
         self.thread = tasks.create_thread("default", graph="conversation").id
 
     def upload(self, path: Path) -> str:
