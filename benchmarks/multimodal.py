@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -153,7 +154,6 @@ def embedding(folder: Path, repeats: int) -> Figures:
     pictures = [open_image(row) for row in rows]
     base, engine = load_base(media.VISION), VisionEngine(media.VISION)
     transform = base.transform_at(base.config.transform.size)
-    import torch  # noqa: PLC0415 - only this part needs it by name
 
     def loop() -> None:
         with torch.inference_mode():

@@ -66,11 +66,23 @@ class Adapters(Generic[W]):
         memory: Holds their bytes.
         read: See `Read`.
         dropped: Called when an adapter's weights have left memory.
+        check: Called when an adapter is new; what it raises refuses the adapter.
     """
 
-    def __init__(self, memory: Memory, read: Read[W], dropped: Callable[[Loaded[W]], None]) -> None:
-        self._memory, self._read, self._dropped = memory, read, dropped
+    def __init__(
+        self,
+        memory: Memory,
+        read: Read[W],
+        dropped: Callable[[Loaded[W]], None],
+        check: Callable[[Loaded[W]], None] = lambda _: None,
+    ) -> None:
+        self._memory, self._read, self._dropped, self._check = memory, read, dropped, check
         self._named: dict[str, Loaded[W]] = {}
+
+    @property
+    def manifests(self) -> dict[str, AdapterManifest]:
+        """By name, in the order of loading."""
+        return {name: loaded.manifest for name, loaded in self._named.items()}
 
     def all(self) -> tuple[Loaded[W], ...]:
         """What requests may name, in the order of loading."""
@@ -103,6 +115,11 @@ class Adapters(Generic[W]):
         if known is None:
             self._keep(loaded, weights)
             self._named[name] = loaded
+            try:
+                self._check(loaded)
+            except BaseException:  # whatever went wrong, nobody may be answered by what was not checked
+                self.remove(name)
+                raise
         loaded.path = path  # where it was before may be gone
         if pinned and not loaded.pinned:
             self.hold(loaded)

@@ -82,7 +82,7 @@ class TextEngine:
         self.boundary = base.first_layer_default
         self.blocks = Blocks(self.memory, enabled=share)
         self.passes = Passes(self.model, self.boundary)
-        self._adapters = Adapters(self.memory, self._read, self.passes.forget)
+        self._adapters = Adapters(self.memory, self._read, self.passes.forget, self._check_canary)
         self._loop = Loop(
             self.model,
             base.stop_ids,
@@ -102,7 +102,7 @@ class TextEngine:
     @property
     def adapters(self) -> dict[str, AdapterManifest]:
         """Loaded adapters by name."""
-        return {loaded.name: loaded.manifest for loaded in self._adapters.all()}
+        return self._adapters.manifests
 
     def load_adapter(self, name: str, bundle: Path, pinned: bool = False) -> AdapterManifest:
         """Verify a sealed bundle and load it under a name. The same bundle again changes nothing.
@@ -119,15 +119,7 @@ class TextEngine:
             Conflict: The name stands for another bundle.
             ResourceExhausted: Memory has no room for it.
         """
-        new = name not in self.adapters
-        loaded = self._adapters.add(name, bundle, pinned)
-        if new:
-            try:
-                self._check_canary(loaded)
-            except BaseException:  # whatever went wrong, nobody may be answered by what was not checked
-                self._adapters.remove(name)
-                raise
-        return loaded.manifest
+        return self._adapters.add(name, bundle, pinned).manifest
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter. Answers it is in the middle of are finished with it.

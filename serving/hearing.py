@@ -78,14 +78,16 @@ class AudioEngine:
         self.said: Remembered[Transcript] = Remembered("said", self.memory)
         self.states: Remembered[Tensor] = Remembered("states", self.memory)
         self.listener = Listener(self.base, self.states)
-        self._adapters: Adapters[AudioWeights] = Adapters(self.memory, self._read, self.listener.forget)
+        self._adapters: Adapters[AudioWeights] = Adapters(
+            self.memory, self._read, self.listener.forget, self._check_canary
+        )
 
     # ---------------------------------------------------------------------------------------------------- adapters
 
     @property
     def adapters(self) -> dict[str, AdapterManifest]:
         """Loaded adapters by name."""
-        return {loaded.name: loaded.manifest for loaded in self._adapters.all()}
+        return self._adapters.manifests
 
     def load_adapter(self, name: str, bundle: Path, pinned: bool = False) -> AdapterManifest:
         """Verify a sealed bundle and load it under a name. The same bundle again changes nothing.
@@ -102,15 +104,7 @@ class AudioEngine:
             Conflict: The name stands for another bundle.
             ResourceExhausted: Memory has no room for it.
         """
-        new = name not in self.adapters
-        loaded = self._adapters.add(name, bundle, pinned)
-        if new:
-            try:
-                self._check_canary(loaded)
-            except BaseException:  # whatever went wrong, nobody may be answered by what was not checked
-                self._adapters.remove(name)
-                raise
-        return loaded.manifest
+        return self._adapters.add(name, bundle, pinned).manifest
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter.

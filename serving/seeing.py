@@ -64,14 +64,16 @@ class VisionEngine:
         self.passes = TowerPasses(self.base, self.states)
         self._towers = WordTowers(self.base)
         self._comparing = Comparing(self.base, self._towers, self.memory)
-        self._adapters: Adapters[ImageWeights] = Adapters(self.memory, self._read, self.passes.forget)
+        self._adapters: Adapters[ImageWeights] = Adapters(
+            self.memory, self._read, self.passes.forget, self._check_canary
+        )
 
     # ---------------------------------------------------------------------------------------------------- adapters
 
     @property
     def adapters(self) -> dict[str, AdapterManifest]:
         """Loaded adapters by name."""
-        return {loaded.name: loaded.manifest for loaded in self._adapters.all()}
+        return self._adapters.manifests
 
     def load_adapter(self, name: str, bundle: Path, pinned: bool = False) -> AdapterManifest:
         """Verify a sealed bundle and load it under a name. The same bundle again changes nothing.
@@ -88,15 +90,7 @@ class VisionEngine:
             Conflict: The name stands for another bundle.
             ResourceExhausted: Memory has no room for it.
         """
-        new = name not in self.adapters
-        loaded = self._adapters.add(name, bundle, pinned)
-        if new:
-            try:
-                self._check_canary(loaded)
-            except BaseException:  # whatever went wrong, nobody may be answered by what was not checked
-                self._adapters.remove(name)
-                raise
-        return loaded.manifest
+        return self._adapters.add(name, bundle, pinned).manifest
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter.

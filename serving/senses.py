@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
-from math import exp, log
+from math import log
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -126,9 +126,10 @@ class Sense:
         return [found[place] for place in range(len(items))]
 
     def _transcribes(self, item: Asked) -> bool:
-        if self.modality != "audio":
-            return False
-        return item.adapter is None or self.adapters[item.adapter].kind == "transcription"
+        if self.modality != "audio" or item.adapter is None:
+            return self.modality == "audio"
+        manifest = self.adapters.get(item.adapter)  # unloaded meanwhile: the engine says so
+        return manifest is not None and manifest.kind == "transcription"
 
 
 class Senses:
@@ -236,13 +237,8 @@ def decode(part: Part) -> Any:
 
 
 def chances(told: Told) -> list[dict[str, Any]]:
-    """Labels as log probabilities of one token each, as the dialect tells them."""
+    """What is told as log probabilities, as the dialect has them: a label or a transcript counts as one token."""
     return [
         {"token": label, "logprob": log(max(chance, LEAST)), "bytes": list(label.encode())}
         for label, chance in told.labels
     ] or [{"token": told.text, "logprob": told.logprob, "bytes": list(told.text.encode())}]
-
-
-def certainty(told: Told) -> float:
-    """The probability of what is told: a label's own, or the geometric mean over a transcript's tokens."""
-    return exp(told.logprob)

@@ -6,7 +6,7 @@ probabilities.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ from serving import embeddings, parts, transcripts
 from serving.embeddings import EmbeddingRequest
 from serving.parts import Part
 from serving.protocol import DONE, ChatRequest, Wire, usage
-from serving.senses import MEDIUM, Senses, Told, certainty, chances, decode
+from serving.senses import MEDIUM, Senses, Told, chances, decode
 
 MOST_INPUTS = 256
 
@@ -81,22 +81,27 @@ async def chat(senses: Senses, body: ChatRequest, wire: Wire) -> Response:
     sense, _ = senses.found(body.model)
     messages = [message.model_dump() for message in body.messages]
     part = parts.last(messages, MEDIUM[sense.modality])
-    told = await senses.ask(body.model, part, _options(sense.modality, temperature=body.temperature or 0.0))
-    logprobs = _logprobs(told, body.top_logprobs or 0) if body.logprobs else None
+    options = _options(sense.modality, temperature=body.temperature or 0.0)
+    asked = (senses.ask(body.model, part, options) for _ in range(body.n or 1))  # at a temperature each is another
+    told = await asyncio.gather(*asked)
+    logprobs = [_logprobs(one, body.top_logprobs or 0) if body.logprobs else None for one in told]
     if body.stream:
         return StreamingResponse(_streamed(wire, told, logprobs), media_type="text/event-stream")
-    answer = wire.body([(told.text, "stop", ())] * (body.n or 1), 0, told.tokens)
-    for choice in answer["choices"]:
-        choice["logprobs"] = logprobs
+    answer = wire.body([(one.text, "stop", ()) for one in told], 0, sum(one.tokens for one in told))
+    for choice, found in zip(answer["choices"], logprobs, strict=True):
+        choice["logprobs"] = found
     return JSONResponse(answer)
 
 
-async def _streamed(wire: Wire, told: Told, logprobs: dict[str, Any] | None) -> AsyncIterator[bytes]:
-    yield wire.chunk({"role": "assistant", "content": ""})
-    yield wire.chunk({"content": told.text}, logprobs=logprobs or ())
-    yield wire.chunk({}, finish_reason="stop")
+async def _streamed(
+    wire: Wire, told: Sequence[Told], logprobs: Sequence[dict[str, Any] | None]
+) -> AsyncIterator[bytes]:
+    for index, (one, found) in enumerate(zip(told, logprobs, strict=True)):
+        yield wire.chunk({"role": "assistant", "content": ""}, index)
+        yield wire.chunk({"content": one.text}, index, logprobs=found or ())
+        yield wire.chunk({}, index, "stop")
     if wire.include_usage:
-        yield wire.usage_chunk(0, told.tokens)
+        yield wire.usage_chunk(0, sum(one.tokens for one in told))
     yield DONE
 
 
@@ -146,22 +151,23 @@ def add_routes(app: FastAPI, senses: Senses) -> None:
 
     @app.post("/v1/classify")
     async def classify(body: ClassifyRequest) -> dict[str, Any]:
-        begun, found = int(time.time()), []
-        for place, part in enumerate(body.parts()):
-            told = await senses.ask(body.model, part)
-            found.append(_labels(place, told))
+        begun = int(time.time())
+        told = await asyncio.gather(*(senses.ask(body.model, part) for part in body.parts()))
+        found = [_labels(body.model, place, one) for place, one in enumerate(told)]
         frame = {"id": new_id("classify"), "object": "list", "created": begun, "model": body.model}
         return frame | {"data": found, "usage": usage(0, len(found))}
 
 
-def _labels(place: int, told: Told) -> dict[str, Any]:
-    labels = told.labels or ((told.text, certainty(told)),)
+def _labels(model: str, place: int, told: Told) -> dict[str, Any]:
+    if not told.labels:
+        what = f"`{model}` tells what is said, no labels."
+        raise InvalidRequest(what, where="model", remedy="Ask /v1/audio/transcriptions.")
     return {
         "index": place,
-        "label": labels[0][0],
-        "probs": [chance for _, chance in labels],
-        "labels": [label for label, _ in labels],
-        "num_classes": len(labels),
+        "label": told.text,
+        "probs": [chance for _, chance in told.labels],
+        "labels": [label for label, _ in told.labels],
+        "num_classes": len(told.labels),
     }
 
 

@@ -23,11 +23,6 @@ class Together(Generic[T, R]):
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
         self._running: asyncio.Task[None] | None = None
 
-    @property
-    def busy(self) -> int:
-        """Requests that wait."""
-        return len(self._waiting)
-
     async def ask(self, item: T) -> R:
         """One request's result; raises what `work` raises for it alone. A caller that is cancelled leaves the queue."""
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()

@@ -88,6 +88,16 @@ def test_classify_tells_all_labels_best_first(client: TestClient) -> None:
     assert client.post("/v1/classify", json={"model": "moods", "input": audio_part(1)}).json()["data"][0]["label"]
 
 
+def test_classify_refuses_who_tells_words(client: TestClient) -> None:
+    refused = client.post("/v1/classify", json={"model": "clock", "input": audio_part(1)})
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "model"
+
+
+def test_several_answers_are_asked_for_each(client: TestClient) -> None:
+    body = ask(client, "clock", audio_part(2), n=3, temperature=0.5).json()
+    assert [choice["index"] for choice in body["choices"]] == [0, 1, 2] and body["usage"]["completion_tokens"] == 12
+
+
 def test_classify_refuses_texts_and_says_which(client: TestClient) -> None:
     refused = client.post("/v1/classify", json={"model": "colours", "input": [picture("red"), "hello"]})
     assert refused.status_code == 400 and refused.json()["error"]["param"] == "input[1]"

@@ -12,16 +12,17 @@ from api.bodies import unless_gone
 from api.services import Shared
 from api.transcripts import TIMED, TYPES
 from moatelier.contracts import RouteDecision
-from moatelier.errors import DataError, InvalidRequest
+from moatelier.errors import InvalidRequest
 from moatelier.ids import new_id
 from moatelier.settings import settings
+from modalities.audio import sound
+from modalities.media import too_many_bytes
 from serving import sse
 from serving.targets import Target
 
 router = APIRouter()
 WHISPER = "whisper-1"
 """What clients of the OpenAI service call the model; here it is the base that recordings are tuned on."""
-MAX_BYTES = 256 * 2**20
 GRANULARITIES = ("segment", "word")
 
 
@@ -87,10 +88,10 @@ async def _asked(
         what = f"`{model}` is no model for recordings."
         raise InvalidRequest(what, where="model", remedy=f"Use {settings().audio_base}, or an adapter on it.")
     name = file.filename or "recording"
-    data = await file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        what = f"The recording has more than {MAX_BYTES // 2**20} MB."
-        raise DataError(what, where="file", remedy="Cut it into shorter recordings.")
+    limit = sound.media()
+    data = await file.read(limit.max_bytes + 1)
+    if len(data) > limit.max_bytes:
+        raise too_many_bytes("file", limit)
 
     async def call() -> dict[str, Any]:
         return await shared.backend.upstream.transcribe({**fields, "model": target.served}, name, data)
