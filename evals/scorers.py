@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from evals import words
+from evals import transcripts
 from evals.answered import Answered, Scores
 from evals.bootstrap import Floats, Statistic
 from evals.statistics import CLAIM_ALPHA, DRAWS, bca_interval, clopper_pearson, paired_difference
@@ -60,7 +60,7 @@ def score(
     """Score answers.
 
     Args:
-        kind: `chat` rows have no classes, so only the share of right answers; for transcripts see `evals.words`.
+        kind: `chat` rows have no classes, so only the share of right answers; for transcripts see `evals.transcripts`.
         labels: The labels that an answer may be. A true label beyond them counts as one too.
         rows: At least one.
         alpha: One-sided level of every `claim_low`.
@@ -70,7 +70,7 @@ def score(
         DataError: There are no rows.
     """
     if kind == "transcription":
-        return words.score_words(rows, alpha=alpha, seed=seed)
+        return transcripts.score_words(rows, alpha=alpha, seed=seed)
     right = rights(rows)
     exact = clopper_pearson(int(right.sum()), len(rows), alpha=alpha)
     stops = sum(row.stopped for row in rows) / len(rows)
@@ -108,7 +108,7 @@ def compare(
     if _truths(ours) != _truths(theirs):
         raise DataError("Two subjects can only be compared on the same rows.", where=other)
     if kind == "transcription":
-        return words.compare_words(metric, other, ours, theirs, alpha=alpha, seed=seed)
+        return transcripts.compare_words(metric, other, ours, theirs, alpha=alpha, seed=seed)
     difference = None
     if metric == "macro_f1":
         need_metric(kind, metric)

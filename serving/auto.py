@@ -75,16 +75,17 @@ class Auto:
         self._random = np.random.default_rng(seed)
 
     def check(self, project: str) -> None:
-        """Check that `auto` has adapters to choose from (blocking).
+        """Check that `auto` has adapters of any modality to choose from (blocking).
 
         Raises:
             NotFound: No adapter has joined.
             Conflict: Those that have joined did so by another embedding model.
         """
-        _require(self._kept.get((project, "text")))
+        if not self.offered(project):
+            raise no_adapters(self._kept.get((project, "text")).foreign)
 
     def offered(self, project: str) -> bool:
-        """Whether `check` passes (blocking)."""
+        """Whether there are any (blocking)."""
         return any(self._kept.get((project, name)).embedding is not None for name in ("text", *MODALITIES.values()))
 
     async def target(self, project: str, messages: Sequence[Mapping[str, Any]]) -> Target:

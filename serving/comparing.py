@@ -10,11 +10,11 @@ from torch.nn.functional import linear, normalize
 from moatelier.errors import InvalidRequest
 from moatelier.ids import digest_json
 from modalities.vision.model import VisionBase
-from modalities.vision.words import class_texts, class_vectors
+from modalities.vision.word_tower import class_texts, class_vectors
 from serving.memory import Memory
 from serving.remembered import Remembered
 from serving.tower import Adapter
-from serving.words import Words, WordTowers
+from serving.word_towers import Words, WordTowers
 
 
 class Comparing:

@@ -18,11 +18,11 @@ from modalities.vision.config import TRANSFORM, WORDS, ImageTransform, WordsTold
 from modalities.vision.model import VisionBase
 from modalities.vision.pairs import HOTTEST
 from modalities.vision.tuned import lora_layers, whole_weights
-from modalities.vision.words import word_layers
+from modalities.vision.word_tower import word_layers
 from serving.heads import Head
 from serving.hooked import shape_of
 from serving.lora import Part, read_config, read_tensors, require_shapes, scaled_rank
-from serving.words import Words, WordTowers
+from serving.word_towers import Words, WordTowers
 
 T = TypeVar("T", bound=Contract)
 _PEFT = "base_model.model."

@@ -21,7 +21,7 @@ from modalities.machine import Precision
 from modalities.vision.duplicates import pixel_digest
 from modalities.vision.images import decode_image
 from modalities.vision.model import load_base
-from modalities.vision.words import PROMPTS
+from modalities.vision.word_tower import PROMPTS
 from serving import parts
 from serving.adapters import Adapters
 from serving.comparing import Comparing
@@ -31,7 +31,7 @@ from serving.remembered import Remembered
 from serving.row import Completion
 from serving.sampling import Sampling
 from serving.tower import MOST, Adapter, Seen, TowerPasses
-from serving.words import WordTowers
+from serving.word_towers import WordTowers
 
 __all__ = ["Completion", "VisionEngine"]
 

@@ -27,7 +27,7 @@ from modalities.vision.features import Features
 from modalities.vision.model import VisionBase
 from modalities.vision.pairs import Pairs, pair_loss
 from modalities.vision.rows import ImageRow
-from modalities.vision.words import CAPTION, embed_words, first_block_default
+from modalities.vision.word_tower import CAPTION, embed_words, first_block_default
 from training import methods
 from training.filling import fill_progress
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize
 
 from modalities.vision.model import VisionBase
-from modalities.vision.words import text_tower
+from modalities.vision.word_tower import text_tower
 
 HOTTEST = 100.0
 """Similarities are multiplied by at most this."""

@@ -72,3 +72,12 @@ def test_a_medium_that_nobody_knows_is_left_to_the_others(home: Path) -> None:
 def test_parts_count_the_same() -> None:
     found = together([Ranked(("a", BASE), (0.8, 0.2), 0.9), Ranked(("b", BASE), (0.6, 0.4), 0.7)])
     assert found.probabilities == pytest.approx({"a": 0.4, "b": 0.3, BASE: 0.3}) and found.cosine == 0.9
+
+
+def test_auto_is_offered_where_any_modality_has_adapters(home: Path) -> None:
+    auto = Auto(Upstream(), Brief(resolve), seed=0)  # type: ignore[arg-type]
+    with pytest.raises(NotFound):
+        auto.check("default")
+    seen("parcels", PARCEL)
+    auto.check("default")
+    assert auto.offered("default")

@@ -14,7 +14,7 @@ from moatelier.settings import settings
 from modalities.bundle import WEIGHTS
 from modalities.vision.model import embed_images, embed_texts, load_base
 from modalities.vision.pixels import to_pixels
-from modalities.vision.words import PROMPTS, class_texts
+from modalities.vision.word_tower import PROMPTS, class_texts
 from serving.seeing import VisionEngine
 from tests import sentences
 from tests.modalities.vision import towers

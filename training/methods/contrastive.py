@@ -13,7 +13,7 @@ from moatelier.contracts import TrainSpec
 from moatelier.errors import IntegrityError
 from moatelier.ids import canonical_json
 from modalities.vision.pairs import Pairs
-from modalities.vision.words import word_layers
+from modalities.vision.word_tower import word_layers
 from training.methods import lora
 
 _TEXT = "text."

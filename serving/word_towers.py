@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from moatelier.errors import IntegrityError
 from modalities.vision.config import WordsTold
 from modalities.vision.model import VisionBase, load_base
-from modalities.vision.words import embed_words, text_tower, word_layers
+from modalities.vision.word_tower import embed_words, text_tower, word_layers
 from serving.hooked import Hooked
 from serving.lora import Part, Stack, StackedPass
 

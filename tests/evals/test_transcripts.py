@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from evals import words
+from evals import transcripts
 from evals.scorers import compare, need_metric, score
 from evals.statistics import exact_lower
-from evals.words import Heard
+from evals.transcripts import Heard
 from moatelier.errors import DataError, InvalidRequest
 from tests.evals.samples import Answered
 
@@ -111,8 +111,8 @@ def test_the_bound_is_seldom_above_what_is_true(together: float) -> None:
         said = chance.integers(1, 12, 120).astype(float)
         hard = chance.beta(rate * together, (1 - rate) * together, 120)
         wrong = chance.binomial(said.astype(int), 1 - hard).astype(float)
-        exact = words.clopper_pearson(int((wrong == 0).sum()), 120)
-        above += words._accuracy_interval(said, wrong, exact, alpha=0.01, seed=run).claim_low > rate
+        exact = transcripts.clopper_pearson(int((wrong == 0).sum()), 120)
+        above += transcripts._accuracy_interval(said, wrong, exact, alpha=0.01, seed=run).claim_low > rate
     assert above <= 3
 
 
@@ -122,5 +122,5 @@ def test_a_candidate_that_is_worse_by_the_margin_is_seldom_called_no_worse() -> 
         said = chance.integers(1, 12, 200).astype(float)
         ours, theirs = (chance.binomial(said.astype(int), share).astype(float) for share in (0.07, 0.05))
         heard = [Heard(said, wrong, said, wrong, wrong == 0) for wrong in (ours, theirs)]
-        above += words._paired_words(heard[0], heard[1], 0.01).claim_low > -0.02
+        above += transcripts._paired_words(heard[0], heard[1], 0.01).claim_low > -0.02
     assert above <= 9
