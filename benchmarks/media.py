@@ -83,7 +83,7 @@ def train(dataset: str, base: str, method: str, modality: str, name: str, **chan
         field: int(value) if field in ("rank", "batch_rows") else value
         for field, value in methods.get(method, modality).defaults.items()
     }
-    spec = TrainSpec(method=method, base=base, dataset=dataset, suffix=name, seed=SEED, **(defaults | changes))
+    spec = TrainSpec(method=method, base=base, dataset=dataset, suffix=name, **({"seed": SEED} | defaults | changes))
     result = work(spec.model_dump(), Job(settings().home / "jobs" / spec.digest[:32], quiet=True))
     return str(result["bundle"]), float(result["seconds"])
 
