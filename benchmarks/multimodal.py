@@ -100,7 +100,8 @@ def speed(folder: Path, quick: bool) -> Figures:
 
     def fresh(work: Callable[[], Any]) -> Callable[[], Any]:
         def once() -> Any:
-            engine.rest()  # nothing remembered: the same clip again must be heard again
+            engine.said.clear()  # the same clip again must be heard again
+            engine.states.clear()
             return work()
 
         return once
@@ -108,10 +109,16 @@ def speed(folder: Path, quick: bool) -> Figures:
     ours_short = media.timed(fresh(lambda: [engine.transcribe([clip], [names[0]]) for clip in short]), repeats)
     ours_long = media.timed(fresh(lambda: engine.transcribe([long], [None])), repeats)
     eight = [names[n % 4] for n in range(8)]
-    batch = media.timed(fresh(lambda: engine.transcribe(short, eight)), repeats)
-    single = media.timed(
-        fresh(lambda: [engine.transcribe([clip], [name]) for clip, name in zip(short, eight, strict=True)]), repeats
-    )
+
+    def gain(clips: list[Any]) -> tuple[float, float]:
+        """Seconds of eight clips over four adapters at once, and one after the other."""
+        together = media.timed(fresh(lambda: engine.transcribe(clips, eight)), repeats)
+        pairs = list(zip(clips, eight, strict=True))
+        return together, media.timed(fresh(lambda: [engine.transcribe([clip], [own]) for clip, own in pairs]), repeats)
+
+    batch, single = gain(short)
+    phrases = [media.long_speech(rows[place:], media.WINDOW_S) for place in range(8)]
+    phrase_batch, phrase_single = gain(phrases)
     shipped = whispers.openai(media.AUDIO)
     theirs_short = media.timed(lambda: [shipped(clip) for clip in short], repeats)
     theirs_long = media.timed(lambda: shipped(long), repeats)
@@ -119,6 +126,7 @@ def speed(folder: Path, quick: bool) -> Figures:
         "short_vs_openai": theirs_short / ours_short,
         "whisper_vs_openai": theirs_long / ours_long,
         "transcribe_batch_vs_sequential": single / batch,
+        "transcribe_batch_vs_sequential_phrases": phrase_single / phrase_batch,
     }
     told = [("ours", ours_short, ours_long), ("openai-whisper", theirs_short, theirs_long)]
     if not quick:
@@ -163,7 +171,7 @@ def embedding(folder: Path, repeats: int) -> Figures:
 
     def ours(names: list[str | None]) -> Callable[[], None]:
         def once() -> None:
-            engine.rest()
+            engine.states.clear()
             engine.embed(pictures, names)
 
         return once

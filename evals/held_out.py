@@ -90,7 +90,10 @@ def _cards(digests: Sequence[str]) -> list[DatasetCard]:
 
 
 def seen_rows(digests: Sequence[str], splits: Sequence[SplitName]) -> frozenset[str]:
-    """Ids of the rows of these splits, and of the rows they were made of; a dataset that is gone cannot be asked."""
+    """Ids of the rows of these splits, of the rows they were made of, and of the pictures and recordings in them.
+
+    A dataset that is gone cannot be asked.
+    """
     seen: set[str] = set()
     for digest in dict.fromkeys(digests):
         try:
@@ -99,8 +102,14 @@ def seen_rows(digests: Sequence[str], splits: Sequence[SplitName]) -> frozenset[
             continue
         held = [info.artifact for name, info in card.splits.items() if name in splits and info.artifact]
         for row in (row for artifact in held for row in read_rows(artifacts.get_bytes(artifact))):
-            seen |= {row.id} | ({row.group} if row.group else set())
+            seen |= {row.id, *_media(row)} | ({row.group} if row.group else set())
     return frozenset(seen)
+
+
+def _media(row: EvalRow) -> list[str]:
+    """The artifacts of a row's pictures and recordings."""
+    held = [part for turn in row.prompt if isinstance(turn["content"], list) for part in turn["content"]]
+    return [part["artifact"] for part in held if "artifact" in part]
 
 
 def _questions(
@@ -115,7 +124,7 @@ def _questions(
     for card, rows in found:
         limit = answer_limit(lengths, card.kind, card.labels, rows) if rows else 0
         for row in rows:
-            if row.id in seen:
+            if not seen.isdisjoint((row.id, *_media(row))):
                 left_out += 1
             else:
                 asked.setdefault(row.id, Question(row.id, _group(card, row), row.prompt, row.truth, limit))

@@ -10,6 +10,7 @@ with the answers it has, and takes no second look.
 import asyncio
 from typing import Any
 
+from evals.exam import lock_exam
 from evals.held_out import Question, Questions, locked_questions, open_questions
 from evals.mixture import Outcome, table
 from evals.rows import split_rows
@@ -36,7 +37,7 @@ def work(spec: dict[str, Any], job: Job) -> dict[str, Any]:
         Conflict: The recipe was changed since.
         NotFound: Recipe, dataset or locked rows are missing.
         UpstreamError: The engine, or too much of the recipe, does not answer.
-        DataError: No row is left that no adapter of the recipe was trained on.
+        DataError: No row is left that no adapter of the recipe was trained on, or the exam is none.
         Cancelled: The job was asked to stop; the answers so far stay in its folder.
     """
     asked = MixtureSpec.model_validate(spec)
@@ -49,6 +50,9 @@ def work(spec: dict[str, Any], job: Job) -> dict[str, Any]:
 async def measure(spec: MixtureSpec, job: Job) -> MixtureResult:
     """Ask and score; raises as `work` does."""
     mixture, lengths = loaded(spec.project, spec.name, spec.recipe), token_lengths()
+    if spec.exam:
+        locked = lock_exam(spec.project, spec.task, spec.exam, job.check)
+        spec = spec.model_copy(update={"datasets": (locked,), "exam": None})
 
     async def ask(answers: Answers, engine: Steady) -> tuple[Questions, list[Any]]:
         models = Served(spec.project, mixture, answers, proposers(spec.project, mixture.recipe))

@@ -1,7 +1,7 @@
 """Start what takes long about a recipe: its evaluation, and the rows for its aggregator. Needs no graph library.
 
 Whose rows are asked follows from the recipe: those of the datasets that its proposers were tuned on, or those that the
-person names. What any of its adapters was made with is never asked.
+person names or brings. What any of its adapters was made with is never asked.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,6 +24,7 @@ def evaluate(
     name: str,
     *,
     named: Sequence[str] = (),
+    exam: str | None = None,
     split: Literal["select", "test"] = "test",
     rows: int | None = None,
 ) -> tasks.Task:
@@ -33,21 +34,30 @@ def evaluate(
         project: Whose recipe it is.
         name: Its name.
         named: Tasks, adapters or datasets whose rows are asked; default: those of its proposers.
+        exam: Id of an uploaded file of questions to be asked instead.
         split: Locked rows, which decide, or select rows, which only compare.
         rows: At most so many.
 
     Raises:
-        NotFound: There is no such recipe, task, adapter or dataset.
-        InvalidRequest: It names no adapter, so that somebody has to say whose rows are asked.
+        NotFound: There is no such recipe, task, adapter, dataset or file.
+        InvalidRequest: Datasets and an exam are named, or neither and the recipe has no adapter that tells whose rows.
     """
     task, recipe = new_id("task"), recipes.get(project, name)
-    asked, seen = _sources(project, recipe.sealed, named)
+    if exam and named:
+        raise InvalidRequest(
+            "An exam and datasets are named.", where="exam", remedy="Evaluate on one of them, then on the other."
+        )
+    tuned_on = _tuned_on(project, proposers(project, recipe.sealed))
+    asked = () if exam else _asked(project, recipe.sealed, named, tuned_on)
+    aggregating = _digests([recipe.sealed.aggregator]) if isinstance(recipe.sealed.aggregator, Voice) else []
+    seen = _once([*tuned_on, *_tuned_on(project, aggregating)])
     spec = MixtureSpec(
         project=project,
         task=task,
         name=recipe.name,
         recipe=recipe.digest,
         datasets=asked,
+        exam=datasets.get_file(project, exam).id if exam else None,
         seen=seen,
         split=split,
         rows=rows,
@@ -59,9 +69,9 @@ def evaluate(
 def make_candidates(project: str, name: str, *, named: Sequence[str] = (), rows: int | None = None) -> tasks.Task:
     """Start making the rows for a recipe's aggregator, as a task; arguments and errors as `evaluate`."""
     task, recipe = new_id("task"), recipes.get(project, name)
-    asked, _ = _sources(project, recipe.sealed, named)
     # What an aggregator was made of before may teach the next one: only what the proposers were trained on is spoilt.
     seen = _once(_tuned_on(project, proposers(project, recipe.sealed)))
+    asked = _asked(project, recipe.sealed, named, seen)
     spec = CandidatesSpec(
         project=project, task=task, name=recipe.name, recipe=recipe.digest, datasets=asked, seen=seen, rows=rows
     )
@@ -81,18 +91,16 @@ def _start(project: str, task: str, job: str, spec: MixtureSpec | CandidatesSpec
     return tasks.find_task(task)
 
 
-def _sources(project: str, recipe: Recipe, named: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Digests of the datasets to be asked, and of those that its adapters were made with."""
-    proposing = _tuned_on(project, proposers(project, recipe))
-    asked = [_dataset(project, name) for name in named] if named else proposing
+def _asked(project: str, recipe: Recipe, named: Sequence[str], tuned_on: Sequence[str]) -> tuple[str, ...]:
+    """Digests of the datasets to be asked: those that are named, or that the proposers were tuned on."""
+    asked = [_dataset(project, name) for name in named] if named else tuned_on
     if not asked:
         raise InvalidRequest(
             "The recipe names no adapter, so nothing says whose rows it shall be asked.",
             where=f"moa/{recipe.name}",
-            remedy="Name a task or an adapter whose rows they shall be: `--dataset TASK`.",
+            remedy="Name a task or an adapter whose rows to ask, `--dataset TASK`, or bring an exam: `--exam FILE`.",
         )
-    aggregating = _digests([recipe.aggregator]) if isinstance(recipe.aggregator, Voice) else []
-    return _once(asked), _once([*proposing, *_tuned_on(project, aggregating)])
+    return _once(asked)
 
 
 def proposers(project: str, recipe: Recipe, depth: int = 0) -> list[str]:

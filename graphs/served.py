@@ -16,8 +16,8 @@ from graphs.outcomes import given
 from moatelier.contracts import Proposal, Trace, Voice
 from moatelier.errors import Conflict, InvalidRequest, MoatelierError, UpstreamError
 from moatelier.settings import settings
-from modalities import catalogue
-from serving import asking, mixtures, roster
+from modalities import catalogue, registry
+from serving import asking, mixtures, parts, roster
 from serving.completions import EMPTY
 from serving.mixtures import Mixture
 from serving.moa import Call
@@ -79,7 +79,8 @@ class Served:
 
     async def recipe(self, question: Question) -> Trace:
         """The recipe's answer; raises when nobody answers."""
-        return await self._answers.answer(self._mixture, question.messages, {"max_tokens": question.max_tokens})
+        messages = parts.sendable(question.messages)
+        return await self._answers.answer(self._mixture, messages, {"max_tokens": question.max_tokens})
 
     async def alone(self, voice: Voice, question: Question) -> Given:
         """One model's greedy answer; a failure is told in it. To say nothing is an answer, and a wrong one."""
@@ -97,7 +98,7 @@ class Served:
         # A breaker of its own for each question: what a model alone fails at must not silence it in the recipe, nor
         # may a few failures decide about the rows that follow.
         call = replace(call, label=f"{label} {question.id}")
-        return await self._answers.asker.ask(call, [dict(turn) for turn in question.messages], asked)
+        return await self._answers.asker.ask(call, parts.sendable(question.messages), asked)
 
     async def _call(self, voice: Voice) -> Call:
         sampling = {
@@ -110,7 +111,7 @@ class Served:
 
     async def routed(self, question: Question) -> Voice:
         """Whom `auto` would ask, feedback aside."""
-        ranked = await self._answers.auto.ranked(self._project, question.messages)
+        ranked = await self._answers.auto.ranked(self._project, parts.sendable(question.messages))
         if ranked.choice == BASE:
             return Voice(base=True, temperature=0)
         return Voice(adapter=ranked.choice, temperature=0)
@@ -132,7 +133,7 @@ class Served:
 
 
 def _routes(project: str, proposing: Sequence[str]) -> bool:
-    known = set(roster.load(project).router.adapters)
+    known = {name for modality in registry.names() for name in roster.load(project, modality).router.adapters}
     return bool(known) and (not proposing or bool(known & set(proposing)))
 
 

@@ -69,6 +69,10 @@ def evaluate(
     select: Annotated[
         bool, typer.Option("--select", help="On select rows: costs no look at locked rows, and decides nothing.")
     ] = False,
+    exam: Annotated[
+        Path | None,
+        typer.Option("--exam", help="A table of questions and answers, or a folder or zip of one with its media."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a recipe on held-out rows; it goes live if its gain over routing to one is shown, else off."""
@@ -76,6 +80,7 @@ def evaluate(
 
     asked = {"rows": rows, "datasets": dataset or [], "split": "select" if select else "test"}
     with service() as client:
+        asked |= {"exam": client.upload(exam)} if exam else {}
         task = client.call("POST", f"/v1/moa/{name}/evaluations", json=asked)
         ended = recipe_task(client, task["id"], as_json)
     raise typer.Exit(0 if ended["status"] == "reached" else NOT_REACHED)

@@ -7,6 +7,7 @@
 `audio_url` is vLLM's name for a recording in a data URI. Nothing is ever fetched. Imports no torch.
 """
 
+import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -101,6 +102,47 @@ def media(messages: Sequence[Mapping[str, Any]], *, stored: bool = False) -> lis
                     remedy=f"Use one of {', '.join((TEXT, *_READ))}, each with a field of that name.",
                 )
     return found
+
+
+_STARTS = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG", "image/png"),
+    (b"GIF8", "image/gif"),
+    (b"BM", "image/bmp"),
+    (b"II*\0", "image/tiff"),
+    (b"MM\0*", "image/tiff"),
+    (b"fLaC", "audio/flac"),
+    (b"OggS", "audio/ogg"),
+    (b"ID3", "audio/mpeg"),
+    (b"\xff\xfb", "audio/mpeg"),
+    (b"\x1aE\xdf\xa3", "audio/webm"),
+    (b"FORM", "audio/aiff"),
+)
+"""First bytes of a file -> what it is, for those who are sent it; here it is told by its content again."""
+
+
+def sendable(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The conversation as a client would send it: with data URIs where rows name their artifacts.
+
+    Raises:
+        NotFound, IntegrityError: An artifact is gone or was changed.
+    """
+    return [
+        {**message, "content": [_sent(part) for part in message["content"]]}
+        if isinstance(message.get("content"), list)
+        else dict(message)
+        for message in messages
+    ]
+
+
+def _sent(part: Mapping[str, Any]) -> dict[str, Any]:
+    if "artifact" not in part:
+        return dict(part)
+    data, kind = artifacts.get_bytes(part["artifact"]), f"{part['type']}_url"
+    usual = {b"WEBP": "image/webp", b"ftyp": "audio/mp4"}.get(data[8:12] if data[:4] == b"RIFF" else data[4:8])
+    fallback = "image/png" if part["type"] == "image" else "audio/wav"
+    told = usual or next((name for start, name in _STARTS if data.startswith(start)), fallback)
+    return {"type": kind, kind: {"url": f"data:{told};base64,{base64.b64encode(data).decode()}"}}
 
 
 def last(messages: Sequence[Mapping[str, Any]], medium: Medium, *, stored: bool = False) -> Part | None:

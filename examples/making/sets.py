@@ -17,6 +17,7 @@ from moatelier.errors import InvalidRequest
 
 LICENCE = "CC0-1.0"
 """Nobody's work is in them; whoever makes them may do with them what they like."""
+QUESTION = "Is what is said what is shown?"
 File = tuple[str, bytes]
 """A path within a set, and what stands there."""
 
@@ -66,7 +67,7 @@ def speech(count: int, seed: int) -> Iterator[File]:
 def pairs(count: int, seed: int) -> Iterator[File]:
     """Pictures with recordings by voices that speak nowhere else, and `pairs.jsonl` with a line for each.
 
-    A line has the fields image, audio (paths), shown, said, answer (yes or no), caption, speaker and licence.
+    A line has the fields question, image, audio (paths), shown, said, answer (yes or no), caption, speaker and licence.
 
     Half say what is shown. Every shape is shown as often in one half as in the other, and every word is said as often:
     neither the picture alone nor the recording alone tells the answer.
@@ -88,7 +89,7 @@ def pairs(count: int, seed: int) -> Iterator[File]:
         picture = draw(shown, Dice(f"pairs {seed} shown {number}"))
         image, audio = f"images/{number:05}.jpg", f"audio/{number:05}.wav"
         answer = "yes" if shown == said else "no"
-        told = {"image": image, "audio": audio, "shown": shown, "said": said, "answer": answer}
+        told = {"question": QUESTION, "image": image, "audio": audio, "shown": shown, "said": said, "answer": answer}
         told |= {"caption": picture.caption, "speaker": recording.speaker, "licence": LICENCE}
         lines.append(json.dumps(told) + "\n")
         yield image, picture.jpeg()

@@ -1,8 +1,8 @@
 """What a recipe was measured to be worth: its table on held-out rows, and the signed decision that rests on it."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from moatelier.contracts.base import Contract
 from moatelier.contracts.evaluation import Interval, PairedComparison
@@ -66,8 +66,10 @@ class MixtureSpec(Contract):
     name: str
     recipe: str
     """Digest of the recipe, which fixes its content."""
-    datasets: tuple[str, ...] = Field(min_length=1)
-    """Digests of the DatasetCards whose rows are asked."""
+    datasets: tuple[str, ...]
+    """Digests of the DatasetCards whose rows are asked; none where an exam is."""
+    exam: str | None = Field(default=None, exclude_if=lambda exam: exam is None)
+    """Id of an uploaded file of questions to be asked instead."""
     seen: tuple[str, ...] = ()
     """Digests of all DatasetCards that any of its adapters was made with: what they hold is not asked."""
     split: Literal["select", "test"]
@@ -75,6 +77,12 @@ class MixtureSpec(Contract):
     rows: int | None = Field(default=None, ge=1)
     """At most so many, evenly taken; default: all."""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _asks(self) -> Self:
+        if bool(self.datasets) == bool(self.exam):
+            raise ValueError("name datasets or an exam")
+        return self
 
 
 class MixtureLook(Contract):

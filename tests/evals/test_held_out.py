@@ -1,6 +1,8 @@
 """Which rows a recipe is asked: fresh ones, the locked ones only after a look that is written down."""
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -9,7 +11,7 @@ from evals.held_out import locked_questions, open_questions
 from moatelier.contracts import Columns, CurationReport, DatasetCard, MixtureSpec, SplitInfo, SplitName
 from moatelier.errors import DataError, LooksExhausted, NotFound
 from modalities.text import data
-from store import artifacts, looks
+from store import artifacts, datasets, looks
 from tests.evals.conftest import made_rows
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -86,6 +88,22 @@ def test_rows_that_an_adapter_was_trained_on_are_left_out() -> None:
     with pytest.raises(DataError, match="no row left"):
         grown, _ = dataset("grown", {"train": made_rows(12, 300), "test": []})
         locked_questions(spec(digest, seen=[grown]), lengths)
+
+
+def test_a_picture_that_was_trained_on_is_seen_whatever_is_asked_about_it() -> None:
+    def row(number: int, question: str, picture: str) -> data.Row:
+        parts: Any = [{"type": "text", "text": question}, {"type": "image", "artifact": picture}]
+        turns = ({"role": "user", "content": parts}, {"role": "assistant", "content": "yes"})
+        return data.Row(number, turns, None)
+
+    digest, _ = dataset("pairs", {"test": [row(1, "A cat?", "a" * 64), row(2, "A dog?", "b" * 64)]})
+    line = {"id": "1" * 16, "image": "a" * 64, "label": "cat", "caption": None, "group": None}
+    trained, _ = dataset("cats", {"test": []})
+    card = datasets.get_card(trained)
+    info = SplitInfo(rows=1, artifact=artifacts.put_bytes(json.dumps(line).encode()))
+    seen = artifacts.put_json(card.model_copy(update={"splits": {"train": info}}))
+    asked = locked_questions(spec(digest, seen=[seen]), lengths)
+    assert len(asked.questions) == asked.left_out == 1
 
 
 def test_the_rows_an_aggregator_was_made_of_are_left_out_too() -> None:

@@ -126,14 +126,16 @@ def dataset(name: str = "desk", test: int = 60, start: int = 0) -> str:
     return datasets.add_card("default", card, f"task-{name}")
 
 
-def adapter(suffix: str, made_of: str, seed: int = 0) -> adapters.AdapterRecord:
+def adapter(
+    suffix: str, made_of: str, seed: int = 0, modality: str = "text", base: str = "tiny"
+) -> adapters.AdapterRecord:
     """A registered adapter of the tiny base under its suffix as an alias."""
-    spec = TrainSpec(method="lora", base="tiny", dataset=made_of, suffix=suffix, seed=seed)
+    spec = TrainSpec(method="lora", base=base, dataset=made_of, suffix=suffix, seed=seed)
     digest = bundle.seal(
         {"adapter_model.safetensors": f"weights {suffix} {seed}".encode(), "adapter_config.json": b"{}"},
-        base="tiny",
+        base=base,
         base_digest="b" * 64,
-        modality="text",
+        modality=modality,
         kind="classification",
         suffix=suffix,
         system=SYSTEM["content"],

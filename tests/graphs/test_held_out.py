@@ -4,7 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterator
+from io import BytesIO
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,12 @@ from graphs.served import token_lengths
 from moatelier.contracts import CandidatesResult, CandidatesSpec, MixtureResult
 from moatelier.errors import Cancelled, Conflict, DataError, LooksExhausted, NotFound, UpstreamError
 from moatelier.job import Job
+from moatelier.settings import settings
 from serving.prompts import with_references
 from store import adapters, artifacts, datasets, looks
 from tests.api.running import running
 from tests.graphs.planted import LABELS, Engine, adapter, add, dataset, made_rows, number, truth, wrong
+from tests.media import packed, scene, word
 from tests.routed import join
 
 PANEL = """\
@@ -28,6 +33,14 @@ layers:
   - proposers: [{adapter: one}, {adapter: two}, {adapter: three}]
     quorum: 3
 aggregator: {kind: vote, prior: 0}
+"""
+
+
+SAME = """\
+name: same
+layers:
+  - proposers: [{adapter: eyes}, {adapter: ears}]
+aggregator: {kind: compare}
 """
 
 
@@ -124,6 +137,30 @@ def test_to_say_nothing_is_a_wrong_answer_not_a_failure(measure: Measure, engine
     table = measure().table
     assert table.singles[1].right.point == 0.0 and table.failed == {}
     assert table.recipe.right.point == pytest.approx(0.8), "of two that differ the first one counts"
+
+
+def test_an_exam_of_pictures_and_recordings_is_asked_as_clients_ask(desk: str, engine: Engine, tmp_path: Path) -> None:
+    """A compare recipe over eyes and ears; each is always right, so whoever must answer yes or no alone never is."""
+    for name, modality, base in (("eyes", "vision", settings().vision_base), ("ears", "audio", settings().audio_base)):
+        adapter(name, desk, modality=modality, base=base)
+    members, rows, heard = {}, [], {}
+    for place, (shown, said, _) in enumerate(product(("red", "blue"), ("red", "blue"), range(3))):
+        picture, sound = scene(shown, place), word(said, take=place)
+        heard |= {b64encode(picture).decode(): shown, b64encode(sound).decode(): said}
+        members |= {f"{place}.png": picture, f"{place}.wav": sound}
+        answer = "yes" if shown == said else "no"
+        rows.append({"question": "The same?", "image": f"{place}.png", "audio": f"{place}.wav", "answer": answer})
+    members["exam.jsonl"] = "\n".join(map(json.dumps, rows)).encode()
+    sent = datasets.add_file("default", "exam.zip", BytesIO(packed(tmp_path / "exam.zip", members).read_bytes()))
+    engine.says = lambda model, said: next(
+        word for data, word in heard.items() if data in said and (data.startswith("iVBOR")) == (model == "eyes")
+    )
+    recipe = add(SAME)
+    asked = spec(recipe, desk) | {"datasets": [], "exam": sent.id}
+    found = MixtureResult.model_validate(held_out.work(asked, Job(tmp_path / "job", quiet=True)))
+    table = found.table
+    assert (table.rows, table.recipe.right.point, table.best_single.right.point) == (11, 1.0, 0.0)
+    assert found.looks[0].number == 1 and table.gain.difference.claim_low > 0
 
 
 def test_an_engine_that_dies_on_the_way_decides_nothing(measure: Measure, engine: Engine) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from moatelier.contracts import read_recipe
-from moatelier.errors import InvalidRequest, NotFound, UpstreamError
-from store import adapters, recipes
+from moatelier.errors import DataError, InvalidRequest, NotFound, UpstreamError
+from store import adapters, datasets, recipes
 from tests.graphs.conftest import FakeJobs
 from tests.graphs.planted import adapter, dataset
 from tests.moatelier.conftest import Command
@@ -78,6 +78,18 @@ def test_rows_datasets_and_select_reach_the_job(command: Command, panel: str, jo
     assert task["request"] == "Evaluate moa/panel on select rows"
     assert "reached" in command("task", "show", task["id"]).stdout
     assert command("task", "watch", task["id"]).exit_code == 0
+
+
+def test_an_exam_is_uploaded_and_asked_instead(command: Command, panel: str, jobs: FakeJobs, tmp_path: Path) -> None:
+    exam = tmp_path / "exam.csv"
+    exam.write_text("question,answer\nTwo and two?,4\nThree and three?,6\n")
+    assert command("moa", "evaluate", "panel", "--exam", str(exam)).exit_code == 0
+    [(kind, spec)] = jobs.ran
+    assert kind == "mixture" and spec["datasets"] == [] and len(spec["seen"]) == 1
+    assert datasets.get_file("default", spec["exam"]).name == "exam.csv"
+    both = command("moa", "evaluate", "panel", "--exam", str(exam), "--dataset", "one")
+    assert isinstance(both.exception, InvalidRequest) and "An exam and datasets" in str(both.exception)
+    assert isinstance(command("moa", "evaluate", "panel", "--exam", str(tmp_path / "no.csv")).exception, DataError)
 
 
 def test_errors_are_told_as_everywhere(command: Command, panel: str, jobs: FakeJobs, tmp_path: Path) -> None:

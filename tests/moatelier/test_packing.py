@@ -47,6 +47,13 @@ def test_a_folder_becomes_the_same_zip_each_time(pets: Path, tmp_path: Path) -> 
     assert not first.exists(), "what was packed is deleted"
 
 
+def test_a_table_takes_what_it_names_along_though_some_rows_name_nothing(pets: Path) -> None:
+    rows = [{"image": "red/0.png", "answer": "red"}, {"image": "", "answer": "4"}]
+    (pets / "exam.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with sendable(pets / "exam.jsonl") as (name, sent):
+        assert name == "exam.zip" and zipfile.ZipFile(sent).namelist() == ["exam.jsonl", "red/0.png"]
+
+
 def test_a_file_is_sent_as_it_is(tmp_path: Path) -> None:
     for name, content in (("rows.csv", "text,label\nhello there,greet\n"), ("some.zip", "PK"), ("odd.bin", "x")):
         (tmp_path / name).write_text(content)

@@ -1,6 +1,7 @@
 """Pictures and recordings in messages: every form that clients send, and what is refused."""
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,27 @@ WORDS = {"type": "text", "text": "What is this?"}
 
 def asked(*content: Any) -> list[dict[str, Any]]:
     return [{"role": "system", "content": "Answer."}, {"role": "user", "content": list(content)}]
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (PNG, "image/png"),
+        (b"\xff\xd8\xff\xe0", "image/jpeg"),
+        (b"RIFF....WEBP", "image/webp"),
+        (b"RIFF....WAVE", "audio/wav"),
+        (b"....ftypM4A ", "audio/mp4"),
+        (b"fLaC", "audio/flac"),
+    ],
+)
+def test_what_rows_name_is_sent_as_clients_send_it(home: Path, data: bytes, told: str) -> None:
+    medium = told.partition("/")[0]
+    stored = {"type": medium, "artifact": artifacts.put_bytes(data)}
+    [turn] = parts.sendable([{"role": "user", "content": [WORDS, stored]}])
+    url = {"url": f"data:{told};base64,{coded(data)}"}
+    assert turn["content"] == [WORDS, {"type": f"{medium}_url", f"{medium}_url": url}]
+    assert [part.data for part in parts.media([turn])] == [data]
+    assert parts.sendable([{"role": "user", "content": "words"}]) == [{"role": "user", "content": "words"}]
 
 
 def test_finds_pictures_and_recordings_in_the_order_of_the_message() -> None:

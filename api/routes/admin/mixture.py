@@ -26,6 +26,8 @@ class Asked(Contract):
 class AskedOn(Asked):
     """Locked rows decide and cost a look; select rows only compare."""
 
+    exam: str | None = None
+    """Id of an uploaded file of questions to be asked instead of any dataset's."""
     split: Literal["select", "test"] = "test"
 
 
@@ -38,10 +40,11 @@ def evaluate(name: str, project: Project, body: AskedOn) -> dict[str, Any]:
     """Start an evaluation; follow it by `/tasks/{id}/events`.
 
     Raises:
-        NotFound: There is no such recipe, task, adapter or dataset.
-        InvalidRequest: The recipe names no adapter, and no dataset is named.
+        NotFound: There is no such recipe, task, adapter, dataset or file.
+        InvalidRequest: The recipe names no adapter, and neither dataset nor exam is named, or both are.
     """
-    return _json(recipes.evaluate(project, name, named=body.datasets, split=body.split, rows=body.rows))
+    task = recipes.evaluate(project, name, named=body.datasets, exam=body.exam, split=body.split, rows=body.rows)
+    return _json(task)
 
 
 @router.post("/{name}/candidates", status_code=202)
