@@ -6,7 +6,7 @@ import pytest
 
 from agents.trainer import Stop, Trial, explain, first_spec, next_spec
 from moatelier.contracts import DatasetCard, Diagnosis, Finding, TaskPlan, TrainSpec
-from tests.agents.media_scenes import DIGITS, FOLDERS, planned
+from tests.agents.media_scenes import DIGITS, FOLDERS, MOODS, planned
 from tests.agents.trials import card as text_card
 from tests.agents.trials import trial
 
@@ -76,6 +76,19 @@ def test_only_what_has_a_meaning_is_changed(kind: str) -> None:
     assert not changes(PICTURES, kind, size=128) & {"rank", "dropout", "window_s", "augment"}
     assert not changes(SPEECH, kind, window_s=3.0) & {"layers", "size", "window_s"}
     assert not changes(planned("90 %, linear probe"), kind)
+
+
+def test_a_change_to_what_a_spec_leaves_out_is_told() -> None:
+    voices, data = planned("tell the mood, 90 %", data=MOODS), card("audio", window_s=3.0)
+    spec = first(voices, window_s=3.0)
+    assert not spec.augment and "augment False -> True" in explain(
+        spec.model_copy(update={"augment": True}), data, spec
+    )
+
+
+def test_words_are_heard_varied_from_the_start() -> None:
+    spec = first(SPEECH, window_s=3.0)
+    assert spec.augment and "varied" in explain(spec, card("audio", window_s=3.0))
 
 
 def test_more_pixels_may_help_where_few_were_seen() -> None:
