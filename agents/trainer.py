@@ -72,8 +72,6 @@ def first_spec(
         checkpoint_every=_checkpoint_every(card, batch, pace, epochs * rows / batch),
         max_seconds=round(max(seconds_left, 1.0), 1),
         seed=plan.seed,
-        # Who is heard in training is few; what they say at other speeds, in noise and in part stands for others.
-        augment=plan.kind.value == "transcription",
         size=card.size,
         window_s=card.window_s,
     )
@@ -145,7 +143,6 @@ def _told(spec: TrainSpec, card: DatasetCard) -> str:
     layers = "the top third of the layers" if spec.layers == "top_third" else "all layers"
     heard = f", seen at {spec.size} pixels" if spec.size else ""
     heard += f", heard in windows of {spec.window_s:g} s" if spec.window_s else ""
-    heard += ", varied" if spec.augment else ""
     return (
         f"{rows}, {spec.epochs:g} epochs in batches of {spec.batch_rows}, {spec.method}{rank} on {layers}{heard}, "
         f"learning rate {spec.learning_rate:g}, at most {spec.max_seconds or 0:.0f} s."

@@ -141,7 +141,6 @@ def words(rows: Sequence[AudioRow], unheard: str, each: int | None = None) -> Tr
         f"not-{unheard}",
         window_s=WINDOW_S,
         layers="all",
-        augment=True,
     )
     engine = AudioEngine(AUDIO, "fp32")
     engine.load_adapter("tuned", bundle_folder(bundle))

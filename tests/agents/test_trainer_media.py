@@ -86,11 +86,6 @@ def test_a_change_to_what_a_spec_leaves_out_is_told() -> None:
     )
 
 
-def test_words_are_heard_varied_from_the_start() -> None:
-    spec = first(SPEECH, window_s=3.0)
-    assert spec.augment and "varied" in explain(spec, card("audio", window_s=3.0))
-
-
 def test_more_pixels_may_help_where_few_were_seen() -> None:
     assert "size" in changes(PICTURES, "plateau", size=128)
     assert "size" not in changes(PICTURES, "plateau")
