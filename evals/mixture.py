@@ -2,7 +2,9 @@
 
 Pure functions of what everybody answered to the same rows. *Routing to one* is what people would get without the
 recipe: the router's own choice for each row. Where no router knows the adapters it is the best single model in
-hindsight, chosen on these very rows, which is harder to beat than any that could have been chosen before.
+hindsight, chosen on these very rows, which is harder to beat than any that could have been chosen before. Where nobody
+alone is ever right, as on questions about a picture and a recording of which each model perceives one, it is whoever
+always gives the commonest answer.
 
 Rows of one group (the same question asked twice, or what the data's group column keeps together) are not independent
 draws. Where there are such groups, all intervals come from a bootstrap over groups.
@@ -103,7 +105,9 @@ def table(outcomes: Sequence[Outcome], *, alpha: float = CLAIM_ALPHA, seed: int 
     places = [_column(name, outcomes, [o.proposals[name] for o in outcomes]) for name in outcomes[0].proposals]
     mean, best = _mean(singles), max(singles, key=lambda column: float(column.right.sum()))
     given = [outcome.routed for outcome in outcomes if outcome.routed is not None]
-    routed = _column("routed", outcomes, given) if given else best
+    routed, routed_by = (_column("routed", outcomes, given), "router") if given else (best, "hindsight")
+    if not (best.right.any() or routed.right.any()):
+        routed, routed_by = _commonest(outcomes), "commonest"
     recipe = _column("recipe", outcomes, [outcome.recipe for outcome in outcomes])
     vote, oracle = _vote(outcomes, places), _oracle(places)
     return MixtureTable(
@@ -113,7 +117,7 @@ def table(outcomes: Sequence[Outcome], *, alpha: float = CLAIM_ALPHA, seed: int 
         mean_single=rows.line(mean, "mean_single"),
         best_single=rows.line(best),
         routed=rows.line(routed),
-        routed_by="router" if given else "hindsight",
+        routed_by=routed_by,
         vote=rows.line(vote),
         recipe=rows.line(recipe),
         oracle=rows.line(oracle),
@@ -153,6 +157,14 @@ def _column(name: str, outcomes: Sequence[Outcome], given: Sequence[Given]) -> C
 def _mean(columns: Sequence[Column]) -> Column:
     parts = [np.mean([getattr(column, name) for column in columns], axis=0) for name in ("right", "tokens", "seconds")]
     return Column("mean_single", *parts)
+
+
+def _commonest(outcomes: Sequence[Outcome]) -> Column:
+    """Says the same to all rows, and that the likeliest; needs no call."""
+    truths = [plain(outcome.truth) for outcome in outcomes]
+    answer = max(dict.fromkeys(truths), key=truths.count)
+    right = np.array([truth == answer for truth in truths], dtype=float)
+    return Column(f"always {answer!r}", right, np.zeros(len(right)), np.zeros(len(right)))
 
 
 def _all_asked(columns: Sequence[Column]) -> tuple[Floats, Floats]:

@@ -58,8 +58,12 @@ def judge_recipe(table: MixtureTable) -> Verdict:
 
     An equal recipe costs more and gains nothing, and few rows cannot show it to be no worse: it does not go live.
     """
-    gap, alone = table.gain.difference, f"its best single model, {table.gain.other},"
-    against = "the router's own choice" if table.routed_by == "router" else alone
+    gap, other = table.gain.difference, table.gain.other
+    against = {
+        "router": "the router's own choice",
+        "hindsight": f"its best single model, {other},",
+        "commonest": f"whoever says {other}, since none of its models alone is ever right,",
+    }[table.routed_by]
     claim = (
         f"The recipe is right on {table.recipe.right.point:.1%} of {table.rows} held-out rows, {against} on "
         f"{table.routed.right.point:.1%}: a gain of {points(gap.point)}, at least "

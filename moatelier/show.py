@@ -200,7 +200,12 @@ def mixture_table(recipe: str, table: dict[str, Any], looks: list[dict[str, Any]
         price = (f"{line[key]:.{digits}f}" for key, digits in PRICE)
         shown.add_row(escape(told.replace("_", " ")), f"{right['point']:.1%}", interval, *price)
     console.print(shown)
-    routed = "the router's choice" if table["routed_by"] == "router" else f"{table['gain']['other']}, best in hindsight"
+    other = table["gain"]["other"]
+    routed = {
+        "router": "the router's choice",
+        "hindsight": f"{other}, best in hindsight",
+        "commonest": f"{other}: none of the models alone is ever right",
+    }[table["routed_by"]]
     console.print(f"  {'routed stands for':<33} {escape(routed)}")
     gain, mean = table["gain"]["difference"], table["gain_over_mean"]
     figures = {

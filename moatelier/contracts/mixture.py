@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 from moatelier.contracts.base import Contract
 from moatelier.contracts.evaluation import Interval, PairedComparison
 
-RoutedBy = Literal["router", "hindsight"]
-"""Who chose the one adapter that a recipe is compared with; see `evals/mixture.py`."""
+RoutedBy = Literal["router", "hindsight", "commonest"]
+"""Who chose the one answer that a recipe is compared with; see `evals/mixture.py`."""
 
 
 class MixtureLine(Contract):

@@ -1,5 +1,7 @@
 """A recipe's table, by hand and against its promises."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -64,6 +66,15 @@ def test_without_a_router_the_best_single_in_hindsight_stands_in() -> None:
     made = table(rows([("10", True, None), ("11", True, None), ("10", False, None)], times=4))
     assert (made.routed_by, made.routed.subject, made.gain.other) == ("hindsight", "a", "a")
     assert made.gain.losses == 4 and made.gain.difference.point < 0
+
+
+def test_where_nobody_alone_is_ever_right_the_commonest_answer_stands_in() -> None:
+    """A recipe that compares what two models perceive must beat whoever always says yes, not models that cannot."""
+    asked = rows([("00", True, False)], times=10)
+    truths = ["yes"] * 6 + ["no"] * 4
+    made = table([replace(one, truth=truth) for one, truth in zip(asked, truths, strict=True)])
+    assert (made.routed_by, made.gain.other) == ("commonest", "always 'yes'")
+    assert (made.routed.right.point, made.recipe.right.point, made.gain.difference.point) == (0.6, 0.6, 0.0)
 
 
 def test_a_failed_call_is_wrong_and_told() -> None:
