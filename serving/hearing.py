@@ -209,7 +209,7 @@ class AudioEngine:
                 clients send it, is what is asked about. With `"goal": "label"` beside the artifact a label is wanted:
                 then the base, which knows none, answers "".
             adapter: Name of a loaded adapter; None is the base.
-            sampling: Gives temperature and the most tokens of a window; the rest of it has no meaning here.
+            sampling: Gives temperature, seed and the most tokens of a window; the rest of it has no meaning here.
             progress: Called with the number of answers so far whenever it has grown; may raise to stop.
 
         Raises:
@@ -235,7 +235,10 @@ class AudioEngine:
     ) -> list[Completion]:
         if adapter is not None and self._adapters.get(adapter).manifest.kind == "classification":
             return [_label(labels) for labels in self.classify(sounds, [adapter] * len(sounds))]
-        options = Options(temperature=sampling.temperature, max_tokens=sampling.max_tokens) if sampling else Options()
+        options = Options()
+        if sampling:
+            seed = sampling.seed if sampling.temperature else None
+            options = Options(temperature=sampling.temperature, seed=seed, max_tokens=sampling.max_tokens)
         answers = [_NOTHING] * len(prompts)
         asked = [n for n, messages in enumerate(prompts) if adapter or not _wants_label(messages)]
         said = self.transcribe([sounds[n] for n in asked], [adapter] * len(asked), options)

@@ -81,8 +81,11 @@ async def chat(senses: Senses, body: ChatRequest, wire: Wire) -> Response:
     sense, _ = senses.found(body.model)
     messages = [message.model_dump() for message in body.messages]
     part = parts.last(messages, MEDIUM[sense.modality])
-    options = _options(sense.modality, temperature=body.temperature or 0.0)
-    asked = (senses.ask(body.model, part, options) for _ in range(body.n or 1))  # at a temperature each is another
+    temperature, count = body.temperature or 0.0, body.n or 1
+    seeds = [None if body.seed is None else body.seed + place for place in range(count)]
+    # At a temperature each is another answer; equal seeds would give equal ones.
+    options = (_options(sense.modality, temperature=temperature, seed=seed) for seed in seeds)
+    asked = (senses.ask(body.model, part, each) for each in options)
     told = await asyncio.gather(*asked)
     logprobs = [_logprobs(one, body.top_logprobs or 0) if body.logprobs else None for one in told]
     if body.stream:

@@ -15,6 +15,7 @@ def options(
     language: str | None = None,
     prompt: str = "",
     temperature: float = 0.0,
+    seed: int | None = None,
     translate: bool = False,
     timestamps: bool = False,
     words: bool = False,
@@ -25,6 +26,7 @@ def options(
         language: Its code or name; None lets a multilingual model tell.
         prompt: What was said before, or how names are spelt.
         temperature: Above 0 tokens are drawn.
+        seed: Equal ones draw the same.
         translate: To English.
         timestamps: Cut into phrases where the model hears them begin.
         words: Tell when each word begins and ends.
@@ -39,7 +41,7 @@ def options(
         raise InvalidRequest(what, where="prompt", remedy=f"Use at most {MOST_PROMPT}.")
     found: dict[str, Any] = {"language": language or None, "prompt": prompt, "temperature": temperature}
     found |= {"task": "translate" if translate else "transcribe", "timestamps": timestamps}
-    return found | ({"words": True} if words else {})
+    return found | ({"words": True} if words else {}) | ({"seed": seed} if seed is not None and temperature else {})
 
 
 def verbose(transcript: Any, task: str = "transcribe", temperature: float = 0.0) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class Options:
         task: `transcribe`, or `translate` to English.
         beam: Width of a beam search; None is greedy.
         temperature: Above 0 tokens are drawn.
+        seed: Equal seeds draw the same tokens for the same window, whatever is decoded beside it; then one at a time.
         timestamps: Whether the model marks when each phrase begins and ends.
         prompt: What was said before, or how names are spelt.
         max_tokens: Of one window's text; default and most: `modalities.audio.config.token_limit`.
@@ -39,6 +40,7 @@ class Options:
     task: Literal["transcribe", "translate"] = "transcribe"
     beam: int | None = None
     temperature: float = 0.0
+    seed: int | None = None
     timestamps: bool = False
     prompt: str = ""
     max_tokens: int | None = None
@@ -133,8 +135,13 @@ def _by_whisper(base: AudioBase, states: Tensor, language: str, options: Options
         ),
     )
     # With beams it takes one at a time: all beams of a window share its keys and values.
-    parts = torch.split(states, 1) if options.beam else [states]
-    results: list[DecodingResult] = [result for part in parts for result in task.run(part)]
+    parts = torch.split(states, 1) if options.beam or options.seed is not None else [states]
+    results: list[DecodingResult] = []
+    for part in parts:
+        with torch.random.fork_rng([part.device] if part.is_cuda else [], enabled=options.seed is not None):
+            if options.seed is not None:
+                torch.manual_seed(options.seed)
+            results += task.run(part)
     return [
         Heard(tuple(result.tokens), float(result.avg_logprob), float(result.no_speech_prob), ended=True)
         for result in results

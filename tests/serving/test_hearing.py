@@ -174,6 +174,18 @@ def test_the_encoder_runs_once_for_many_samples_and_for_adapters_that_leave_it_a
     assert engine.listener.encoded == 2
 
 
+def test_equal_seeds_draw_the_same_words_whatever_is_heard_beside(engine: AudioEngine) -> None:
+    engine.load_adapter("a", seal_ear("a", seed=1))
+    sounds = [speech(0.9, number) for number in (1, 2, 3)]
+
+    def drawn(heard: list[Any], seed: int) -> list[str]:
+        options = Options(temperature=1.0, max_tokens=6, seed=seed)
+        return [said.text for said in engine.transcribe(heard, ["a"] * len(heard), options)]
+
+    together = drawn(sounds, 7)
+    assert together == [drawn([sound], 7)[0] for sound in sounds] and together != drawn(sounds, 8)
+
+
 def test_what_was_said_is_remembered_by_content_and_never_by_name(engine: AudioEngine) -> None:
     engine.load_adapter("one", seal_ear("one", seed=1))
     sound = speech(0.9, 1)
