@@ -52,6 +52,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _command(process: psutil.Process) -> str:
+    """A process's command line; "" where it is just dying."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
 def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = 120.0) -> Any:
     """The first true value of a condition; an AssertionError that names what was waited for when it takes too long."""
     deadline = time.monotonic() + timeout_s
@@ -193,7 +201,7 @@ class Service:
         module = {"api": "api.app", "worker": "graphs.worker", "engine": "serving.pool"}[role]
 
         def find() -> int:
-            return next((p.pid for p in self.family() if module in " ".join(p.cmdline())), 0)
+            return next((p.pid for p in self.family() if module in _command(p)), 0)
 
         return int(wait_for(f"the {role} process", find))
 
