@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from agents.choices import RESERVED
 from agents.cues import METRIC_NAMES
 from agents.goals import read_goal
-from agents.kinds import KINDS, METRICS, ROWS
+from agents.kinds import KINDS, METRICS, ROWS, fitting
 from agents.limits import read_limits
 from agents.scene import Defaults, columns_of
 from agents.words import normalise
@@ -80,7 +80,8 @@ def _from_words(field: str, words: str) -> dict[str, Any]:
         asked = next((question.text for question in reading.unclear.values()), "")
         raise InvalidRequest(f'"{words}" cannot be read as a {field}.', where=field, remedy=asked or _FORMS[field])
     values = {name: said.value for name, said in reading.said.items()}
-    return {name: "accuracy" if value == "right" else value for name, value in values.items()}
+    plain = {"right": "accuracy", "recall": "recall_at_1"}
+    return {name: plain.get(value, value) if name == "metric" else value for name, value in values.items()}
 
 
 _FORMS = {"goal": 'Write it like "accuracy of at least 92 %".', "budget": 'Write it like "20 minutes, 3 trials".'}
@@ -118,7 +119,7 @@ def _check(plan: TaskPlan, profile: AnyProfile | None, defaults: Defaults | None
     defaults = defaults.of(plan.modality.value) if defaults else None
     for field, offered in (
         ("base", defaults and (*defaults.bases, defaults.base)),
-        ("method", defaults and defaults.methods),
+        ("method", defaults and fitting(defaults.methods, plan.kind.value)),
     ):
         value = getattr(plan, field).value
         if offered and value not in offered:
