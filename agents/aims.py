@@ -96,7 +96,8 @@ def _measure(metric: Said | None, kind: Kind | None) -> tuple[MetricName, str, f
 
 def _ask_goal(metric: Said | None, scene: Scene, kind: Kind | None) -> Question:
     proposed = scene.proposal.goal
-    if proposed and is_quoted(proposed.quote, scene.words, with_number=True):
+    fits = proposed and (kind is None or proposed.metric in METRICS[kind])
+    if proposed and fits and is_quoted(proposed.quote, scene.words, with_number=True):
         goal = Goal(metric=proposed.metric, target=proposed.target)
         return Question(
             field="goal",

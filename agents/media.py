@@ -141,8 +141,9 @@ def _columns(
     kind: Kind, reading: Reading, scene: Scene, profile: ImageProfile | AudioProfile
 ) -> Sourced[AnyColumns] | tuple[Question, ...]:
     noun = NOUN[profile.modality]
-    source = reading.said.get("columns.input") or _seen(_source(profile), f"names the {noun}s", profile)
-    target = reading.said.get("columns.target") or _target(kind, scene, profile)
+    said = _told_apart(reading, profile) if kind == "retrieval" else reading.said
+    source = said.get("columns.input") or _seen(_source(profile), f"names the {noun}s", profile)
+    target = said.get("columns.target") or _target(kind, scene, profile)
     group = reading.said.get("columns.group")
     questions = []
     if source is None:
@@ -161,6 +162,17 @@ def _columns(
         confidence=min(each.confidence for each in settled),
         reason=" ".join(each.reason for each in settled),
     )
+
+
+def _told_apart(reading: Reading, profile: ImageProfile | AudioProfile) -> Mapping[str, Said]:
+    """The columns that were named; either may be sought by the other, and the file tells which is which."""
+    image = _source(profile)
+    named = [reading.said[role] for role in ("columns.input", "columns.target") if role in reading.said]
+    if image is None:
+        return reading.said
+    pictures, captions = ([each for each in named if (each.value == image) == wanted] for wanted in (True, False))
+    sorted_ = {"columns.input": pictures, "columns.target": captions}
+    return {role: found[0] for role, found in sorted_.items() if found}
 
 
 def _source(profile: ImageProfile | AudioProfile) -> str | None:

@@ -40,7 +40,7 @@ _SPEAKER = re.compile(
     r"|(?:recogni[sz]\w*|identif\w+|predict\w*|tell|classif\w+|know)(?: me)? (?:the |which |who )?speakers?)(?!\w)",
     re.I,
 )
-_FIND = r"(?:find|search|retriev|match|locat|rank|pair)(?:e|es|ed|ing|s|al|ches|ching)?|look(?:ing)? up"
+_FIND = r"(?:find|search|retriev|match|locat|rank|pair|belong|fit)(?:e|es|ed|ing|s|al|ches|ching)?|look(?:ing)? up"
 _BY = r"(?:captions?|descriptions?|descri(?:be|bes|bed|bing)|texts?|words|sentences?|phrases?|quer(?:y|ies)|titles?)"
 _SEARCH = re.compile(
     rf"(?<!\w)(?:(?:{_FIND})(?!\w)[^.;!?]{{0,60}}?(?<!\w){_BY}|{_BY}(?!\w)[^.;!?]{{0,60}}?(?<!\w)(?:{_FIND})"
@@ -49,7 +49,9 @@ _SEARCH = re.compile(
     r"|retrieval)(?!\w)",
     re.I,
 )
-_SORT_SEEN = re.compile(rf"{_SORT.pattern}|(?<!\w)(?:sort(?:s|ed|ing)?|class(?:es)?|apart)(?!\w)", re.I)
+_SORT_SEEN = re.compile(
+    rf"{_SORT.pattern}|(?<!\w)(?:sort(?:s|ed|ing)?|class(?:es)?|apart|what is (?:shown|seen))(?!\w)", re.I
+)
 _NO_CLASSES = re.compile(
     r"(?<!\w)(?:caption\w*|describ\w+|generat\w+|draw\w*|segment\w*|bounding box\w*|count(?:s|ing)? (?:the )?\w+s"
     r"|ocr|read (?:out )?the (?:text|words|numbers)|translat\w+|summari[sz]\w+|answer questions)(?!\w)",

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from agents.planner import revise
-from moatelier.contracts import AnyProfile, AudioColumns, Columns, ImageColumns
+from moatelier.contracts import AnyProfile, AudioColumns, Columns, ImageColumns, ImageProfile
 from moatelier.errors import InvalidRequest
 from tests.agents import scenes
 from tests.agents.media_scenes import (
@@ -119,13 +119,22 @@ def test_what_is_to_be_told_is_asked_when_both_fit(data: AnyProfile) -> None:
         ("macro F1 of at least 80 %", SHAPES, "classification"),
         ("learn these, 60 % right", TOLD, "retrieval"),
         ("find the picture that a sentence describes, 60 %", TOLD, "retrieval"),
+        ("which image belongs to a caption? 60 % right", SHAPES, "retrieval"),
+        ("find the image for each caption, 60 %", SHAPES, "retrieval"),
+        ("find images by the caption, 60 %", SHAPES, "retrieval"),
+        ("find the label of each picture, 80 %", SHAPES, "classification"),
+        ("sort by label text, 90 %", SHAPES, "classification"),
     ],
 )
 def test_pictures_are_sorted_or_found_by_their_captions(sentence: str, data: AnyProfile, kind: str) -> None:
     plan = planned(sentence, data=data)
     assert plan.kind.value == kind and (plan.method.value == "contrastive") == (kind == "retrieval")
     columns = plan.columns.value
-    assert isinstance(columns, ImageColumns) and bool(columns.caption) == (kind == "retrieval") != bool(columns.label)
+    assert isinstance(columns, ImageColumns) and isinstance(data, ImageProfile) and data.columns
+    assert columns.image == data.columns.image
+    assert (columns.caption, columns.label) == (
+        (data.columns.caption, None) if kind == "retrieval" else (None, data.columns.label)
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,6 +177,7 @@ def test_how_well_pictures_must_be_found(sentence: str, metric: str, target: flo
         ("sort the pictures by shape with contrastive, 90 %", SHAPES, "method"),
         ("sort these pictures, 90 %", TOLD, "columns.target"),
         ("predict the caption, 60 %", SHAPES, "kind"),
+        ("tell what is shown in these pictures, 80 %", TOLD, "columns.target"),
     ],
 )
 def test_what_does_not_fit_the_search_for_pictures_is_asked(sentence: str, data: AnyProfile, field: str) -> None:

@@ -145,3 +145,23 @@ def test_the_bound_is_seldom_above_what_is_true(noise: float, hubs: float) -> No
         told = recall.score_found(answered(*drawn(chance, 120, noise, hubs))).metrics["recall_at_1"]
         above += told.claim_low > true
     assert above <= 3
+
+
+def test_a_candidate_that_is_worse_by_the_margin_is_seldom_called_no_worse() -> None:
+    """Who sees worse is compared on the same pictures and captions, some of which are like everything."""
+    chance, ids, runs = np.random.default_rng(4), [str(n) for n in range(50)], 60
+
+    def both(count: int) -> list[tuple[Array, Array]]:
+        images, texts = drawn(chance, count, 0.6, 0.03)
+        blur = images + 0.05 * chance.normal(size=images.shape)
+        return [(blur / np.linalg.norm(blur, axis=1, keepdims=True), texts), (images, texts)]
+
+    def truth(images: Array, texts: Array) -> float:
+        return float(np.mean(recall_at(images @ texts.T, ids, ids, 1)))
+
+    gaps = [truth(*worse) - truth(*better) for worse, better in (both(50) for _ in range(400))]
+    true, above = float(np.mean(gaps)), 0
+    for _ in range(runs):
+        ours, theirs = (answered(*each) for each in both(120))
+        above += compare("recall_at_1", "retrieval", (), "champion", ours, theirs).difference.claim_low > true
+    assert true < 0 and above <= 2
