@@ -12,7 +12,7 @@ from agents.kinds import KINDS, METRICS, ROWS, fitting
 from agents.limits import read_limits
 from agents.scene import Defaults, columns_of
 from agents.words import normalise
-from moatelier.contracts import AnyProfile, Columns, Contract, TaskPlan
+from moatelier.contracts import AnyProfile, Columns, Contract, ImageColumns, TaskPlan
 from moatelier.errors import InvalidRequest
 from moatelier.ids import slug
 
@@ -150,6 +150,8 @@ def _check_columns(plan: TaskPlan, profile: AnyProfile | None) -> None:
     columns = plan.columns.value
     if isinstance(columns, Columns) and plan.modality.value == "text":
         _check_text_columns(plan, columns)
+    if isinstance(columns, ImageColumns):
+        _check_image_columns(plan, columns)
     if profile is None:
         return
     real = columns_of(profile)
@@ -160,6 +162,13 @@ def _check_columns(plan: TaskPlan, profile: AnyProfile | None) -> None:
                 where=f"columns.{role}",
                 remedy=f"Use one of: {', '.join(real)}." if real else "It has no table.",
             )
+
+
+def _check_image_columns(plan: TaskPlan, columns: ImageColumns) -> None:
+    found, role = plan.kind.value == "retrieval", "caption" if plan.kind.value == "retrieval" else "label"
+    if not getattr(columns, role) or (found and columns.label):
+        what = "Pictures are found by a column of captions alone." if found else "Pictures are sorted by their labels."
+        raise InvalidRequest(what, where=f"columns.{role}", remedy=f'Name it: {{"{role}": "..."}}, and no other.')
 
 
 def _check_text_columns(plan: TaskPlan, columns: Columns) -> None:

@@ -201,9 +201,20 @@ def test_an_edited_search_stays_one() -> None:
     assert plan.goal.source == "user"
     assert revise(plan, {"goal": "recall of 70 %"}, TOLD, DEFAULTS).goal.value.target == 0.7
     assert revise(plan, {"goal": {"metric": "recall_at_5"}}, TOLD, DEFAULTS).goal.value.metric == "recall_at_5"
-    for edits in ({"goal": {"metric": "accuracy"}}, {"method": "top_blocks"}, {"kind": "transcription"}):
+    refused: list[dict[str, Any]] = [
+        {"goal": {"metric": "accuracy"}},
+        {"method": "top_blocks"},
+        {"kind": "transcription"},
+        {"columns": {"caption": None}},
+        {"columns": {"label": "author"}},
+        {"kind": "classification", "goal": {"metric": "accuracy"}, "method": "top_blocks"},
+    ]
+    for edits in refused:
         with pytest.raises(InvalidRequest):
             revise(plan, edits, TOLD, DEFAULTS)
+    sort: dict[str, Any] = {"kind": "classification", "goal": {"metric": "accuracy"}, "method": "top_blocks"}
+    other = revise(plan, {**sort, "columns": {"caption": None, "label": "author"}}, TOLD, DEFAULTS)
+    assert other.columns.value == ImageColumns(image="file", label="author", group="author")
 
 
 def test_who_speaks_is_a_label_like_any_other() -> None:
