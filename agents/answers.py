@@ -257,7 +257,7 @@ def _own_choice(question: Question, scene: Scene) -> str | float | None:
         "trials": scene.defaults.trials,
         "private": "allow" if scene.media else "redact",
         "too_long": "drop" if scene.media else "refuse",
-        "method": scene.defaults.methods[0],
+        "method": question.choices[0] if question.choices else scene.defaults.methods[0],
         "base": scene.defaults.base,
         "seed": 0,
     }

@@ -11,12 +11,22 @@ METRIC_NAMES: dict[MetricName, str] = {
     "macro_f1": "macro-F1",
     "exact_match": "exact match",
     "word_accuracy": "word accuracy",
+    "recall_at_1": "recall@1",
+    "recall_at_5": "recall@5",
 }
 
 Role = Literal["goal", "weak", "error", "baseline", "relative", "upper", "aside"]
 """What a number is: the goal, perhaps the goal, a share of errors, how it is now, a change, an upper limit, other."""
 
+_OWN = r"(?:right|correct|matching) (?:image|picture|photo|caption|description|text|one)s? (?:\w+ ){0,2}"
 _METRICS: tuple[tuple[str, str], ...] = (
+    (
+        rf"recall ?(?:@|at) ?5|r@5|top[- ]5 recall|{_OWN}(?:among|in|within) (?:the )?(?:(?:first|best|top) (?:5|five)"
+        r"|(?:5|five) (?:first|best))",
+        "recall_at_5",
+    ),
+    (rf"recall ?(?:@|at) ?1|r@1|top[- ]1 recall|{_OWN}(?:first|on top|at the top)", "recall_at_1"),
+    (r"recall ?(?:@|at) ?\d+(?! ?%)|r@\d+", "(none)"),
     (r"top[- ]?\d+(?: accuracy)?", "(none)"),
     (r"micro[- ]?(?:averaged )?f[- ]?1?(?:[- ]?(?:score|measure))?", "accuracy"),
     (r"weighted[- ]f[- ]?1(?:[- ]score)?", "weighted F1"),
@@ -31,7 +41,8 @@ _METRICS: tuple[tuple[str, str], ...] = (
     (r"character[- ](?:error[- ]rate|accuracy)|cer", "(none)"),
     (r"accura(?:cy|te(?:ly)?)|acc(?=\W*\d|\W+of\b)|accurcay|acurracy|accuarcy|acuracy", "accuracy"),
     (r"(?<!the )(?<!its )(?:right(?! now| away)|correct(?:ly)?)|hit rate|success rate", "(right)"),
-    (r"precision|recall|auc|auroc|roc|bleu|rouge|perplexity|mae|rmse|kappa|loss|specificity|sensitivity", "(none)"),
+    (r"recall", "(recall)"),
+    (r"precision|auc|auroc|roc|bleu|rouge|perplexity|mae|rmse|kappa|loss|specificity|sensitivity", "(none)"),
 )
 _METRIC = [(re.compile(rf"(?<![\w.-])(?:{pattern})(?!\w)", re.I), name) for pattern, name in _METRICS]
 _NEGATED = re.compile(

@@ -5,12 +5,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from agents import quality
-from moatelier.contracts import CurationDecision, DataFindings, SplitName, Suspicion, TaskPlan
+from moatelier.contracts import CANDIDATES, CurationDecision, DataFindings, SplitName, Suspicion, TaskPlan
 from moatelier.errors import DataError
 
 MIN_CLASS_ROWS = 5
 MIN_FREE_ROWS = 10
 """Of conversations and of transcripts, which have no classes."""
+MIN_PAIRS = 2 * CANDIDATES
+"""Of pictures with captions: those that are trained on fill up what a picture is sought among."""
 STRONG_ODDS = 20.0
 """A label is left out of training when another one is at least this many times as likely (out of fold)."""
 STRONG_PROBABILITY = 0.5
@@ -103,11 +105,10 @@ def _check_enough(
 ) -> None:
     words = quality.words(findings)
     if plan.kind.value != "classification":
-        kept = findings.rows - len(drop)
-        if kept < MIN_FREE_ROWS:
+        kept, least = findings.rows - len(drop), MIN_PAIRS if plan.kind.value == "retrieval" else MIN_FREE_ROWS
+        if kept < least:
             raise DataError(
-                f"Only {words.counted(kept)} of {findings.rows} are left after cleaning; at least {MIN_FREE_ROWS} are "
-                "needed.",
+                f"Only {words.counted(kept)} of {findings.rows} are left after cleaning; at least {least} are needed.",
                 where=", ".join(f"{count} {why}" for why, count in Counter(drop.values()).most_common(3)),
                 remedy=f"Add {words.noun}s, or relax what is left out.",
             )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from agents.starts import SOLVED
+from agents.starts import SOLVED, start
 from agents.trial import Trial
 from moatelier.contracts import Diagnosis, EvalReport, Finding, MetricName, TaskPlan, TrainResult
 
@@ -11,8 +11,6 @@ STOPS_ENOUGH = 0.9
 """Below this natural-stop rate on dev the adapter has not learnt to stop."""
 STILL_FALLING = 0.85
 """Training loss at the end against the part before: below this share it was still falling."""
-HIGH_LOSS = 0.5
-"""In nats per trained token: a training loss above this has not been fitted."""
 RISE = 1.15
 """A final dev loss this many times its minimum has turned upwards."""
 GAIN = 0.005
@@ -39,7 +37,7 @@ def diagnose(trials: Sequence[Trial], plan: TaskPlan) -> Diagnosis:
             _broken(result, solved=trial.spec.method in SOLVED),
             _never_stops(dev),
             _overfit(result),
-            _underfit(result, dev, metric),
+            _underfit(result, dev, metric, start(trial.spec.method).high_loss),
             _plateau(select, earlier, metric),
             _shifted(dev, select, metric),
             _overlapping(dev),
@@ -104,11 +102,11 @@ def _overfit(result: TrainResult) -> Finding | None:
     return Finding(kind="overfit", confidence=confidence, evidence=evidence, text=text)
 
 
-def _underfit(result: TrainResult, dev: EvalReport, metric: MetricName) -> Finding | None:
+def _underfit(result: TrainResult, dev: EvalReport, metric: MetricName, high_loss: float) -> Finding | None:
     if not math.isfinite(result.train_loss):
         return None
     falling = _fall(result)
-    high = result.train_loss > HIGH_LOSS
+    high = result.train_loss > high_loss
     cut = result.stopped == "out_of_time"
     unfitted = falling < STILL_FALLING and result.train_loss > 0.05
     if not (high or unfitted or cut):

@@ -15,16 +15,19 @@ from moatelier.contracts import Goal, MetricName, Question
 
 MEASURES = "I can measure accuracy, macro-F1 and exact match"
 WER = "Word accuracy is one less the word error rate."
+RECALL = "Recall is taken as recall@1: what belongs together is found first."
 
+_NO_RANK = r"(?<![\w.@])(?<!@ )(?!(?<=recall at )\d+\b)"
+"""Before a number: it is none of a measure's own, as in recall@1."""
 _NUMERIC = r"(?:\d+(?:\.\d+)?|\.\d+)"
 _RANGE = re.compile(
-    rf"(?<![\w.])(?P<low>{NUMBER})\s?%?\s?(?:(?<=[\d%\s])-(?=\s?\d)|\bto\b|\bup to\b|\bor\b"
+    rf"{_NO_RANK}(?P<low>{NUMBER})\s?%?\s?(?:(?<=[\d%\s])-(?=\s?\d)|\bto\b|\bup to\b|\bor\b"
     rf"|\band\b)\s?(?P<high>{NUMBER})\s?%"
     r"|(?<![\w.])(?P<low_>0?\.\d+)\s?(?:-|\bto\b|\bor\b|\band\b)\s?(?P<high_>0?\.\d+|1\.0)(?![\w.]*\d)",
     re.I,
 )
 _OUT_OF = re.compile(
-    rf"(?<![\w.])(?P<part>{NUMBER}) (?:out )?(?:of|in)(?: every| each)? (?P<whole>10|ten|20|twenty|100|(?:a "
+    rf"{_NO_RANK}(?P<part>{NUMBER}) (?:out )?(?:of|in)(?: every| each)? (?P<whole>10|ten|20|twenty|100|(?:a "
     rf"|one )?hundred)(?!\w)",
     re.I,
 )
@@ -36,7 +39,7 @@ _LINK = (
 )
 _BARE = (
     re.compile(
-        rf"(?:accura\w+|acc|f[- _]?1(?:[- ]?(?:score|macro))?|f-score|exact[- ]match|target"
+        rf"(?:accura\w+|acc|recall ?@ ?[15]|recall|f[- _]?1(?:[- ]?(?:score|macro))?|f-score|exact[- ]match|target"
         rf"|goal){_LINK}(?<![\w.])(?P<n>\d\d\d?)(?![\w%/:]|\.\d|[- ]?(?:s|m|h|sec|min|hour|day|row|trial|run|tr"
         rf"|att|epoch)\w*\b)",
         re.I,
@@ -142,8 +145,10 @@ def _number_alone(text: str) -> list[_Candidate]:
 
 
 def _decide(text: str, candidates: list[_Candidate], unclear: Question | None) -> Reading:
-    named: set[str] = {name for _, name in metrics_named(text) if name in METRIC_NAMES}
-    metric_only = {"metric": _metric_said(next(iter(named)), text)} if len(named) == 1 else {}
+    spoken = {name for _, name in metrics_named(text)}
+    named: set[str] = {name for name in spoken if name in METRIC_NAMES}
+    only = next(iter(named)) if len(named) == 1 else "(recall)" if not named and "(recall)" in spoken else None
+    metric_only = {"metric": _metric_said(only, text)} if only else {}
     goals = [c for c in candidates if c.role in ("goal", "error")] or [c for c in candidates if c.role == "weak"]
     if unclear:
         return Reading(metric_only, {"goal": unclear})
@@ -163,8 +168,9 @@ def _goal_said(goals: list[_Candidate], named: set[str], text: str) -> dict[str,
     metric: str | None = next((c.metric for c in goals if c.metric and c.metric in METRIC_NAMES), None)
     metric = "accuracy" if first.role == "error" and metric != "word_accuracy" else metric
     metric = metric or (next(iter(named)) if len(named) == 1 else None)
-    if metric is None and any(c.metric == "(right)" for c in goals):
-        metric = "(right)"
+    for told in ("(recall)", "(right)"):
+        if metric is None and any(c.metric == told for c in goals):
+            metric = told
     said = {"target": Said(value, reason, sure)}
     return said | ({"metric": _metric_said(metric, text)} if metric else {})
 
@@ -172,6 +178,8 @@ def _goal_said(goals: list[_Candidate], named: set[str], text: str) -> dict[str,
 def _metric_said(metric: str, text: str) -> Said:
     if metric == "(right)":
         return Said("right", "The share of right answers is meant.", 0.95)
+    if metric == "(recall)":
+        return Said("recall", RECALL, 0.9)
     if metric == "accuracy" and re.search(r"micro[- ]?(?:averaged )?f", text, re.I):
         return Said("accuracy", "With one label a row, micro-F1 is the same number as accuracy.", 0.9)
     if metric == "macro_f1" and not re.search("macro", text, re.I):
@@ -208,10 +216,7 @@ def _impossible(text: str, goals: list[_Candidate]) -> Question | None:
             name = goal.metric.removeprefix("(none) ")
             if goal.role != "error" or name.startswith(("cer", "char")):
                 value = 1 - goal.value if goal.role == "error" else goal.value
-                return _which_goal(
-                    [("accuracy", value), ("macro_f1", value)],
-                    f"{MEASURES}, not {name}. Which of them do you want?",
-                )
+                return which_measure(name, value)
         if goal.value > 1:
             return goal_question(f'"{goal.words}" is more than everything. What must be reached?')
         if goal.value <= 0 or (goal.value < 0.02 and goal.role != "error"):
@@ -243,6 +248,12 @@ def _known(metric: str | None) -> str | None:
 def goal_text(goal: Goal) -> str:
     """A goal in words that `read_goal` reads back: `accuracy of at least 92 %`."""
     return f"{METRIC_NAMES[goal.metric]} of at least {percent(goal.target)}"
+
+
+def which_measure(name: str, value: float) -> Question:
+    """The question about a measure that we do not have, whose number is known."""
+    text = f"{MEASURES}, not {name}. Which of them do you want?"
+    return _which_goal([("accuracy", value), ("macro_f1", value)], text)
 
 
 def _which_goal(options: list[tuple[str | None, float]], text: str) -> Question:

@@ -22,6 +22,18 @@ from moatelier.contracts import (
 _LISTED = 5
 _NAMES = "The names of the folders or files tell what is in them."
 
+_TOLD: Mapping[Kind, str] = {
+    "classification": "their labels",
+    "transcription": "what is said in them",
+    "retrieval": "their captions",
+}
+
+_MEASURED: Mapping[str, Mapping[str, Kind]] = {
+    "vision": {"recall_at_1": "retrieval", "recall_at_5": "retrieval", "macro_f1": "classification"},
+    "audio": {"word_accuracy": "transcription", "macro_f1": "classification"},
+}
+"""Modality -> the measures that only one of its kinds has."""
+
 Settled = tuple[Sourced[Kind], Sourced[AnyColumns]]
 
 
@@ -29,9 +41,14 @@ def resolve_media(reading: Reading, scene: Scene) -> Settled | tuple[Question, .
     """Kind and columns, or one question for each thing that is unclear."""
     profile = scene.media
     assert profile is not None, "only called with pictures or recordings"
-    kind = _image_kind(profile) if isinstance(profile, ImageProfile) else _audio_kind(reading, scene, profile)
+    if isinstance(profile, ImageProfile):
+        kind: Sourced[Kind] | Question = _image_kind(reading, profile)
+    else:
+        kind = _audio_kind(reading, scene, profile)
     if isinstance(kind, Question):
         return (kind,)
+    if not profile.headers and kind.value == "retrieval":
+        return (_no_captions(profile),)
     if not profile.headers:
         return _without_table(kind, reading, scene, profile)
     columns = _columns(kind.value, reading, scene, profile)
@@ -41,18 +58,43 @@ def resolve_media(reading: Reading, scene: Scene) -> Settled | tuple[Question, .
 # ---------------------------------------------------------------- kind
 
 
-def _image_kind(profile: ImageProfile) -> Sourced[Kind]:
+def _image_kind(reading: Reading, profile: ImageProfile) -> Sourced[Kind]:
+    """Whether pictures are to be found by their captions, or each has one label.
+
+    Labels are meant, unless only captions are there or the words say otherwise.
+    """
+    guess = profile.columns
+    roles: Mapping[str | None, Kind] = {}
+    if guess is not None:
+        roles = {guess.label: "classification", guess.caption: "retrieval"}
+    said = reading.said.get("kind") or _by_target(reading, roles) or _by_measure(reading, "vision")
+    if said is not None:
+        return Sourced(value=said.value, source=said.source, confidence=said.confidence, reason=said.reason)
+    if guess is not None and guess.caption and not guess.label:
+        reason = f'Column "{guess.caption}" of {profile.name} has words for each picture, and no column has labels.'
+        return Sourced(value="retrieval", source="inferred", confidence=0.8, reason=reason)
     return Sourced(
         value="classification", source="inferred", confidence=1.0, reason=f"{profile.name} holds pictures of classes."
     )
 
 
+def _no_captions(profile: ImageProfile | AudioProfile) -> Question:
+    text = (
+        f"{profile.name} has no captions, by which its pictures could be found. Send it with a table `image,caption`, "
+        "or shall they be sorted into classes?"
+    )
+    return Question(field="kind", text=text, choices=("classification",))
+
+
 def _audio_kind(reading: Reading, scene: Scene, profile: AudioProfile) -> Sourced[Kind] | Question:
     """Whether what is said is to be written down, or each recording has one label."""
-    said = reading.said.get("kind") or _by_target(reading, profile) or _by_measure(reading)
+    guess = profile.columns
+    roles: Mapping[str | None, Kind] = {}
+    if guess is not None:
+        roles = {guess.text: "transcription", guess.label: "classification", guess.speaker: "classification"}
+    said = reading.said.get("kind") or _by_target(reading, roles) or _by_measure(reading, "audio")
     if said is not None:
         return Sourced(value=said.value, source=said.source, confidence=said.confidence, reason=said.reason)
-    guess = profile.columns
     if guess is not None and bool(guess.text) != bool(guess.label):
         kind: Kind = "transcription" if guess.text else "classification"
         told = "what is said" if guess.text else "one label for each"
@@ -65,23 +107,18 @@ def _audio_kind(reading: Reading, scene: Scene, profile: AudioProfile) -> Source
     return Question(field="kind", text=text, choices=("transcription", "classification"))
 
 
-def _by_target(reading: Reading, profile: AudioProfile) -> Said | None:
-    target, guess = reading.said.get("columns.target"), profile.columns
-    if target is None or guess is None:
+def _by_target(reading: Reading, roles: Mapping[str | None, Kind]) -> Said | None:
+    """What the column that the person named is for."""
+    target = reading.said.get("columns.target")
+    kind = roles.get(target.value) if target else None
+    if target is None:
         return None
-    kinds: Mapping[str | None, Kind] = {
-        guess.text: "transcription",
-        guess.label: "classification",
-        guess.speaker: "classification",
-    }
-    kind = kinds.get(target.value)
     return Said(kind, target.reason, target.confidence, target.source) if kind else None
 
 
-def _by_measure(reading: Reading) -> Said | None:
+def _by_measure(reading: Reading, modality: str) -> Said | None:
     metric = reading.said.get("metric")
-    kinds: Mapping[str, Kind] = {"word_accuracy": "transcription", "macro_f1": "classification"}
-    kind = kinds.get(metric.value) if metric else None
+    kind = _MEASURED[modality].get(metric.value) if metric else None
     return Said(kind, f"{metric.reason} That is a measure of this kind.", 0.9) if metric and kind else None
 
 
@@ -104,15 +141,16 @@ def _columns(
     kind: Kind, reading: Reading, scene: Scene, profile: ImageProfile | AudioProfile
 ) -> Sourced[AnyColumns] | tuple[Question, ...]:
     noun = NOUN[profile.modality]
-    source = reading.said.get("columns.input") or _seen(_source(profile), f"names the {noun}s", profile)
-    target = reading.said.get("columns.target") or _target(kind, scene, profile)
+    said = _told_apart(reading, profile) if kind == "retrieval" else reading.said
+    source = said.get("columns.input") or _seen(_source(profile), f"names the {noun}s", profile)
+    target = said.get("columns.target") or _target(kind, scene, profile)
     group = reading.said.get("columns.group")
     questions = []
     if source is None:
         text = f"Which column of {profile.name} names the {noun}s?"
         questions.append(column_question("input", text, _free(reading, profile, target)))
     if target is None:
-        told = "what is said in them" if kind == "transcription" else "their labels"
+        told = _TOLD[kind]
         text = f"Which column of {profile.name} holds {told}?"
         questions.append(column_question("target", text, _free(reading, profile, source)))
     if source is None or target is None:
@@ -124,6 +162,17 @@ def _columns(
         confidence=min(each.confidence for each in settled),
         reason=" ".join(each.reason for each in settled),
     )
+
+
+def _told_apart(reading: Reading, profile: ImageProfile | AudioProfile) -> Mapping[str, Said]:
+    """The columns that were named; either may be sought by the other, and the file tells which is which."""
+    image = _source(profile)
+    named = [reading.said[role] for role in ("columns.input", "columns.target") if role in reading.said]
+    if image is None:
+        return reading.said
+    pictures, captions = ([each for each in named if (each.value == image) == wanted] for wanted in (True, False))
+    sorted_ = {"columns.input": pictures, "columns.target": captions}
+    return {role: found[0] for role, found in sorted_.items() if found}
 
 
 def _source(profile: ImageProfile | AudioProfile) -> str | None:
@@ -139,6 +188,8 @@ def _target(kind: Kind, scene: Scene, profile: ImageProfile | AudioProfile) -> S
         if wants_speaker(scene.words) and guess.speaker:
             return Said(guess.speaker, f'You want to know who speaks: "{guess.speaker}" tells it.', 0.9, "inferred")
         return _seen(guess.label or guess.text, "holds the labels", profile)
+    if kind == "retrieval":
+        return _seen(guess.caption if guess else None, "holds the captions", profile)
     return _seen(guess.label if guess else None, "holds the labels", profile)
 
 
@@ -162,7 +213,8 @@ def _made(
 
     if isinstance(profile, ImageProfile):
         seen = guess if isinstance(guess, ImageColumns) else ImageColumns(image=source)
-        return ImageColumns(image=source, label=target, group=group or other(seen.group), licence=other(seen.licence))
+        told = {"caption" if kind == "retrieval" else "label": target}
+        return ImageColumns(image=source, **told, group=group or other(seen.group), licence=other(seen.licence))
     heard = guess if isinstance(guess, AudioColumns) else AudioColumns(audio=source)
     return AudioColumns(
         audio=source,

@@ -101,7 +101,9 @@ def with_required(plan: TaskPlan, locked_rows: int, required: int | None) -> Tas
         )
     else:
         share = percent(round(required / locked_rows, 3)) if locked_rows else "0 %"
-        about = "about " if plan.goal.value.metric in ("macro_f1", "word_accuracy") else ""
+        about = (
+            "about " if plan.goal.value.metric in ("macro_f1", "word_accuracy", "recall_at_1", "recall_at_5") else ""
+        )
         note = f"to claim {goal} with its lower bound, {about}{required} of {locked_rows} must be right ({share})."
     kept = tuple(each for each in plan.notes if not each.startswith(LOCKED_NOTE))
     return plan.model_copy(update={"notes": (*kept, LOCKED_NOTE + note)})

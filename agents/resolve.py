@@ -1,9 +1,10 @@
 """From what was read to a plan: what nobody said comes from the file or the defaults, what is unclear is asked."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from agents.aims import resolve_goal
-from agents.kinds import NOUN
+from agents.kinds import NOUN, ROWS, fitting
 from agents.media import resolve_media
 from agents.policies import PRIVATE_MEANS, TOO_LONG_MEANS
 from agents.proposals import is_quoted
@@ -25,6 +26,7 @@ ORDER = (
 _METHOD = {
     "lora": "low-rank adapters on the top third of the layers",
     "top_blocks": "the last blocks of the image model are tuned as a whole, on what the frozen ones below give",
+    "contrastive": "pictures and words are brought into one space, the image model itself stays as it is",
     "audio_lora": "low-rank adapters on the attention of the whole model",
 }
 
@@ -38,6 +40,9 @@ def resolve(reading: Reading, scene: Scene) -> TaskPlan | tuple[Question, ...]:
         _check_test_file(columns.value, scene, questions)
     if scene.media:
         _check_policies(reading, scene, questions)
+    methods = (fitting(scene.defaults.methods, kind.value) if kind else ()) or scene.defaults.methods
+    if kind:
+        _check_method(reading, kind.value, methods, questions)
     if questions or kind is None or columns is None or goal is None or scene.train_file is None:
         return tuple(sorted(questions.values(), key=lambda question: ORDER.index(question.field)))
     return TaskPlan(
@@ -53,9 +58,9 @@ def resolve(reading: Reading, scene: Scene) -> TaskPlan | tuple[Question, ...]:
             reading,
             scene,
             "method",
-            scene.defaults.methods[0],
-            f"Nothing was said; {_METHOD.get(scene.defaults.methods[0], 'the default for such data')}.",
-            scene.defaults.methods,
+            methods[0],
+            f"Nothing was said; {_METHOD.get(methods[0], 'the default for such data')}.",
+            methods,
         ),
         base=_chosen(
             reading, scene, "base", scene.defaults.base, "Nothing was said; the service's base model.", scene.bases
@@ -65,6 +70,14 @@ def resolve(reading: Reading, scene: Scene) -> TaskPlan | tuple[Question, ...]:
         seed=reading.said["seed"].value if "seed" in reading.said else 0,
         notes=_notes(reading, scene, goal.value),
     )
+
+
+def _check_method(reading: Reading, kind: Kind, methods: Sequence[str], questions: dict[str, Question]) -> None:
+    """A method that was named must be one for the kind of task."""
+    said = reading.said.get("method")
+    if said and said.value not in methods:
+        text = f"{said.reason} But {ROWS[kind]} are not learnt by it. Which method shall it be?"
+        questions.setdefault("method", Question(field="method", text=text, choices=tuple(methods)))
 
 
 def _modality(reading: Reading, scene: Scene) -> Sourced[str]:
@@ -228,7 +241,7 @@ def _check_test_file(columns: AnyColumns, scene: Scene, questions: dict[str, Que
         questions["test_file"] = Question(field="test_file", text=text, choices=("split them off",))
         return
     has = set(columns_of(test))
-    needed = columns.model_dump(include={"input", "target", "messages", "image", "audio", "label", "text"})
+    needed = columns.model_dump(include={"input", "target", "messages", "image", "audio", "label", "caption", "text"})
     missing = [name for name in needed.values() if name and name not in has]
     if missing:
         text = (

@@ -8,11 +8,11 @@ from pydantic import ValidationError
 from agents.choices import RESERVED
 from agents.cues import METRIC_NAMES
 from agents.goals import read_goal
-from agents.kinds import KINDS, METRICS, ROWS
+from agents.kinds import KINDS, METRICS, ROWS, fitting
 from agents.limits import read_limits
 from agents.scene import Defaults, columns_of
 from agents.words import normalise
-from moatelier.contracts import AnyProfile, Columns, Contract, TaskPlan
+from moatelier.contracts import AnyProfile, Columns, Contract, ImageColumns, TaskPlan
 from moatelier.errors import InvalidRequest
 from moatelier.ids import slug
 
@@ -80,7 +80,8 @@ def _from_words(field: str, words: str) -> dict[str, Any]:
         asked = next((question.text for question in reading.unclear.values()), "")
         raise InvalidRequest(f'"{words}" cannot be read as a {field}.', where=field, remedy=asked or _FORMS[field])
     values = {name: said.value for name, said in reading.said.items()}
-    return {name: "accuracy" if value == "right" else value for name, value in values.items()}
+    plain = {"right": "accuracy", "recall": "recall_at_1"}
+    return {name: plain.get(value, value) if name == "metric" else value for name, value in values.items()}
 
 
 _FORMS = {"goal": 'Write it like "accuracy of at least 92 %".', "budget": 'Write it like "20 minutes, 3 trials".'}
@@ -118,7 +119,7 @@ def _check(plan: TaskPlan, profile: AnyProfile | None, defaults: Defaults | None
     defaults = defaults.of(plan.modality.value) if defaults else None
     for field, offered in (
         ("base", defaults and (*defaults.bases, defaults.base)),
-        ("method", defaults and defaults.methods),
+        ("method", defaults and fitting(defaults.methods, plan.kind.value)),
     ):
         value = getattr(plan, field).value
         if offered and value not in offered:
@@ -149,6 +150,8 @@ def _check_columns(plan: TaskPlan, profile: AnyProfile | None) -> None:
     columns = plan.columns.value
     if isinstance(columns, Columns) and plan.modality.value == "text":
         _check_text_columns(plan, columns)
+    if isinstance(columns, ImageColumns):
+        _check_image_columns(plan, columns)
     if profile is None:
         return
     real = columns_of(profile)
@@ -159,6 +162,13 @@ def _check_columns(plan: TaskPlan, profile: AnyProfile | None) -> None:
                 where=f"columns.{role}",
                 remedy=f"Use one of: {', '.join(real)}." if real else "It has no table.",
             )
+
+
+def _check_image_columns(plan: TaskPlan, columns: ImageColumns) -> None:
+    found, role = plan.kind.value == "retrieval", "caption" if plan.kind.value == "retrieval" else "label"
+    if not getattr(columns, role) or (found and columns.label):
+        what = "Pictures are found by a column of captions alone." if found else "Pictures are sorted by their labels."
+        raise InvalidRequest(what, where=f"columns.{role}", remedy=f'Name it: {{"{role}": "..."}}, and no other.')
 
 
 def _check_text_columns(plan: TaskPlan, columns: Columns) -> None:

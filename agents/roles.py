@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from agents.columns import GENERIC, ROLE_WORDS, column_question, nearest
+from agents.kinds import KINDS
 from agents.proposals import is_quoted
 from agents.reading import Reading, Said
 from agents.scene import Scene
@@ -42,7 +43,7 @@ def resolve_kind(reading: Reading, scene: Scene, profile: DataProfile) -> Source
         )
         return Question(field="kind", text=text, choices=("classification", "chat"))
     proposed = scene.proposal.kind
-    if proposed and is_quoted(proposed.quote, scene.words):
+    if proposed and proposed.value in KINDS["text"] and is_quoted(proposed.quote, scene.words):
         reason = f'The planner endpoint read this in "{proposed.quote}".'
         return Sourced(value=proposed.value, source="inferred", confidence=0.6, reason=reason)
     text = (

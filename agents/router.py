@@ -74,6 +74,8 @@ def join(evidence: RouterEvidence) -> Membership:
 
 def _why_not(evidence: RouterEvidence) -> str:
     built = evidence.built
+    if evidence.kind == "retrieval":
+        return "It finds pictures by words and gives vectors, where `auto` is asked for answers."
     if not evidence.promoted:
         return "The gate did not promote it."
     if evidence.successor:

@@ -40,6 +40,18 @@ _SPEAKER = re.compile(
     r"|(?:recogni[sz]\w*|identif\w+|predict\w*|tell|classif\w+|know)(?: me)? (?:the |which |who )?speakers?)(?!\w)",
     re.I,
 )
+_FIND = r"(?:find|search|retriev|match|locat|rank|pair|belong|fit)(?:e|es|ed|ing|s|al|ches|ching)?|look(?:ing)? up"
+_BY = r"(?:captions?|descriptions?|descri(?:be|bes|bed|bing)|texts?|words|sentences?|phrases?|quer(?:y|ies)|titles?)"
+_SEARCH = re.compile(
+    rf"(?<!\w)(?:(?:{_FIND})(?!\w)[^.;!?]{{0,60}}?(?<!\w){_BY}|{_BY}(?!\w)[^.;!?]{{0,60}}?(?<!\w)(?:{_FIND})"
+    rf"|(?:text|caption|word|image|picture|photo)s?[- ](?:to[- ](?:image|picture|text)[- ])?(?:search|retrieval)"
+    rf"|(?:search|retrieval) (?:engine |index )?(?:for|of|over|in|through) (?:the |these |my |our |all )?{_PICTURES}"
+    r"|retrieval)(?!\w)",
+    re.I,
+)
+_SORT_SEEN = re.compile(
+    rf"{_SORT.pattern}|(?<!\w)(?:sort(?:s|ed|ing)?|class(?:es)?|apart|what is (?:shown|seen))(?!\w)", re.I
+)
 _NO_CLASSES = re.compile(
     r"(?<!\w)(?:caption\w*|describ\w+|generat\w+|draw\w*|segment\w*|bounding box\w*|count(?:s|ing)? (?:the )?\w+s"
     r"|ocr|read (?:out )?the (?:text|words|numbers)|translat\w+|summari[sz]\w+|answer questions)(?!\w)",
@@ -55,7 +67,7 @@ def read_senses(text: str, modality: str, file: str) -> Reading:
         modality: What the file holds.
         file: Its name, for questions.
     """
-    reading = _read_kind(text) if modality == "audio" else Reading()
+    reading = _read_kind(text) if modality == "audio" else _read_seen(text)
     other = "audio" if modality == "vision" else "vision"
     if (named := _SPEAKS_OF[other].search(text)) and not _SPEAKS_OF[modality].search(text):
         question = Question(
@@ -64,7 +76,8 @@ def read_senses(text: str, modality: str, file: str) -> Reading:
             choices=(f"yes, the {NAMES[modality]}",),
         )
         reading = reading.then(Reading(unclear={"modality": question}))
-    if wish := _NO_CLASSES.search(text):
+    kind = reading.said.get("kind")
+    if (wish := _NO_CLASSES.search(text)) and not (kind and kind.value == "retrieval"):
         told = "sort pictures into classes" if modality == "vision" else "write down what is said, or name classes"
         offered: Sequence[Kind] = ("classification",) if modality == "vision" else ("transcription", "classification")
         question = Question(
@@ -79,6 +92,15 @@ def _read_kind(text: str) -> Reading:
     if down and not sort:
         return Reading({"kind": Said("transcription", f'You said "{quote(text, *down.span())}".', 0.95)})
     if sort and not down:
+        return Reading({"kind": Said("classification", f'You said "{quote(text, *sort.span())}".', 0.95)})
+    return Reading()
+
+
+def _read_seen(text: str) -> Reading:
+    search, sort = _SEARCH.search(text), _SORT_SEEN.search(text)
+    if search and not sort:
+        return Reading({"kind": Said("retrieval", f'You said "{quote(text, *search.span())}".', 0.95)})
+    if sort and not search:
         return Reading({"kind": Said("classification", f'You said "{quote(text, *sort.span())}".', 0.95)})
     return Reading()
 

@@ -6,6 +6,21 @@ from moatelier.contracts import Interval
 
 
 @dataclass(frozen=True)
+class Found:
+    """Where a picture and its caption stand when each is sought by the other, see `evals.matching`.
+
+    Attributes:
+        ranks: How many wrong captions stand before the right one, and how many wrong pictures.
+        sways: For each k that is measured, how many more of the other rows would be found without this one, both ways.
+        picture: What it shows, as a digest: several rows may have one picture.
+    """
+
+    ranks: tuple[int, int]
+    sways: tuple[tuple[float, float], ...] = ()
+    picture: str = ""
+
+
+@dataclass(frozen=True)
 class Answered:
     """One row with the answer to it."""
 
@@ -15,6 +30,8 @@ class Answered:
     """The model ended the answer itself; it was not cut at the token limit."""
     group: str | None = None
     """Who speaks in a recording."""
+    found: Found | None = None
+    """Where a picture is sought by its caption; `answer` is then the caption that it is most like."""
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
-from evals.rows import EvalRow
+from evals.matching import Matcher, match_all
+from evals.rows import EvalRow, split_rows
 from evals.rows import answer_limit as rows_limit
 from evals.scorers import Answered
-from moatelier.contracts import Kind
+from moatelier.contracts import CANDIDATES, DatasetCard, Kind
 from moatelier.ids import canonical_json, digest_json
 from moatelier.job import Job, write_atomically
 from modalities.bundle import bundle_folder
@@ -25,6 +27,37 @@ MEDIA_TOKENS = 448
 """Limit of an answer on a picture or a recording: Whisper's context, a window of which it fills by half at most."""
 Progress = Callable[[int, float], None]
 """Called with (rows done, expected seconds left) after each chunk; may raise to stop."""
+
+
+def answer(
+    engine: Engine,
+    card: DatasetCard,
+    rows: Sequence[EvalRow],
+    *,
+    adapter: str | None,
+    folder: Path,
+    progress: Progress,
+    whole: Sequence[EvalRow] = (),
+) -> list[Answered]:
+    """Answer rows of a dataset as its kind of task is answered; arguments as for `answer_all`.
+
+    Args:
+        engine: See there.
+        card: The dataset.
+        rows: See there.
+        adapter: See there.
+        folder: See there.
+        progress: See there.
+        whole: All rows of the split, where `rows` are a part of them: what is sought is sought among all.
+    """
+    if card.kind == "retrieval":
+        split = whole or rows
+        others = split_rows(card, "train") if len(split) < CANDIDATES else []
+        found = match_all(cast(Matcher, engine), split, others, adapter=adapter, folder=folder, progress=progress)
+        wanted = {row.id for row in rows}
+        return [one for row, one in zip(split, found, strict=True) if row.id in wanted]
+    limit = answer_limit(engine, card.kind, card.labels, rows)
+    return answer_all(engine, rows, adapter=adapter, max_tokens=limit, folder=folder, progress=progress)
 
 
 def load_subject(engine: Engine, bundle: str | None) -> str | None:

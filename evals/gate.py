@@ -79,7 +79,15 @@ def _decide(gate: GateSpec, job: Job) -> GateDecision:
             alone = "the champion was made with all of the locked rows"
             continue
         started, before = time.monotonic(), number * len(rows)
-        given = _answer(engines[subject.base], subject, card, asked, job, before)
+        given = answers.answer(
+            engines[subject.base],
+            card,
+            asked,
+            adapter=subject.bundle,
+            folder=_answers_folder(job),
+            progress=answers.tell(job, "gate", subject.name, len(rows), before),
+            whole=rows,
+        )
         scores = score(card.kind, card.labels, given, seed=gate.seed)
         seconds = time.monotonic() - started
         reports[subject.name] = report(card, subject.name, "test", scores, rows=len(asked), seconds=seconds)
@@ -143,19 +151,6 @@ def _unseen(champion: Subject, rows: list[EvalRow]) -> list[EvalRow]:
     held = [artifacts.get_bytes(split.artifact) for split in card.splits.values() if split.artifact]
     seen = {row.id for split in held for row in read_rows(split)}
     return [row for row in rows if row.id not in seen]
-
-
-def _answer(
-    engine: Engine, subject: Subject, card: DatasetCard, rows: list[EvalRow], job: Job, before: int
-) -> list[Answered]:
-    return answers.answer_all(
-        engine,
-        rows,
-        adapter=subject.bundle,
-        max_tokens=answers.answer_limit(engine, card.kind, card.labels, rows),
-        folder=_answers_folder(job),
-        progress=answers.tell(job, "gate", subject.name, len(rows), before),
-    )
 
 
 def _answers_folder(job: Job) -> Path:

@@ -20,6 +20,7 @@ from evals.scorers import NO_LABEL
 from evals.statistics import CLAIM_ALPHA, LOOKS
 from evals.verdict import METRIC_NAMES, claim_text, percent_down, points
 from moatelier.contracts import (
+    CANDIDATES,
     DatasetCard,
     EvalReport,
     GateDecision,
@@ -148,6 +149,7 @@ def _context(
         "chosen": next((run for run in runs if run.chosen), None),
         "claim": decision and claim_text(goal, decision.candidate_report),
         "confusions": _confusions(decision),
+        "found": _found(decision) if card.kind == "retrieval" else [],
         "speakers": decision.candidate_report.per_class if decision and card.kind == "transcription" else {},
         **_WORDS.get(card.modality, _WORDS["text"]),
         "limits": _limits(card, decision),
@@ -192,6 +194,16 @@ def _confusions(decision: GateDecision | None) -> list[tuple[str, str, int]]:
     return sorted((cell for cell in cells if cell[0] != cell[1]), key=lambda cell: -cell[2])[:SHOWN]
 
 
+def _found(decision: GateDecision | None) -> list[tuple[str, dict[str, Interval]]]:
+    """Who was asked to find pictures and captions, and how often each found what."""
+    if decision is None:
+        return []
+    reports = {"base": decision.base_report, "this adapter": decision.candidate_report}
+    if decision.champion_report and decision.champion != decision.candidate:
+        reports["champion"] = decision.champion_report
+    return [(name, told.metrics) for name, told in reports.items()]
+
+
 def _pictures(trials: Sequence[Trial], decision: GateDecision | None) -> dict[str, Markup]:
     drawn = {}
     if any(len(trial.result.curve) > 1 for trial in trials):
@@ -219,11 +231,18 @@ def _limits(card: DatasetCard, decision: GateDecision | None) -> list[str]:
             "Private data is found by patterns (addresses, numbers); names and free descriptions of people are not."
         )
     else:
-        limits.append("Private data is not looked for: faces, plates, voices and what is said stay as they are.")
+        told = "what captions tell" if card.kind == "retrieval" else "what is said"
+        limits.append(f"Private data is not looked for: faces, plates, voices and {told} stay as they are.")
     if card.report.suspicious:
         limits.append(
             f"{len(card.report.suspicious)} rows have labels that a second model doubts. Locked rows are kept "
             "as they are, so wrong labels among them count against the adapter."
+        )
+    if card.kind == "retrieval":
+        count = min(CANDIDATES, card.splits["test"].rows + card.splits["train"].rows)
+        limits.append(
+            f"Each picture and each caption was sought among {count}: among more of them less is found. Pictures that "
+            "look the same and captions that read the same count as each other's."
         )
     if decision is None:
         return [*limits, "The task ended before the gate: nothing is claimed."]

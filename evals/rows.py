@@ -11,7 +11,7 @@ from moatelier.ids import canonical_json
 from modalities import registry
 from store import artifacts
 
-SPARE_TOKENS: Mapping[Kind, int] = {"classification": 2, "chat": 8, "transcription": 8}
+SPARE_TOKENS: Mapping[Kind, int] = {"classification": 2, "chat": 8, "transcription": 8, "retrieval": 8}
 """An answer may be this much longer than the longest expected one before it is cut: a label and its stop token."""
 LONGEST_ANSWER = 512
 """Upper bound for the tokens of a chat answer."""

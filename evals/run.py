@@ -50,17 +50,17 @@ def evaluate(spec: EvalSpec, job: Job) -> EvalReport:
     engine = open_engine(spec.base)
     adapter = answers.load_subject(engine, spec.bundle)
     subject = adapter or BASE
-    answered = answers.answer_all(
+    answered = answers.answer(
         engine,
+        card,
         rows,
         adapter=adapter,
-        max_tokens=answers.answer_limit(engine, card.kind, card.labels, rows),
         folder=job.folder / "answers",
         progress=answers.tell(job, "evaluate", subject, len(rows)),
     )
     on_dev = spec.split == "dev"
     if not on_dev:
-        shutil.rmtree(job.folder / "answers")  # of select rows nothing but scores is kept
+        shutil.rmtree(job.folder / "answers", ignore_errors=True)  # of select rows nothing but scores is kept
     return report(
         card,
         subject,

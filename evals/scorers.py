@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from evals import transcripts
+from evals import recall, transcripts
 from evals.answered import Answered, Scores
 from evals.bootstrap import Floats, Statistic
 from evals.statistics import CLAIM_ALPHA, DRAWS, bca_interval, clopper_pearson, paired_difference
@@ -27,6 +27,7 @@ _METRICS: dict[Kind, tuple[MetricName, ...]] = {
     "classification": ("accuracy", "macro_f1", "exact_match"),
     "chat": ("accuracy", "exact_match"),
     "transcription": ("word_accuracy", "exact_match"),
+    "retrieval": ("recall_at_1", "recall_at_5"),
 }
 
 
@@ -60,7 +61,8 @@ def score(
     """Score answers.
 
     Args:
-        kind: `chat` rows have no classes, so only the share of right answers; for transcripts see `evals.transcripts`.
+        kind: `chat` rows have no classes, so only the share of right answers; for transcripts see `evals.transcripts`,
+            for pictures with captions `evals.recall`.
         labels: The labels that an answer may be. A true label beyond them counts as one too.
         rows: At least one.
         alpha: One-sided level of every `claim_low`.
@@ -71,6 +73,8 @@ def score(
     """
     if kind == "transcription":
         return transcripts.score_words(rows, alpha=alpha, seed=seed)
+    if kind == "retrieval":
+        return recall.score_found(rows, alpha=alpha)
     right = rights(rows)
     exact = clopper_pearson(int(right.sum()), len(rows), alpha=alpha)
     stops = sum(row.stopped for row in rows) / len(rows)
@@ -109,6 +113,8 @@ def compare(
         raise DataError("Two subjects can only be compared on the same rows.", where=other)
     if kind == "transcription":
         return transcripts.compare_words(metric, other, ours, theirs, alpha=alpha, seed=seed)
+    if kind == "retrieval":
+        return recall.compare_found(metric, other, ours, theirs, alpha=alpha)
     difference = None
     if metric == "macro_f1":
         need_metric(kind, metric)

@@ -15,6 +15,8 @@ METRIC_NAMES = {
     "macro_f1": "Macro-F1",
     "exact_match": "Exact match",
     "word_accuracy": "Word accuracy",
+    "recall_at_1": "Recall@1",
+    "recall_at_5": "Recall@5",
 }
 
 
@@ -84,7 +86,7 @@ def claim_text(goal: Goal, report_: EvalReport) -> str:
 
 
 def _needed(goal: Goal, candidate: EvalReport) -> str:
-    if goal.metric in ("macro_f1", "word_accuracy"):
+    if goal.metric in ("macro_f1", "word_accuracy", "recall_at_1", "recall_at_5"):
         return ""
     needed = required_correct(candidate.rows, goal.target)
     if needed is None:

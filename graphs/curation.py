@@ -63,6 +63,11 @@ def check(material: Material) -> None:
     _curating(material.plan).check(material)
 
 
+def needs(material: Material) -> tuple[str, ...]:
+    """The models that must be there beside the base, once that is there."""
+    return _curating(material.plan).needs(material)
+
+
 def probing(material: Material) -> dict[str, Any]:
     """What the probe must know of these rows, once the base is there."""
     return _curating(material.plan).probing(material)

@@ -82,12 +82,14 @@ def clarify(state: State) -> State:
 
 @guarded
 def forecast(state: State) -> State:
-    """Fetch the base model and measure this machine, so that the plan can say how long it takes."""
+    """Fetch the base and what is learnt with it, and measure this machine: the plan says how long it takes."""
     current = load(state, "plan", TaskPlan)
     tasks.update_task(state["task"], plan=current, name=current.name)
     material = curation.read(state, current)
     curation.check(material)
     _, pulled = run_job(state, "pull", {"base": current.base.value})
+    for model in curation.needs(material):
+        run_job(state, "pull", {"base": model})
     _, speed = run_job(state, "probe", pulled | curation.probing(material))
     size = curation.preflight(material)
     rows = round(evidence.profile(state).rows * evidence.train_share(current))

@@ -140,7 +140,9 @@ def _evidence(project: str, built: BuiltProfile, decision: GateDecision | None) 
     replaces = said.champion if said else None
     heirs = [e.adapter for e in roster.on_roster(roster.entries(project)) if e.replaces == built.adapter]
     successor = next((heir for heir in heirs if heir != replaces), None)
-    return RouterEvidence(built=built, promoted=bool(said and said.promoted), replaces=replaces, successor=successor)
+    kind = adapters.get(project, built.adapter).manifest.kind
+    promoted = bool(said and said.promoted)
+    return RouterEvidence(built=built, promoted=promoted, kind=kind, replaces=replaces, successor=successor)
 
 
 def gate_verdict(project: str, adapter: str) -> GateDecision | None:

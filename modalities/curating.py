@@ -43,6 +43,9 @@ class Curating(Protocol):
     def check(self, material: Material) -> None:
         """Refuse rows that cannot make a dataset, before a base is fetched for them. Raises DataError."""
 
+    def needs(self, material: Material) -> tuple[str, ...]:
+        """Catalogue ids of the models that these rows are learnt with beside the base, which is there."""
+
     def probing(self, material: Material) -> Told:
         """What the probe must know of these rows to measure how fast they are learnt from, beside the base."""
 

@@ -52,6 +52,10 @@ class Comparing:
             return features
         return normalize(torch.stack([found[place] for place in range(len(adapters))]), dim=-1)
 
+    def compares(self, adapter: Adapter | None) -> bool:
+        """Whether images and words have met there."""
+        return bool(_words(adapter)) or self._base.config.zero_shot
+
     def texts(self, texts: Sequence[str], adapter: Adapter | None) -> Tensor:
         """Vectors of unit length `[texts, width]` in float32, in the space where the adapter's images are.
 

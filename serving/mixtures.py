@@ -61,7 +61,7 @@ def seal(project: str, recipe: Recipe) -> Recipe:
 
     Raises:
         NotFound: An adapter, an upstream or a recipe that does not exist.
-        InvalidRequest: An adapter of another base, or a recipe that asks itself.
+        InvalidRequest: An adapter of another base or one that answers nothing, or a recipe that asks itself.
     """
     _check_loops(project, recipe)
     for voice in recipe.voices:
@@ -102,6 +102,10 @@ def _adapter(project: str, name: str, bases: Sequence[str] = ()) -> str:
             f"The adapter was tuned on {record.base}; here it must be on {' or '.join(fit)}.",
             where=name,
             remedy="Name an adapter of a base that fits.",
+        )
+    if record.manifest.kind == "retrieval":
+        raise InvalidRequest(
+            "The adapter finds pictures by words and answers nothing.", where=name, remedy="Name one that answers."
         )
     return record.digest
 

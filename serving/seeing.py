@@ -142,6 +142,14 @@ class VisionEngine:
         with torch.inference_mode(), self._held(loaded):
             return _array(self._comparing.images(self._features(images, loaded), loaded))
 
+    def compares(self, adapter: str | None) -> bool:
+        """Whether images and words share a space by an adapter, or for None by the base.
+
+        Raises:
+            NotFound: No adapter of this name is loaded.
+        """
+        return self._comparing.compares(self._named(adapter))
+
     def embed_texts(self, texts: Sequence[str], adapter: str | None = None) -> npt.NDArray[np.float32]:
         """Vectors of unit length `[texts, width]` in the space where the adapter's, or the base's, images are.
 

@@ -212,11 +212,16 @@ class Senses:
         """What a model says of a picture or a recording.
 
         Raises:
-            InvalidRequest: It is asked about nothing, or about the other medium; or its base has no labels to tell.
+            InvalidRequest: It is asked about nothing, or about the other medium; or it, or its base, has no labels to
+                tell.
             NotFound: Nothing of this name is here.
             DataError: The bytes are no such medium.
         """
         sense, adapter = self.found(model)
+        manifest = sense.adapters.get(adapter) if adapter else None
+        if manifest and manifest.kind == "retrieval":
+            what = f"`{model}` finds pictures by words: it gives vectors, and answers nothing."
+            raise InvalidRequest(what, where="model", remedy="Ask /v1/embeddings for those of texts and pictures.")
         wanted = MEDIUM[sense.modality]
         if part is None or part.medium != wanted:
             form = "an `image_url`" if wanted == "image" else "an `input_audio`"

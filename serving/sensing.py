@@ -6,10 +6,11 @@ probabilities.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from importlib import import_module
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import FastAPI, File, Form, UploadFile
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict
@@ -19,7 +20,7 @@ from moatelier.ids import new_id
 from modalities.audio import sound
 from modalities.media import too_many_bytes
 from serving import embeddings, parts, transcripts
-from serving.embeddings import EmbeddingRequest
+from serving.embeddings import LONGEST_TEXT, EmbeddingRequest
 from serving.parts import Part
 from serving.protocol import DONE, ChatRequest, Wire, usage
 from serving.senses import MEDIUM, Senses, Told, chances, decode
@@ -46,24 +47,48 @@ class ClassifyRequest(BaseModel):
 
 def read_inputs(given: Any) -> list[Part]:
     """Pictures or recordings out of a request's `input`. Raises InvalidRequest."""
-    items = given if isinstance(given, list) else [given]
-    if not 1 <= len(items) <= MOST_INPUTS:
-        raise InvalidRequest(f"There are {len(items)} inputs.", where="input", remedy=f"Send 1 to {MOST_INPUTS}.")
-    content = [_part(item) if isinstance(item, str) else item for item in items]
-    found = [parts.media([{"content": [item]}]) for item in content]
-    for place, one in enumerate(found):
-        if not one:
+    found = []
+    for place, one in enumerate(read_mixed(given)):
+        if isinstance(one, str):
             raise InvalidRequest(
                 "Only pictures and recordings are taken here.",
                 where=f"input[{place}]",
                 remedy="Send data URIs; texts go to `/v1/chat/completions`.",
             )
-    return [one[0] for one in found]
+        found.append(one)
+    return found
+
+
+def read_mixed(given: Any) -> list[Part | str]:
+    """Pictures, recordings and texts out of a request's `input`, in order: data URIs, parts as chat has them, words.
+
+    Raises:
+        InvalidRequest: None, too many, or something else; `where` names it.
+    """
+    items = given if isinstance(given, list) else [given]
+    if not 1 <= len(items) <= MOST_INPUTS:
+        raise InvalidRequest(f"There are {len(items)} inputs.", where="input", remedy=f"Send 1 to {MOST_INPUTS}.")
+    return [_input(item, f"input[{place}]") for place, item in enumerate(items)]
+
+
+def _input(item: Any, where: str) -> Part | str:
+    content = _part(item) if isinstance(item, str) else item
+    if found := parts.media([{"content": [content]}]):
+        return found[0]
+    text = content.get("text")
+    if not isinstance(text, str) or not text.strip() or len(text) > LONGEST_TEXT:
+        what = "This is neither a picture, a recording nor a text."
+        raise InvalidRequest(what, where=where, remedy=f"Send a data URI, or 1 to {LONGEST_TEXT} characters.")
+    return text
 
 
 def _part(text: str) -> dict[str, Any]:
     kind = "audio_url" if text[:11].lower() == "data:audio/" else "image_url"
-    return {"type": kind, kind: {"url": text}} if "://" in text[:20] or text[:5] == "data:" else {"type": "text"}
+    return (
+        {"type": kind, kind: {"url": text}}
+        if "://" in text[:20] or text[:5] == "data:"
+        else {"type": "text", "text": text}
+    )
 
 
 async def chat(senses: Senses, body: ChatRequest, wire: Wire) -> Response:
@@ -177,17 +202,32 @@ def _labels(model: str, place: int, told: Told) -> dict[str, Any]:
 async def embed(senses: Senses, body: EmbeddingRequest) -> dict[str, Any]:
     """The body of an answer with vectors of pictures or recordings, by a model for them or one of its adapters.
 
+    Texts may stand among pictures where the two share a space: by an adapter that finds pictures by words, or a base
+    whose towers were trained together.
+
     Raises:
-        InvalidRequest: Something else is to be embedded, or other dimensions are wanted than there are.
+        InvalidRequest: Something else is to be embedded, there is no such space, or other dimensions are wanted than
+            there are.
     """
     sense, adapter = senses.found(body.model)
-    found = read_inputs(body.input)
-    if any(part.medium != MEDIUM[sense.modality] for part in found):
-        what = f"`{body.model}` embeds only what is of the medium {MEDIUM[sense.modality]}."
-        raise InvalidRequest(what, where="input", remedy="Name a model for the other medium.")
-    data = [await asyncio.to_thread(decode, part) for part in found]
-    vectors = await sense.call(lambda engine: engine.embed(data, [adapter] * len(data)))
+    found = read_mixed(body.input)
+    medium = MEDIUM[sense.modality]
+    for place, one in enumerate(found):
+        if (one.medium != medium) if isinstance(one, Part) else sense.modality != "vision":
+            what = f"`{body.model}` embeds only what is of the medium {medium}."
+            raise InvalidRequest(what, where=f"input[{place}]", remedy="Name a model for the other medium.")
+    data = {place: await asyncio.to_thread(decode, one) for place, one in enumerate(found) if isinstance(one, Part)}
+    texts = {place: one for place, one in enumerate(found) if isinstance(one, str)}
+    vectors = await sense.call(lambda engine: _vectors(engine, adapter, data, texts))
     if body.dimensions not in (None, vectors.shape[1]):
         what = f"This model's vectors have {vectors.shape[1]} numbers."
         raise InvalidRequest(what, where="dimensions", remedy="Leave it out.")
     return embeddings.body(vectors, body.model, body.encoding_format, 0)
+
+
+def _vectors(engine: Any, adapter: str | None, data: Mapping[int, Any], texts: Mapping[int, str]) -> Any:
+    """Vectors of media and texts `[inputs, width]`, in the order of their places."""
+    made = dict(zip(texts, engine.embed_texts(list(texts.values()), adapter), strict=True)) if texts else {}
+    if data:
+        made |= zip(data, engine.embed(list(data.values()), [adapter] * len(data)), strict=True)
+    return np.stack([made[place] for place in sorted(made)])

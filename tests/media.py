@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from tests.modalities.vision.pictures import COLOURS, drawn, encoded
@@ -56,6 +57,32 @@ def scenes(part: str, count: int, first: int) -> dict[str, bytes]:
     return {
         f"{part}{label}/{seed}.png": scene(label, seed) for label in COLOURS for seed in range(first, first + count)
     }
+
+
+PLACES = {"left": (0, 0), "right": (24, 0), "bottom": (12, 24)}
+CAPTIONS = {(colour, place): f"a {colour} thing on the {place}" for colour in COLOURS for place in PLACES}
+SPOKEN = " ".join(CAPTIONS.values()) + " photo of . picture close-up blurry small large"
+"""All words that a tower for captions and classes must know."""
+
+
+def shown(colour: str, place: str, seed: int) -> Image.Image:
+    """A thing of the colour at the place, before noise."""
+    noise = np.random.default_rng(seed).integers(90, 166, (48, 48, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    left, top = PLACES[place]
+    image.paste(COLOURS[colour], (left, top, left + 24, top + 24))
+    return image
+
+
+def album(file: Path, count: int) -> Path:
+    """Pictures with captions and labels, two of the first picture, and one without a caption, in a zip with a table."""
+    members, lines = {}, ["image,caption,label"]
+    for seed in range(count):
+        (colour, place), caption = list(CAPTIONS.items())[seed % len(CAPTIONS)]
+        members[f"{seed}.png"] = encoded(shown(colour, place, seed))
+        lines.append(f"{seed}.png,{caption},{colour}")
+    lines += ["0.png,the same thing in other words,red", "1.png,,red"]
+    return packed(file, members | {"index.csv": "\n".join(lines).encode()})
 
 
 def word(text: str, voice: int = 0, take: int = 0) -> bytes:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from moatelier.contracts import TrainSpec
+from modalities import catalogue
 from modalities.audio import model as audio
 from modalities.audio.classifier import Classifier as Listener
 from modalities.audio.config import LONGEST_WINDOW_S, samples
@@ -17,11 +18,15 @@ from modalities.audio.teaching import lesson, loss
 from modalities.machine import DTYPES
 from modalities.vision import model as vision
 from modalities.vision.classifier import Classifier
+from modalities.vision.pairs import Pairs, pair_loss
+from modalities.vision.word_tower import first_block_default
 from training import methods
+from training.contrastive import fit_projection
 from training.methods import linear_probe
 
 _ROWS, _LABELS = 16, 10
 _WORDS_A_SECOND = 2
+_CAPTION = "a small red thing with number {} on a striped green ground"
 
 
 def rate(once: Callable[[], object], count: int, seconds: float) -> float:
@@ -82,6 +87,43 @@ def _solve_seconds(width: int) -> float:
     began = time.perf_counter()
     linear_probe.fit(features, torch.arange(rows) % _LABELS, _LABELS)
     return round(time.perf_counter() - began, 2)
+
+
+def pairs(base_id: str, size: int | None, seconds: float) -> dict[str, Any]:
+    """What pictures and captions take that are brought together above a locked image tower.
+
+    Args:
+        base_id: Catalogue id.
+        size: Pixels of either side; None is the base's own.
+        seconds: About how long each of the measurements may take.
+
+    Returns:
+        `frozen_rows_per_s` (the whole image tower once), `solve_seconds` (the projection that is started from, of few
+        rows), `train_rows_per_s` (the tower of words forward and back) and `precision`.
+
+    Raises:
+        ModelUnavailable: The base, or the tower of words that it needs, is not pulled.
+        InvalidRequest: It takes no such size.
+    """
+    base = vision.load_base(base_id, text=catalogue.embedding())
+    side = base.transform_at(size or base.config.transform.size).size
+    pixels = torch.rand(_ROWS, 3, side, side).to(base.device, DTYPES[base.precision])
+    with torch.no_grad():
+        frozen = rate(lambda: base.tower(pixels), _ROWS, seconds)
+        features = base.tower(pixels)
+    spec = TrainSpec(method="contrastive", base=base_id, dataset="", suffix="probe", rank=8, alpha=16.0)
+    joined = Pairs(base)
+    model = methods.load(spec, "vision").attach(joined, spec, first_block_default(joined.text)).train()
+    tokens = base.tokenizer([_CAPTION.format(number) for number in range(_ROWS)]).to(base.device)
+    partners = torch.eye(_ROWS, dtype=torch.bool, device=base.device)
+    train = rate(lambda: torch.autograd.backward(pair_loss(model(features, tokens), partners)), _ROWS, seconds)
+    began = time.perf_counter()
+    if not base.config.zero_shot:
+        rows = torch.randn(_ROWS * _LABELS, base.tower.width, generator=torch.Generator().manual_seed(0))
+        fit_projection(rows, rows[:, : base.clip.text.output_dim])
+    solved = round(time.perf_counter() - began, 2)
+    told = {"precision": base.precision, "frozen_rows_per_s": frozen}
+    return told | {"solve_seconds": solved, "train_rows_per_s": train}
 
 
 def recordings(base_id: str, window_s: float | None, kind: str, seconds: float) -> dict[str, Any]:

@@ -46,7 +46,9 @@ def work(spec: dict[str, Any], job: Job) -> dict[str, Any]:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     job.check()
     kind = catalogue.get(spec["base"]).kind
-    if kind == "vision":
+    if spec.get("kind") == "retrieval":
+        measured = paces.pairs(spec["base"], spec.get("size"), _SECONDS)
+    elif kind == "vision":
         measured = paces.images(spec["base"], spec.get("size"), _SECONDS)
     elif kind == "audio":
         told = str(spec.get("kind") or "transcription")

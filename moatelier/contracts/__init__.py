@@ -5,7 +5,7 @@ and traces -> serving and events.
 Ids of files and artifacts are SHA-256 digests (64 hex digits) unless a field says otherwise.
 """
 
-from moatelier.contracts.base import Contract, Kind, MetricName, SplitName, now
+from moatelier.contracts.base import CANDIDATES, Contract, Kind, MetricName, SplitName, now
 from moatelier.contracts.columns import AnyColumns, AudioColumns, Columns, ImageColumns
 from moatelier.contracts.dataset import (
     CurationDecision,
@@ -70,6 +70,7 @@ from moatelier.contracts.traces import Extent, Proposal, Trace, Way
 from moatelier.contracts.training import AdapterManifest, TrainResult, TrainSpec
 
 __all__ = [
+    "CANDIDATES",
     "AnyColumns",
     "AnyProfile",
     "AudioColumns",

@@ -7,9 +7,12 @@ from pydantic import BaseModel, ConfigDict
 
 from moatelier.ids import digest_json
 
-Kind = Literal["classification", "chat", "transcription"]
-MetricName = Literal["accuracy", "macro_f1", "exact_match", "word_accuracy"]
-"""`word_accuracy` is one less the word error rate, so that more is better for all of them."""
+Kind = Literal["classification", "chat", "transcription", "retrieval"]
+MetricName = Literal["accuracy", "macro_f1", "exact_match", "word_accuracy", "recall_at_1", "recall_at_5"]
+"""`word_accuracy` is one less the word error rate, so that more is better for all of them. Recall is of both ways: of
+pictures by their captions, and of captions by their pictures."""
+CANDIDATES = 50
+"""So many pictures and captions one is sought among when recall is measured."""
 SplitName = Literal["train", "dev", "select", "test"]
 
 

@@ -16,7 +16,7 @@ class Interval(Contract):
     high: float
     claim_low: float
     method: str
-    """`clopper-pearson`, `bca`, `wilson` or `tango`."""
+    """`clopper-pearson`, `bca`, `wilson`, `tango`, or `efron-stein` where rows stand in each other's way."""
 
 
 class EvalReport(Contract):

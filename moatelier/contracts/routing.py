@@ -106,6 +106,8 @@ class RouterEvidence(Contract):
 
     built: BuiltProfile
     promoted: bool
+    kind: Kind = "classification"
+    """Of the adapter's task."""
     replaces: str | None = None
     """The adapter whose alias it took."""
     successor: str | None = None

@@ -46,6 +46,11 @@ def check(material: Material) -> None:
     data.check(material.rows, material.test_rows)
 
 
+def needs(material: Material) -> tuple[str, ...]:
+    """None: the base is enough."""
+    return ()
+
+
 def probing(material: Material) -> Told:
     """The window that they shall be heard in, and what is to be told of them."""
     return {"window_s": window(material.rows), "kind": material.plan.kind.value}

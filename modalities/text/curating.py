@@ -45,6 +45,11 @@ def check(material: Material) -> None:
     data.check(material.rows, material.test_rows)
 
 
+def needs(material: Material) -> tuple[str, ...]:
+    """None: the base is enough."""
+    return ()
+
+
 def probing(material: Material) -> Told:
     """Nothing: the pace is that of tokens."""
     return {}

@@ -12,9 +12,9 @@ from modalities.base import Modality
 
 VISION = Modality(
     name="vision",
-    kinds=("classification",),
-    metrics=("accuracy", "macro_f1", "exact_match"),
-    methods=("top_blocks", "image_lora", "linear_probe"),
+    kinds=("classification", "retrieval"),
+    metrics=("accuracy", "macro_f1", "exact_match", "recall_at_1", "recall_at_5"),
+    methods=("top_blocks", "image_lora", "linear_probe", "contrastive"),
     suffixes=(".zip", ".csv", ".jsonl"),
     max_tokens=0,
     content="image",

@@ -51,10 +51,17 @@ def check(material: Material) -> None:
     data.check(material.rows, material.test_rows)
 
 
+def needs(material: Material) -> tuple[str, ...]:
+    """A tower of words where pictures are to be found by them and the base has none."""
+    met = material.plan.kind.value != "retrieval" or _config(material).zero_shot
+    return () if met else (catalogue.embedding(),)
+
+
 def probing(material: Material) -> Told:
-    """The size that they shall be brought to."""
+    """The size that they shall be brought to, and whether words are learnt with them."""
     size = fit_size(data.sizes([row.look for row in material.rows if row.look]), _config(material))
-    return {"size": size} if size else {}
+    told = {"kind": "retrieval"} if material.plan.kind.value == "retrieval" else {}
+    return told | ({"size": size} if size else {})
 
 
 def preflight(material: Material) -> float:

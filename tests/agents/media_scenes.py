@@ -21,7 +21,7 @@ DEFAULTS = Defaults(
         "vision": Offer(
             base="efficientnet-lite0",
             bases=("efficientnet-lite0", "vit-b-32"),
-            methods=("top_blocks", "image_lora", "linear_probe"),
+            methods=("top_blocks", "image_lora", "linear_probe", "contrastive"),
         ),
         "audio": Offer(base="whisper-tiny.en", methods=("audio_lora",)),
     },
@@ -71,6 +71,19 @@ SHOTS = pictures(
     headers=("file", "species", "camera", "weather"),
 )
 UNNAMED = pictures("odd.zip", tables=("t.csv",), columns=None, headers=("a", "b"), labels={})
+TOLD = pictures(
+    "album.zip",
+    tables=("index.csv",),
+    columns=ImageColumns(image="file", caption="caption", group="author"),
+    headers=("file", "caption", "author"),
+    labels={},
+)
+SHAPES = pictures(
+    "shapes.zip",
+    tables=("index.csv",),
+    columns=ImageColumns(image="image", label="label", caption="caption"),
+    headers=("image", "label", "caption"),
+)
 DIGITS = recordings(
     tables=("index.csv",),
     columns=AudioColumns(audio="file", text="text", speaker="speaker"),

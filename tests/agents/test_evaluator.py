@@ -80,3 +80,11 @@ def test_two_labels_that_make_up_the_errors_are_named_but_do_not_lead() -> None:
 
 def test_the_trial_is_counted_from_zero() -> None:
     assert diagnose([trial(0.5), trial(0.6)], PLAN).trial == 1
+
+
+def test_pairs_that_are_told_apart_among_many_have_a_higher_loss() -> None:
+    def pairs(loss: float) -> Trial:
+        found = trial(0.5, train_loss=loss)
+        return found.model_copy(update={"spec": found.spec.model_copy(update={"method": "contrastive"})})
+
+    assert "underfit" not in kinds(pairs(1.2)) and first(pairs(2.0)).kind == "underfit"

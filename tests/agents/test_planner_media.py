@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from agents.planner import revise
-from moatelier.contracts import AnyProfile, AudioColumns, Columns, ImageColumns
+from moatelier.contracts import AnyProfile, AudioColumns, Columns, ImageColumns, ImageProfile
 from moatelier.errors import InvalidRequest
 from tests.agents import scenes
 from tests.agents.media_scenes import (
@@ -15,7 +15,9 @@ from tests.agents.media_scenes import (
     FOLDERS,
     MOODS,
     NAMED,
+    SHAPES,
     SHOTS,
+    TOLD,
     UNNAMED,
     outcome,
     pictures,
@@ -102,6 +104,119 @@ def test_what_is_to_be_told_is_asked_when_both_fit(data: AnyProfile) -> None:
         assert planned("learn from these recordings, 95 % right", answer, data=data).kind.value == kind
 
 
+@pytest.mark.parametrize(
+    ("sentence", "data", "kind"),
+    [
+        ("Find pictures by their descriptions, recall@1 at least 60%", SHAPES, "retrieval"),
+        ("Search our photos by text, at least 60% recall", SHAPES, "retrieval"),
+        ("recall@1 of at least 60 %", SHAPES, "retrieval"),
+        ("retrieve images by caption, 60 %", SHAPES, "retrieval"),
+        ("match pictures with their captions, 60 %", SHAPES, "retrieval"),
+        ("text-to-image retrieval, 60 %", SHAPES, "retrieval"),
+        ("at least 90 % right", SHAPES, "classification"),
+        ("sort these pictures by shape, 90 %", SHAPES, "classification"),
+        ("Tell what is shown in these pictures, at least 80% accuracy", SHAPES, "classification"),
+        ("macro F1 of at least 80 %", SHAPES, "classification"),
+        ("learn these, 60 % right", TOLD, "retrieval"),
+        ("find the picture that a sentence describes, 60 %", TOLD, "retrieval"),
+        ("which image belongs to a caption? 60 % right", SHAPES, "retrieval"),
+        ("find the image for each caption, 60 %", SHAPES, "retrieval"),
+        ("find images by the caption, 60 %", SHAPES, "retrieval"),
+        ("find the label of each picture, 80 %", SHAPES, "classification"),
+        ("sort by label text, 90 %", SHAPES, "classification"),
+    ],
+)
+def test_pictures_are_sorted_or_found_by_their_captions(sentence: str, data: AnyProfile, kind: str) -> None:
+    plan = planned(sentence, data=data)
+    assert plan.kind.value == kind and (plan.method.value == "contrastive") == (kind == "retrieval")
+    columns = plan.columns.value
+    assert isinstance(columns, ImageColumns) and isinstance(data, ImageProfile) and data.columns
+    assert columns.image == data.columns.image
+    assert (columns.caption, columns.label) == (
+        (data.columns.caption, None) if kind == "retrieval" else (None, data.columns.label)
+    )
+
+
+@pytest.mark.parametrize(
+    ("sentence", "metric", "target"),
+    [
+        ("recall@1 at least 60%", "recall_at_1", 0.6),
+        ("Recall@1 >= 0.6", "recall_at_1", 0.6),
+        ("bring recall@1 to 60 %", "recall_at_1", 0.6),
+        ("recall at 1 of 60 %", "recall_at_1", 0.6),
+        ("R@1 of at least 60 %", "recall_at_1", 0.6),
+        ("at least 60% recall", "recall_at_1", 0.6),
+        ("recall of 60 %", "recall_at_1", 0.6),
+        ("find pictures by description, the right picture first in 60 %", "recall_at_1", 0.6),
+        ("it finds the right picture first in 60 % of the searches", "recall_at_1", 0.6),
+        ("60 % of them right", "recall_at_1", 0.6),
+        ("60 % accuracy", "recall_at_1", 0.6),
+        ("60 %", "recall_at_1", 0.6),
+        ("recall@5 of at least 90 %", "recall_at_5", 0.9),
+        ("the right picture among the first five in 90 %", "recall_at_5", 0.9),
+        ("recall@1 of 100 %", "recall_at_1", 1.0),
+    ],
+)
+def test_how_well_pictures_must_be_found(sentence: str, metric: str, target: float) -> None:
+    goal = planned(sentence, data=TOLD).goal
+    assert (goal.value.metric, goal.value.target) == (metric, target)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "data", "field"),
+    [
+        ("find pictures by their descriptions", TOLD, "goal"),
+        ("find pictures by captions, exact match of 90 %", TOLD, "goal"),
+        ("find pictures by captions, macro F1 of 90 %", TOLD, "goal"),
+        ("find pictures by captions, recall@10 of 90 %", TOLD, "goal"),
+        ("sort the pictures, 90 % recall", SHAPES, "goal"),
+        ("transcribe, 90 % recall", DIGITS, "goal"),
+        ("find pictures by captions, 90 %", FOLDERS, "kind"),
+        ("find pictures by captions, 90 %", SHOTS, "columns.target"),
+        ("find pictures by captions with image_lora, 90 %", TOLD, "method"),
+        ("sort the pictures by shape with contrastive, 90 %", SHAPES, "method"),
+        ("sort these pictures, 90 %", TOLD, "columns.target"),
+        ("predict the caption, 60 %", SHAPES, "kind"),
+        ("tell what is shown in these pictures, 80 %", TOLD, "columns.target"),
+    ],
+)
+def test_what_does_not_fit_the_search_for_pictures_is_asked(sentence: str, data: AnyProfile, field: str) -> None:
+    assert field in questions(sentence, data=data)
+
+
+def test_questions_about_the_search_for_pictures_are_answered() -> None:
+    asked = questions("find pictures by their descriptions", data=TOLD)["goal"]
+    assert asked.choices[1] == "recall@1 of at least 90 %"
+    for answer in ("the second one", "90 %", "recall@1 90"):
+        goal = planned("find pictures by their descriptions", answer, data=TOLD).goal.value
+        assert (goal.metric, goal.target) == ("recall_at_1", 0.9)
+    method = planned("find them by captions with image_lora, 90 %", "you decide", data=TOLD).method.value
+    assert method == "contrastive"
+    sorted_ = planned("find pictures by captions, 90 %", "classification", data=FOLDERS)
+    assert sorted_.kind.value == "classification" and sorted_.method.value == "top_blocks"
+
+
+def test_an_edited_search_stays_one() -> None:
+    plan = planned("find pictures by their descriptions, recall@1 at least 60%", data=TOLD)
+    assert plan.goal.source == "user"
+    assert revise(plan, {"goal": "recall of 70 %"}, TOLD, DEFAULTS).goal.value.target == 0.7
+    assert revise(plan, {"goal": {"metric": "recall_at_5"}}, TOLD, DEFAULTS).goal.value.metric == "recall_at_5"
+    refused: list[dict[str, Any]] = [
+        {"goal": {"metric": "accuracy"}},
+        {"method": "top_blocks"},
+        {"kind": "transcription"},
+        {"columns": {"caption": None}},
+        {"columns": {"label": "author"}},
+        {"kind": "classification", "goal": {"metric": "accuracy"}, "method": "top_blocks"},
+    ]
+    for edits in refused:
+        with pytest.raises(InvalidRequest):
+            revise(plan, edits, TOLD, DEFAULTS)
+    sort: dict[str, Any] = {"kind": "classification", "goal": {"metric": "accuracy"}, "method": "top_blocks"}
+    other = revise(plan, {**sort, "columns": {"caption": None, "label": "author"}}, TOLD, DEFAULTS)
+    assert other.columns.value == ImageColumns(image="file", label="author", group="author")
+
+
 def test_who_speaks_is_a_label_like_any_other() -> None:
     columns = planned("Who is speaking? At least 90 % right.", data=DIGITS).columns.value
     assert columns == AudioColumns(audio="file", label="speaker")
@@ -138,7 +253,7 @@ def test_methods_are_those_of_the_modality(sentence: str, method: str) -> None:
 
 
 def test_a_method_of_another_kind_is_asked() -> None:
-    assert questions("90 %, with QLoRA")["method"].choices == ("top_blocks", "image_lora", "linear_probe")
+    assert questions("90 %, with QLoRA")["method"].choices[:3] == ("top_blocks", "image_lora", "linear_probe")
     assert planned("tune vit-b-32, 90 %").base.value == "vit-b-32"
     assert "base" in questions("tune whisper-large on these, 90 %", data=DIGITS)
 
@@ -241,5 +356,5 @@ def test_texts_have_no_word_error_rate(sentence: str) -> None:
 
 def test_no_sentence_breaks_the_planner() -> None:
     for words in ("", "90", "?", "transcribe classify caption", "the the the", "\u00e4" * 300):
-        for data in (FOLDERS, SHOTS, UNNAMED, DIGITS, MOODS, BOTH, NAMED):
+        for data in (FOLDERS, SHOTS, TOLD, SHAPES, UNNAMED, DIGITS, MOODS, BOTH, NAMED):
             assert outcome(words, data=data)

@@ -7,7 +7,7 @@ import pytest
 from agents.curator import decide
 from moatelier.contracts import AudioFindings, ImageFindings, RowProblem
 from moatelier.errors import DataError
-from tests.agents.media_scenes import BOTH, DIGITS, MOODS, SHOTS, planned
+from tests.agents.media_scenes import BOTH, DIGITS, MOODS, SHOTS, TOLD, planned
 
 PICTURES = planned("90 % right")
 TRANSCRIPTS = planned("95 %", data=DIGITS)
@@ -86,3 +86,10 @@ def test_too_few_are_refused_in_words_that_fit() -> None:
         decide(heard(rows=12, silent=(1, 2, 3)), TRANSCRIPTS, False, {})
     with pytest.raises(DataError, match="all recordings have the same label"):
         decide(heard(labels={"a": 100}), planned("intent, 90 %", "classification", data=BOTH), False, {1: "a"})
+
+
+def test_a_search_needs_enough_to_choose_from() -> None:
+    plan = planned("find pictures by caption, 60 %", data=TOLD)
+    assert decide(seen(rows=101, labels={}, blank=(1,)), plan, False).drop == {1: "shows one plain colour"}
+    with pytest.raises(DataError, match="Only 99 images of 100 are left after cleaning; at least 100 are needed"):
+        decide(seen(rows=100, labels={}, blank=(1,)), plan, False)

@@ -72,3 +72,8 @@ def test_it_takes_the_place_of_the_champion_whose_alias_it_took() -> None:
 def test_who_stays_out_of_auto_and_why(fields: dict[str, object], told: str) -> None:
     membership = join(evidence(**fields))  # type: ignore[arg-type]
     assert not membership.joined and membership.replaces is None and told in membership.reason
+
+
+def test_who_finds_pictures_stays_out_of_auto() -> None:
+    membership = join(evidence().model_copy(update={"kind": "retrieval"}))
+    assert not membership.joined and "gives vectors" in membership.reason and "asked by name" in membership.reason

@@ -6,7 +6,7 @@ import pytest
 
 from agents.trainer import Stop, Trial, explain, first_spec, next_spec
 from moatelier.contracts import DatasetCard, Diagnosis, Finding, TaskPlan, TrainSpec
-from tests.agents.media_scenes import DIGITS, FOLDERS, MOODS, planned
+from tests.agents.media_scenes import DIGITS, FOLDERS, MOODS, TOLD, planned
 from tests.agents.trials import card as text_card
 from tests.agents.trials import trial
 
@@ -48,6 +48,15 @@ def test_epochs_are_what_the_time_allows() -> None:
     assert first(PICTURES, rows=100, pace=100).batch_rows == 16
     once = {"seconds_left": 320.0, "pace": 10.0, "frozen_seconds": 96.0}
     assert first_spec(PICTURES, card("vision"), **once).epochs == 1
+
+
+def test_pictures_and_captions_are_brought_together_in_large_batches() -> None:
+    plan = planned("find pictures by caption, 60 %", data=TOLD)
+    spec = first(plan, size=128)
+    assert (spec.method, spec.rank, spec.alpha, spec.epochs, spec.batch_rows) == ("contrastive", 8, 16, 8, 64)
+    assert (spec.layers, spec.learning_rate, spec.augment, spec.size) == ("top_third", 1e-3, False, 128)
+    changed = set[str]().union(*(changes(plan, kind, size=128) for kind in ("underfit", "plateau", "overfit")))
+    assert not changed & {"batch_rows", "augment"} and {"epochs", "layers", "size", "rank"} <= changed
 
 
 def found(kind: str) -> Diagnosis:

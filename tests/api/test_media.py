@@ -102,6 +102,24 @@ def test_classify_and_embed(http: httpx.Client) -> None:
     assert embedded.json()["data"][0]["embedding"] == [0.5] * 4
 
 
+def test_pictures_and_texts_lie_in_the_space_of_an_adapter_that_finds_them(client: openai.OpenAI) -> None:
+    made = registered("vision", EYES, "retrieval", "finder")
+    found = client.embeddings.create(model=made.model_id, input=["a red thing", picture("red")])
+    assert found.model == made.model_id and [each.embedding[0] for each in found.data] == [11.0, 0.5]
+    asked: Any = [{"role": "user", "content": [{"type": "text", "text": "Which colour?"}, image_part("red")]}]
+    with pytest.raises(openai.BadRequestError, match="finds pictures by words"):
+        client.chat.completions.create(model=made.model_id, messages=asked)
+
+
+def test_who_finds_pictures_proposes_nothing(http: httpx.Client) -> None:
+    eyes = registered("vision", EYES, "classification", "colours")
+    finder = registered("vision", EYES, "retrieval", "finder")
+    members = [{"adapter": eyes.digest}, {"adapter": finder.digest}]
+    recipe = {"name": "odd", "layers": [{"proposers": members}], "aggregator": {"kind": "vote"}}
+    refused = http.post("/v1/moa", json={"yaml": json.dumps(recipe)})
+    assert refused.status_code == 400 and "answers nothing" in refused.json()["error"]["message"]
+
+
 def test_a_recipe_compares_what_is_shown_with_what_is_said(http: httpx.Client) -> None:
     eyes = registered("vision", EYES, "classification", "colours")
     ears = registered("audio", EARS, "classification", "moods")

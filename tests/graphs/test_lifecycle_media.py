@@ -4,25 +4,32 @@ The jobs run in this process on tiny random models; only the processes around th
 """
 
 import importlib
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 
 from evals import vault
 from graphs import jobs, processes
-from moatelier.contracts import DatasetCard
+from moatelier.contracts import DatasetCard, GateDecision, RouterEntry
 from moatelier.ids import digest_json
 from moatelier.job import Job
 from moatelier.settings import settings
+from modalities import pull
 from modalities.audio import data as audio_data
 from modalities.vision import data as vision_data
-from store import adapters, artifacts, datasets
-from tests import media
+from serving.pool import Pool, create_app
+from serving.senses import Senses
+from store import adapters, artifacts, datasets, records
+from tests import media, sentences
 from tests.graphs.conftest import Player
 from tests.media import packed, scenes, speech
 from tests.modalities.packs import catalogue_file
 from tests.modalities.vision.pictures import drawn, encoded
+from tests.serving.image_adapters import met
 from tests.sounding import sound_bytes, tone
 
 
@@ -58,6 +65,19 @@ def working(player: Player, home: Path, tmp_path: Path, monkeypatch: pytest.Monk
     return real
 
 
+@pytest.fixture
+def finding(working: RealJobs, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RealJobs:
+    """The same, with a tower of words."""
+    eyes = {"sources": [{"type": "path", "path": str(tmp_path / "eyes")}], "convert": "hf_vision"}
+    folder = sentences.tiny_embedding(tmp_path / "words", media.SPOKEN)
+    words = {"sources": [{"type": "path", "path": str(folder)}], "convert": "hf_embedding"}
+    entries = [{"id": "eyes", "kind": "vision", **eyes}, {"id": "words", "kind": "embedding", **words}]
+    monkeypatch.setenv("MOATELIER_CATALOGUE", str(catalogue_file(home / "finding.yaml", *entries)))
+    monkeypatch.setenv("MOATELIER_EMBEDDING", "words")
+    settings.cache_clear()
+    return working
+
+
 def card_of(player: Player) -> DatasetCard:
     [digest] = datasets.list_cards("default")
     return datasets.get_card(digest)
@@ -86,6 +106,63 @@ def test_a_sentence_and_pictures_become_a_registered_adapter(player: Player, wor
     assert not {row.pixels for row in locked} & {row.pixels for rows in kept for row in rows}
     page = (player.home / "reports" / task.id / "index.html").read_text()
     assert "pixels of the shorter side" in page and "Goal reached" in page
+
+
+def test_a_sentence_and_captions_become_an_adapter_that_finds_pictures(
+    player: Player, finding: RealJobs, tmp_path: Path
+) -> None:
+    file = player.upload(media.album(tmp_path / "album.zip", 180))
+    player.say("Find pictures by their descriptions, recall@1 at least 10%, a single trial", train=file)
+    value = player.pending()
+    plan = value["plan"]
+    assert (plan["kind"]["value"], plan["method"]["value"]) == ("retrieval", "contrastive")
+    assert plan["columns"]["value"]["caption"] == "caption" and plan["columns"]["value"]["label"] is None
+    assert "182 pictures of album.zip until recall_at_1" in value["action_requests"][0]["description"]
+    assert any("about" in note and "must be right" in note for note in plan["notes"])
+    player.approve()
+    task = player.ended()
+    assert task.status == "reached", (task.error, task.result)
+    assert finding.kinds == ["pull", "pull", "probe", "train", "evaluate", "evaluate", "gate", "routing"]
+    card = card_of(player)
+    assert card.kind == "retrieval" and card.labels == () and card.report.rows_kept == 181
+    record = adapters.get("default", "album")
+    assert record.manifest.kind == "retrieval" and record.manifest.spec.method == "contrastive"
+    locked = vision_data.parse_rows(vault.open_locked(card.locked))
+    kept = [vision_data.parse_rows(artifacts.get_bytes(str(s.artifact))) for s in card.splits.values() if s.artifact]
+    assert not {row.pixels for row in locked} & {row.pixels for rows in kept for row in rows}
+    assert all(row.caption and row.label is None for row in locked)
+    decision = GateDecision.model_validate(records.newest("default", "gate_decision", record.digest).body)
+    base, ours = decision.base_report.metrics["recall_at_1"], decision.candidate_report.metrics["recall_at_1"]
+    assert base.point == 0 and ours.point > 0.15 and decision.against_base.difference.claim_low > 0
+    assert ours.claim_low < ours.point < decision.candidate_report.metrics["recall_at_5"].point
+    entry = RouterEntry.model_validate(records.newest("default", "router_profile", record.digest).body)
+    assert not entry.joined and "gives vectors" in entry.reason
+    page = (player.home / "reports" / task.id / "index.html").read_text()
+    assert "How often what belongs together is found" in page and "sought among 50" in page
+
+
+def test_the_adapter_that_finds_pictures_answers_over_http_in_one_space(
+    finding: RealJobs, home: Path, tiny: str
+) -> None:
+    for model in ("eyes", "words"):
+        pull.pull(model)
+    folder = met("eyes", "words", kind="retrieval").folder
+    with TestClient(create_app(Pool(tiny, Senses()))) as http:
+        loaded = http.post("/v1/load_lora_adapter", json={"lora_name": "album", "lora_path": str(folder)})
+        assert loaded.status_code == 200, loaded.text
+        picture = f"data:image/png;base64,{b64encode(encoded(media.shown('red', 'left', 1))).decode()}"
+        asked = {"model": "album", "input": ["a red thing on the left", picture], "encoding_format": "float"}
+        words, image = (np.array(each["embedding"]) for each in http.post("/v1/embeddings", json=asked).json()["data"])
+    assert words.shape == image.shape == (16,)
+    assert np.linalg.norm(words) == pytest.approx(1, abs=1e-5) == np.linalg.norm(image)
+
+
+def test_too_few_pictures_with_captions_are_refused(player: Player, finding: RealJobs, tmp_path: Path) -> None:
+    player.say("find pictures by caption, 60 %", train=player.upload(media.album(tmp_path / "few.zip", 60)))
+    player.pending()
+    player.approve()
+    task = player.ended()
+    assert task.status == "failed" and task.error is not None and "at least 100 are needed" in task.error["what"]
 
 
 def test_a_sentence_and_recordings_become_a_gated_adapter(player: Player, working: RealJobs, tmp_path: Path) -> None:

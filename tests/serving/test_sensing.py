@@ -17,6 +17,7 @@ def client(tiny: str) -> TestClient:
     for name, folder in {
         "colours": sealed("vision", "efficientnet-lite0", "classification", "colours"),
         "clock": sealed("audio", "whisper-tiny.en", "transcription", "clock"),
+        "finder": sealed("vision", "efficientnet-lite0", "retrieval", "finder"),
         "moods": sealed("audio", "whisper-tiny.en", "classification", "moods"),
     }.items():
         loaded = app.post("/v1/load_lora_adapter", json={"lora_name": name, "lora_path": str(folder)})
@@ -130,6 +131,46 @@ def test_pictures_are_embedded(client: TestClient) -> None:
     asked = {"model": "efficientnet-lite0", "input": picture("red"), "encoding_format": "float"}
     assert client.post("/v1/embeddings", json=asked).json()["data"][0]["embedding"] == [0.5] * 4
     assert client.post("/v1/embeddings", json=asked | {"model": "clock"}).status_code == 400
+
+
+def test_pictures_and_texts_are_embedded_in_one_space_in_their_order(client: TestClient) -> None:
+    mixed = ["a red thing", picture("red"), {"type": "text", "text": "two"}, image_part("blue")]
+    asked = {"model": "finder", "input": mixed, "encoding_format": "float"}
+    data = client.post("/v1/embeddings", json=asked).json()["data"]
+    assert [each["index"] for each in data] == [0, 1, 2, 3]
+    assert [each["embedding"][0] for each in data] == [11.0, 0.5, 3.0, 0.5]
+    api = openai.OpenAI(api_key="k", base_url="http://testserver/v1", http_client=client)
+    found = api.embeddings.create(model="finder", input=["a red thing", picture("red")])
+    assert [each.embedding[0] for each in found.data] == [11.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "where"),
+    [
+        ("efficientnet-lite0", "a red thing", "efficientnet-lite0"),
+        ("colours", ["a red thing"], "efficientnet-lite0"),
+        ("clock", "what is said", "input[0]"),
+        ("finder", ["a red thing", audio_part(1)], "input[1]"),
+        ("finder", [picture("red"), "  "], "input[1]"),
+        ("finder", [], "input"),
+        ("finder", [7], "messages[0]"),
+    ],
+)
+def test_what_has_no_place_in_a_space_is_refused(client: TestClient, model: str, given: Any, where: str) -> None:
+    refused = client.post("/v1/embeddings", json={"model": model, "input": given})
+    assert refused.status_code == 400, refused.text
+    assert refused.json()["error"]["param"].startswith(where)
+
+
+def test_who_finds_pictures_answers_nothing(client: TestClient) -> None:
+    answers = [
+        ask(client, "finder", WORDS, image_part("red")),
+        ask(client, "finder", WORDS),
+        client.post("/v1/classify", json={"model": "finder", "input": picture("red")}),
+    ]
+    for refused in answers:
+        assert refused.status_code == 400 and refused.json()["error"]["param"] == "model", refused.text
+        assert "/v1/embeddings" in refused.json()["error"]["message"]
 
 
 def test_models_list_who_is_on_which_base(client: TestClient) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from moatelier.contracts import SplitName, TrainSpec
@@ -26,9 +25,10 @@ from modalities.vision.rows import ImageRow
 from serving.seeing import VisionEngine
 from store import artifacts, datasets
 from tests import sentences
+from tests.media import CAPTIONS, SPOKEN, shown
 from tests.modalities.vision import towers
 from tests.modalities.vision.conftest import Pulled, pulled
-from tests.modalities.vision.pictures import COLOURS, encoded
+from tests.modalities.vision.pictures import encoded
 from tests.training.test_run import StopAt
 from tests.training.test_vision import card, train
 from training import contrastive, vision
@@ -38,29 +38,17 @@ from training.methods import contrastive as method
 from training.run import read_rows, work
 
 __all__ = ["pulled"]
-PLACES = {"left": (0, 0), "right": (24, 0), "bottom": (12, 24)}
-CAPTIONS = {(colour, place): f"a {colour} thing on the {place}" for colour in COLOURS for place in PLACES}
 
 
 @pytest.fixture
 def eyes(pulled: Pulled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A tower for images beside one for words that it has never met."""
-    words = " ".join(CAPTIONS.values()) + " photo of . picture close-up blurry small large"
-    folder = sentences.tiny_embedding(tmp_path / "w", words)
+    folder = sentences.tiny_embedding(tmp_path / "w", SPOKEN)
     eyes = towers.timm_folder(tmp_path / "eyes", "test_efficientnet")
     monkeypatch.setenv("MOATELIER_EMBEDDING", "words")
     name = pulled(eyes=(eyes, "vision", "hf_vision"), words=(folder, "embedding", "hf_embedding"))
     settings.cache_clear()
     return name
-
-
-def shown(colour: str, place: str, seed: int) -> Image.Image:
-    """A thing of the colour at the place, before noise."""
-    noise = np.random.default_rng(seed).integers(90, 166, (48, 48, 3), dtype=np.uint8)
-    image = Image.fromarray(noise)
-    left, top = PLACES[place]
-    image.paste(COLOURS[colour], (left, top, left + 24, top + 24))
-    return image
 
 
 def rows(count: int, start: int = 0, **fields: Any) -> list[ImageRow]:

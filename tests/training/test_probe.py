@@ -7,6 +7,7 @@ from moatelier.errors import Cancelled, InvalidRequest, MoatelierError, ModelUna
 from moatelier.job import Job
 from tests.modalities.vision.conftest import Pulled, pulled
 from tests.modalities.vision.towers import timm_folder
+from tests.sentences import tiny_embedding
 from tests.training.spoken import pull_ears
 from training import probe
 
@@ -84,3 +85,19 @@ def test_models_of_speech_are_measured_in_the_window_that_they_will_hear(
     spec = {"base": base, "window_s": 1.0, "kind": kind}
     measured = probe.work(spec, Job(home / "jobs" / "probe", quiet=True))
     assert measured["train_rows_per_s"] > 0 and measured["frozen_rows_per_s"] > 0
+
+
+def test_pictures_and_captions_are_measured_with_their_words(
+    home: Path, pulled: Pulled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "_SECONDS", 0.1)
+    monkeypatch.setenv("MOATELIER_EMBEDDING", "words")
+    folder = tiny_embedding(tmp_path / "w", "a small red thing")
+    base = pulled(
+        eyes=(timm_folder(tmp_path / "eyes"), "vision", "hf_vision"), words=(folder, "embedding", "hf_embedding")
+    )
+    spec = {"base": base, "kind": "retrieval"}
+    measured = probe.work(spec, Job(home / "jobs" / "probe", quiet=True))
+    assert measured.keys() == {"train_rows_per_s", "frozen_rows_per_s", "solve_seconds", "precision"}
+    assert measured["train_rows_per_s"] > 0 and measured["frozen_rows_per_s"] > 0
+    assert not probe.probe_file(base).exists() and probe.probe_file(base, {"kind": "retrieval"}).exists()

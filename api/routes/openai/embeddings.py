@@ -14,7 +14,10 @@ router = APIRouter()
 
 @router.post("/v1/embeddings")
 async def embed(request: Request, project: Project, shared: Shared, body: Body) -> dict[str, Any]:
-    """Vectors of texts by a pulled embedding model, or of pictures by a vision base or one of its adapters."""
+    """Vectors of texts by a pulled embedding model, or of pictures by a vision base or one of its adapters.
+
+    By an adapter that finds pictures by words both are taken, and lie in one space.
+    """
     try:
         target = await shared.targets.get((project, str(body.get("model"))))
     except NotFound:  # an embedding model, which the engine knows

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from modalities.curating import Material
+from modalities.vision import curating
 from modalities.vision.config import ImageTransform, VisionConfig
 from modalities.vision.curating import fit_size, read
-from tests.agents.media_scenes import planned
+from tests.agents.media_scenes import TOLD, planned
 from tests.modalities.vision.test_data import classes
 
 CONFIG = VisionConfig(
@@ -41,3 +43,17 @@ def test_halves_of_divided_files_have_their_own_rows(home: Path, tmp_path: Path)
     assert (len(learn), len(test), len(whole)) == (12, 6, 18)
     assert [row.number for row in learn] == list(range(1, 13)) and told[-1] == (18, 18)
     assert not {row.pixels for row in learn} & {row.pixels for row in test}
+
+
+def test_words_are_needed_where_pictures_are_found_by_them_and_the_base_has_none(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"timm": CONFIG, "open_clip": CONFIG.model_copy(update={"format": "open_clip"})}
+    for words, timm, clip in (("find pictures by caption, 60 %", ("all-minilm-l6-v2",), ()), ("90 % right", (), ())):
+        data = TOLD if "caption" in words else None
+        plan = planned(words, data=data) if data else planned(words)
+        for name, needed in (("timm", timm), ("open_clip", clip)):
+            monkeypatch.setattr(curating, "_config", lambda _, name=name: found[name])
+            material = Material(plan, [], None)
+            assert curating.needs(material) == needed
+            assert curating.probing(material) == ({"kind": "retrieval"} if data else {})
