@@ -15,7 +15,6 @@ from evals.statistics import LOOKS
 from moatelier.contracts import DatasetCard, MixtureLook, MixtureSpec, SplitName
 from moatelier.errors import DataError, NotFound
 from moatelier.faults import fault_point
-from modalities.text.duplicates import normalise
 from store import artifacts, datasets, looks
 
 Lengths = Callable[[list[str]], list[int]]
@@ -90,7 +89,7 @@ def _cards(digests: Sequence[str]) -> list[DatasetCard]:
 
 
 def seen_rows(digests: Sequence[str], splits: Sequence[SplitName]) -> frozenset[str]:
-    """Ids of the rows of these splits, of the rows they were made of, and of the pictures and recordings in them.
+    """Ids of the rows of these splits and of the rows they were made of, and what they ask: media, or words.
 
     A dataset that is gone cannot be asked.
     """
@@ -102,14 +101,8 @@ def seen_rows(digests: Sequence[str], splits: Sequence[SplitName]) -> frozenset[
             continue
         held = [info.artifact for name, info in card.splits.items() if name in splits and info.artifact]
         for row in (row for artifact in held for row in read_rows(artifacts.get_bytes(artifact))):
-            seen |= {row.id, *_media(row)} | ({row.group} if row.group else set())
+            seen |= {row.id, *row.asks} | ({row.group} if row.group else set())
     return frozenset(seen)
-
-
-def _media(row: EvalRow) -> list[str]:
-    """The artifacts of a row's pictures and recordings."""
-    held = [part for turn in row.prompt if isinstance(turn["content"], list) for part in turn["content"]]
-    return [part["artifact"] for part in held if "artifact" in part]
 
 
 def _questions(
@@ -124,7 +117,7 @@ def _questions(
     for card, rows in found:
         limit = answer_limit(lengths, card.kind, card.labels, rows) if rows else 0
         for row in rows:
-            if not seen.isdisjoint((row.id, *_media(row))):
+            if not seen.isdisjoint((row.id, *row.asks)):
                 left_out += 1
             else:
                 asked.setdefault(row.id, Question(row.id, _group(card, row), row.prompt, row.truth, limit))
@@ -141,9 +134,7 @@ def _questions(
 def _group(card: DatasetCard, row: EvalRow) -> str:
     if row.group:
         return f"{card.name}/{row.group}"
-    said = [message["content"] for message in row.prompt if message["role"] != "system"]
-    # A picture or a recording stands for itself: its row's id is of its content.
-    return normalise("\n".join(said)) if all(isinstance(part, str) for part in said) else row.id
+    return row.asks[0] if len(row.asks) == 1 else row.id
 
 
 def _evenly(questions: Sequence[Question], most: int) -> list[Question]:

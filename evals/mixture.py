@@ -2,9 +2,9 @@
 
 Pure functions of what everybody answered to the same rows. *Routing to one* is what people would get without the
 recipe: the router's own choice for each row. Where no router knows the adapters it is the best single model in
-hindsight, chosen on these very rows, which is harder to beat than any that could have been chosen before. Where nobody
-alone is ever right, as on questions about a picture and a recording of which each model perceives one, it is whoever
-always gives the commonest answer.
+hindsight, chosen on these very rows, which is harder to beat than any that could have been chosen before. Where the
+commonest answer is right more often than that, as on questions about a picture and a recording of which each model
+perceives one, it is always that answer.
 
 Rows of one group (the same question asked twice, or what the data's group column keeps together) are not independent
 draws. Where there are such groups, all intervals come from a bootstrap over groups.
@@ -33,6 +33,8 @@ from moatelier.contracts import Interval, MixtureLine, MixtureTable, PairedCompa
 from moatelier.errors import DataError
 
 Bools = NDArray[np.bool_]
+MOST_FAILED = 0.05
+"""Of the rows on which the router's choice could not be asked: with more it is no comparison."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,11 @@ def table(outcomes: Sequence[Outcome], *, alpha: float = CLAIM_ALPHA, seed: int 
     places = [_column(name, outcomes, [o.proposals[name] for o in outcomes]) for name in outcomes[0].proposals]
     mean, best = _mean(singles), max(singles, key=lambda column: float(column.right.sum()))
     given = [outcome.routed for outcome in outcomes if outcome.routed is not None]
-    routed, routed_by = (_column("routed", outcomes, given), "router") if given else (best, "hindsight")
-    if not (best.right.any() or routed.right.any()):
-        routed, routed_by = _commonest(outcomes), "commonest"
+    by_router = [_column("routed", outcomes, given)] if given else []
+    usable = [column for column in by_router if column.failed <= MOST_FAILED * len(outcomes)]
+    routed, routed_by = (usable[0], "router") if usable else (best, "hindsight")
+    if (commonest := _commonest(outcomes)).right.sum() > routed.right.sum():
+        routed, routed_by = commonest, "commonest"
     recipe = _column("recipe", outcomes, [outcome.recipe for outcome in outcomes])
     vote, oracle = _vote(outcomes, places), _oracle(places)
     return MixtureTable(
@@ -127,7 +131,7 @@ def table(outcomes: Sequence[Outcome], *, alpha: float = CLAIM_ALPHA, seed: int 
         share_from_mean=_share(recipe, mean, oracle),
         error_correlation=error_correlation([column.right for column in places]),
         instead=sum(outcome.instead for outcome in outcomes),
-        failed={column.name: column.failed for column in (*singles, routed, recipe) if column.failed},
+        failed={column.name: column.failed for column in (*singles, *by_router, recipe) if column.failed},
     )
 
 
@@ -164,7 +168,7 @@ def _commonest(outcomes: Sequence[Outcome]) -> Column:
     truths = [plain(outcome.truth) for outcome in outcomes]
     answer = max(dict.fromkeys(truths), key=truths.count)
     right = np.array([truth == answer for truth in truths], dtype=float)
-    return Column(f"always {answer!r}", right, np.zeros(len(right)), np.zeros(len(right)))
+    return Column("the commonest answer", right, np.zeros(len(right)), np.zeros(len(right)))
 
 
 def _all_asked(columns: Sequence[Column]) -> tuple[Floats, Floats]:

@@ -9,6 +9,7 @@ from moatelier.contracts import DatasetCard, Kind, SplitName
 from moatelier.errors import DataError
 from moatelier.ids import canonical_json
 from modalities import registry
+from modalities.text.duplicates import normalise
 from store import artifacts
 
 SPARE_TOKENS: Mapping[Kind, int] = {"classification": 2, "chat": 8, "transcription": 8, "retrieval": 8}
@@ -30,6 +31,17 @@ class EvalRow:
     truth: str
     group: str | None = None
     """Rows of one group are kept in one split, and are no independent draws; of recordings it is who speaks."""
+
+    @property
+    def media(self) -> tuple[str, ...]:
+        """The artifacts of its pictures and recordings."""
+        held = [part for turn in self.prompt if isinstance(turn["content"], list) for part in turn["content"]]
+        return tuple(part["artifact"] for part in held if "artifact" in part)
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """What makes it the same question as another row's: its media, or without any its words, plainly written."""
+        return self.media or (normalise("\n".join(t["content"] for t in self.prompt if t["role"] != "system")),)
 
     @property
     def messages(self) -> list[dict[str, Any]]:

@@ -64,7 +64,7 @@ def judge_recipe(table: MixtureTable) -> Verdict:
     against = {
         "router": "the router's own choice",
         "hindsight": f"its best single model, {other},",
-        "commonest": f"whoever says {other}, since none of its models alone is ever right,",
+        "commonest": "whoever always gives the commonest answer",
     }[table.routed_by]
     claim = (
         f"The recipe is right on {table.recipe.right.point:.1%} of {table.rows} held-out rows, {against} on "

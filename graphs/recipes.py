@@ -43,12 +43,12 @@ def evaluate(
         InvalidRequest: Datasets and an exam are named, or neither and the recipe has no adapter that tells whose rows.
     """
     task, recipe = new_id("task"), recipes.get(project, name)
-    if exam and named:
+    if exam is not None and named:
         raise InvalidRequest(
             "An exam and datasets are named.", where="exam", remedy="Evaluate on one of them, then on the other."
         )
     tuned_on = _tuned_on(project, proposers(project, recipe.sealed))
-    asked = () if exam else _asked(project, recipe.sealed, named, tuned_on)
+    asked = () if exam is not None else _asked(project, recipe.sealed, named, tuned_on)
     aggregating = _digests([recipe.sealed.aggregator]) if isinstance(recipe.sealed.aggregator, Voice) else []
     seen = _once([*tuned_on, *_tuned_on(project, aggregating)])
     spec = MixtureSpec(
@@ -57,13 +57,13 @@ def evaluate(
         name=recipe.name,
         recipe=recipe.digest,
         datasets=asked,
-        exam=datasets.get_file(project, exam).id if exam else None,
+        exam=None if exam is None else datasets.get_file(project, exam).id,
         seen=seen,
         split=split,
         rows=rows,
     )
     request = f"Evaluate moa/{recipe.name} on {'locked' if split == 'test' else 'select'} rows"
-    return _start(project, task, MIXTURE, spec, request)
+    return _start(project, task, MIXTURE, spec, request, spec.exam or "")
 
 
 def make_candidates(project: str, name: str, *, named: Sequence[str] = (), rows: int | None = None) -> tasks.Task:
@@ -78,12 +78,14 @@ def make_candidates(project: str, name: str, *, named: Sequence[str] = (), rows:
     return _start(project, task, CANDIDATES, spec, f"Make the rows for the aggregator of moa/{recipe.name}")
 
 
-def _start(project: str, task: str, job: str, spec: MixtureSpec | CandidatesSpec, request: str) -> tasks.Task:
+def _start(
+    project: str, task: str, job: str, spec: MixtureSpec | CandidatesSpec, request: str, file: str = ""
+) -> tasks.Task:
     """Write the task, its thread and its run down, then queue the run: a sweeper finds what a crash left unqueued."""
     thread, run = f"{task}-thread", f"run-{digest_json([task, 'start'])[:12]}"
     tasks.create_thread(project, id=thread, graph=GRAPH, task=task)
     tasks.create_task(
-        project, id=task, thread=thread, conversation=thread, request=request, train_file="", test_file=None
+        project, id=task, thread=thread, conversation=thread, request=request, train_file=file, test_file=None
     )
     tasks.update_task(task, name=spec.name)
     tasks.create_run(project, id=run, thread=thread, input={"job": job, "spec": spec.model_dump(mode="json")})

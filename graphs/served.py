@@ -16,7 +16,7 @@ from graphs.outcomes import given
 from moatelier.contracts import Proposal, Trace, Voice
 from moatelier.errors import Conflict, InvalidRequest, MoatelierError, UpstreamError
 from moatelier.settings import settings
-from modalities import catalogue, registry
+from modalities import catalogue
 from serving import asking, mixtures, parts, roster
 from serving.completions import EMPTY
 from serving.mixtures import Mixture
@@ -133,7 +133,8 @@ class Served:
 
 
 def _routes(project: str, proposing: Sequence[str]) -> bool:
-    known = {name for modality in registry.names() for name in roster.load(project, modality).router.adapters}
+    of = {adapters.get(project, digest).manifest.modality for digest in proposing} or {"text"}
+    known = {name for modality in of for name in roster.load(project, modality).router.adapters}
     return bool(known) and (not proposing or bool(known & set(proposing)))
 
 
@@ -142,6 +143,6 @@ async def _no_recipe(_: Mixture, __: Messages) -> Trace:
 
 
 def rehearsal(rows: Sequence[EvalRow]) -> Question:
-    """A question that no look is needed for: the first of some open rows, else a greeting."""
-    turns = rows[0].prompt if rows else ({"role": "user", "content": "Hello"},)
+    """A question that no look is needed for: of some open rows the one with the most media, else a greeting."""
+    turns = max(rows, key=lambda row: len(row.media)).prompt if rows else ({"role": "user", "content": "Hello"},)
     return Question("rehearsal", "rehearsal", turns, "", 16)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from moatelier.errors import DataError
+from moatelier.errors import DataError, InvalidRequest
 from moatelier.options import NOT_REACHED, Json, Yes, service
 
 moa_app = typer.Typer(help="Recipes that ask several models and make one answer of theirs.", no_args_is_help=True)
@@ -79,6 +79,10 @@ def evaluate(
     from moatelier.journey import recipe_task
 
     asked = {"rows": rows, "datasets": dataset or [], "split": "select" if select else "test"}
+    if exam and dataset:
+        raise InvalidRequest(
+            "An exam and datasets are named.", where="--exam", remedy="Evaluate on one, then the other."
+        )
     with service() as client:
         asked |= {"exam": client.upload(exam)} if exam else {}
         task = client.call("POST", f"/v1/moa/{name}/evaluations", json=asked)

@@ -73,7 +73,9 @@ def _beside(path: Path) -> list[str]:
     if _ending(path.name) not in TABLES:
         return []
     head = list(_rows(path, _ROWS))
-    cells = {name: [row[name] for row in head if row.get(name)] for name in (head[0] if head else ())}
+    cells = {
+        name: [row[name] for row in head if row.get(name)] for name in dict.fromkeys(n for row in head for n in row)
+    }
     columns = [name for name, filled in cells.items() if filled and all(map(_is_medium, filled))]
     named = {row[name] for row in _rows(path) for name in columns if _is_medium(row.get(name))}
     files = {name for name in named if (path.parent / name).is_file()}

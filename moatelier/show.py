@@ -204,7 +204,7 @@ def mixture_table(recipe: str, table: dict[str, Any], looks: list[dict[str, Any]
     routed = {
         "router": "the router's choice",
         "hindsight": f"{other}, best in hindsight",
-        "commonest": f"{other}: none of the models alone is ever right",
+        "commonest": f"{other}, right more often than any model alone",
     }[table["routed_by"]]
     console.print(f"  {'routed stands for':<33} {escape(routed)}")
     gain, mean = table["gain"]["difference"], table["gain_over_mean"]

@@ -4,8 +4,9 @@ A table (CSV, TSV or JSON lines), alone or in one zip with the files that it nam
 
     {"question": "Is what is said what is shown?", "image": "1.jpg", "audio": "1.wav", "answer": "yes"}
 
-Media are found by what stands in their columns, paths or data URIs, and any row may do without one; the question and
-the answer are found by the names of theirs. One bad row refuses the whole: who is examined must know by what.
+Columns of media are told by their names or by what stands in them, paths or data URIs, and any row may do without one;
+the question and the answer are told by the names of theirs. One bad row refuses the whole: who is examined must know by
+what.
 """
 
 from collections.abc import Callable
@@ -16,9 +17,10 @@ from typing import Any
 from moatelier.contracts import Columns, RowProblem
 from moatelier.errors import DataError
 from modalities.audio import sound
-from modalities.files import Files
+from modalities.files import TABLES, Files, is_zip
 from modalities.kinds import MEDIA
 from modalities.listing import guess_roles, open_data, read_media, table_in, within
+from modalities.media import Media
 from modalities.text.reading import Record, Table, as_text, parse_table, place
 from modalities.text.rows import Row
 from modalities.vision import images
@@ -30,7 +32,11 @@ _ROLES = {
 }
 """Role -> names of columns that usually play it, best first; `text` is none, it may say what a recording says."""
 _ALL = replace(sound.media(), suffixes=tuple(suffix for media in MEDIA.values() for suffix in media.suffixes))
-_LOOKED_AT = 50
+_MEDIA_ROLES = {
+    "vision": ("image", "picture", "photo", "img", "image_path", "image_url"),
+    "audio": ("audio", "recording", "sound", "speech", "clip", "audio_path", "audio_url"),
+}
+"""Modality -> names of columns that hold its media, whatever stands in some cells."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,10 @@ def read_exam(path: Path, name: str, keep: Callable[[bytes], str], check: Callab
             missing or damaged; `where` names file, row and line.
         InvalidRequest: A medium is a URL.
     """
+    if not (path.is_dir() or is_zip(path) or name.lower().endswith(TABLES)):
+        raise DataError(
+            "An exam is a table, or a folder or zip with one.", where=name, remedy="Save it as CSV or JSON lines."
+        )
     with open_data(path, name, _ALL, None) as (files, table):
         folder = PurePosixPath()
         if table is None:
@@ -78,8 +88,9 @@ class _Reader:
     def __init__(self, files: Files, folder: PurePosixPath, table: Table, keep: Callable[[bytes], str]) -> None:
         self._files, self._folder, self._name, self._keep = files, folder, table.name, keep
         self.roles = guess_roles(table, _ROLES)
-        self._media = {column: modality for column in table.columns if (modality := _modality(table, column))}
-        self._media = {column: modality for column, modality in self._media.items() if column not in self._named}
+        self._media = _media_columns(table, {self.roles["answer"], self.roles["group"]})
+        if self.roles["question"] in self._media:
+            self.roles["question"] = None
         if self.roles["answer"] is None or not (self.roles["question"] or self._media):
             raise DataError(
                 "No column holds the answers." if self.roles["answer"] is None else "No column asks anything.",
@@ -87,10 +98,6 @@ class _Reader:
                 remedy="Name one `answer`, and one `question` or one with pictures or recordings; the columns are "
                 f"{', '.join(table.columns)}.",
             )
-
-    @property
-    def _named(self) -> set[str | None]:
-        return set(self.roles.values())
 
     def row(self, record: Record) -> Row:
         """One question. Raises as `read_exam` does."""
@@ -129,10 +136,18 @@ def _text(record: Record, column: str | None, where: str) -> str:
     return text
 
 
-def _modality(table: Table, column: str) -> str | None:
-    """Whose media a column holds: all its filled cells, among the first of them, are paths or data URIs of one kind."""
-    cells = [text.lower() for record in table.records if (text := as_text(record.values.get(column)))][:_LOOKED_AT]
-    for modality, media in MEDIA.items():
-        if cells and all(cell.endswith(media.suffixes) or cell.startswith(f"data:{media.name}/") for cell in cells):
-            return modality
-    return None
+def _media_columns(table: Table, others: set[str | None]) -> dict[str, str]:
+    """Column -> whose media it holds: by its name, or because most of its filled cells are their paths or data URIs."""
+    named = {role: modality for modality, roles in _MEDIA_ROLES.items() for role in roles}
+    found = {}
+    for column in (column for column in table.columns if column not in others):
+        cells = [text.lower() for record in table.records if (text := as_text(record.values.get(column)))]
+        counts = {modality: sum(_is(cell, media) for cell in cells) for modality, media in MEDIA.items()}
+        likeliest = max(counts, key=lambda modality: counts[modality])
+        if modality := named.get(column.casefold()) or (likeliest if 2 * counts[likeliest] > len(cells) else None):
+            found[column] = modality
+    return found
+
+
+def _is(cell: str, media: Media) -> bool:
+    return cell.endswith(media.suffixes) or cell.startswith(f"data:{media.name}/")

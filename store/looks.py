@@ -68,7 +68,7 @@ def _exhausted(locked: str, allowed: int) -> LooksExhausted:
     return LooksExhausted(
         f"These locked rows have had all {allowed} looks that the claims allow.",
         where=locked,
-        remedy="Bring new test rows, which no model was chosen by: `--test FILE`.",
+        remedy="Bring new test rows, which no model was chosen by: `--test FILE`, of a recipe `--exam FILE`.",
     )
 
 

@@ -140,7 +140,7 @@ def _by_whisper(base: AudioBase, states: Tensor, language: str, options: Options
     for part in parts:
         with torch.random.fork_rng([part.device] if part.is_cuda else [], enabled=options.seed is not None):
             if options.seed is not None:
-                torch.manual_seed(options.seed)
+                torch.manual_seed(options.seed % 2**63)
             results += task.run(part)
     return [
         Heard(tuple(result.tokens), float(result.avg_logprob), float(result.no_speech_prob), ended=True)

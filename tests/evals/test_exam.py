@@ -1,14 +1,18 @@
 """An exam becomes locked rows like any others."""
 
+import json
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 
 from evals.exam import lock_exam
 from evals.held_out import locked_questions, open_questions
 from moatelier.errors import DataError, NotFound
+from modalities.text import data
 from store import datasets, looks
-from tests.evals.test_held_out import lengths, spec
+from tests.evals.test_held_out import dataset, lengths, spec
+from tests.media import packed, scene
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -17,8 +21,13 @@ def upload(text: str) -> str:
     return datasets.add_file("p", "sums.csv", BytesIO(text.encode())).id
 
 
+WORDS = ("apple", "river", "stone", "cloud", "tiger", "lemon", "piano", "brick")
+
+
 def sums(count: int, group: str = "") -> str:
-    lines = [f"{n} and {n}?,{n + n},{group.format(n // 2)}" for n in range(count)]
+    """Questions that have few words in common, the answer and the group of each."""
+    asked = [f"What are {WORDS[n % 8]} {n} {WORDS[n // 8]} {7 * n} together?" for n in range(count)]
+    lines = [f"{words},{n + n},{group.format(n // 2)}" for n, words in enumerate(asked)]
     return "\n".join(["question,answer,group", *lines])
 
 
@@ -47,9 +56,46 @@ def test_the_same_file_is_the_same_exam_and_its_looks_go_on() -> None:
 
 def test_a_row_twice_is_asked_once_and_groups_stay_together() -> None:
     text = sums(40, "pair {}")
-    card = datasets.get_card(locked(text + "\n0 and 0?,0,pair 0"))
+    card = datasets.get_card(locked(text + "\n" + text.splitlines()[1]))
     assert (card.report.rows_kept, card.report.exact_duplicates) == (40, 1)
     assert (card.splits["select"].rows, card.splits["test"].rows) == (4, 36), "two groups of two"
+    assert card.report.near_duplicate_clusters == 20
+
+
+def test_nearly_the_same_words_and_the_same_picture_are_one_draw(tmp_path: Path) -> None:
+    pictures = {f"{n}.png": scene("red", n) for n in range(4)}
+    rows = [{"question": f"Is {word} in it?", "image": f"{n % 4}.png", "answer": "no"} for n, word in enumerate(WORDS)]
+    rows += [
+        {"question": f"How many {word} are there in the whole world now?", "answer": n} for n, word in enumerate(WORDS)
+    ]
+    rows += [
+        {"question": f"how many {word} are there in the whole world now", "answer": n} for n, word in enumerate(WORDS)
+    ]
+    exam = {"exam.jsonl": "\n".join(map(json.dumps, rows)).encode()} | pictures
+    file = datasets.add_file("p", "exam.zip", BytesIO(packed(tmp_path / "exam.zip", exam).read_bytes())).id
+    digest = lock_exam("p", "task-1", file, lambda: None)
+    asked = locked_questions(spec(digest), lengths)
+    shown = open_questions([digest], "select", [], None, lengths)
+    groups = [{question.group for question in each.questions} for each in (asked, shown)]
+    assert not groups[0] & groups[1] and len(groups[0] | groups[1]) <= 4 + 8
+    assert len(asked.questions) + len(shown.questions) == 24
+
+
+def test_two_answers_to_one_question_are_refused() -> None:
+    with pytest.raises(DataError, match="two answers") as caught:
+        locked(sums(40) + "\n" + sums(40).splitlines()[3].replace(",4,", ",5,"))
+    assert "row 41" in caught.value.where and "row 3" in caught.value.where
+
+
+def test_rows_that_an_adapter_was_trained_on_are_left_out_by_their_words() -> None:
+    """A task's rows have a system message and a label, an exam's have neither."""
+    digest = locked(sums(40))
+    system = {"role": "system", "content": "Name it."}
+    said = [line.partition(",")[0] for line in sums(40).splitlines()[1:]]
+    turns = [({"role": "user", "content": text}, {"role": "assistant", "content": "x"}) for text in said]
+    trained, _ = dataset("task", {"train": [data.Row(n, (system, *both), "x") for n, both in enumerate(turns)]})
+    with pytest.raises(DataError, match="no row left"):
+        locked_questions(spec(digest, seen=[trained]), lengths)
 
 
 @pytest.mark.parametrize("text", [sums(1), sums(2, "one")])

@@ -17,20 +17,20 @@ def outcome(
 ) -> Outcome:
     """A row on which the models `a`, `b`, ... are right where `singles` has a 1."""
     names = "abcdefgh"[: len(singles)]
-    answers = {name: text(right == "1", name, **price) for name, right in zip(names, singles, strict=True)}
+    answers = {name: text(right == "1", name, row, **price) for name, right in zip(names, singles, strict=True)}
     return Outcome(
         id=str(row),
         group=group or str(row),
-        truth="yes",
+        truth=f"yes {row}",  # each row another, or always the commonest would be right
         singles=answers,
         proposals=answers,
-        recipe=text(recipe, "r", tokens=30, seconds=2.0),
-        routed=None if routed is None else text(routed, "q", tokens=10, seconds=1.0),
+        recipe=text(recipe, "r", row, tokens=30, seconds=2.0),
+        routed=None if routed is None else text(routed, "q", row, tokens=10, seconds=1.0),
     )
 
 
-def text(right: bool, name: str, tokens: float = 10, seconds: float = 1.0) -> Given:
-    return Given("yes" if right else f"no, says {name}", int(tokens), seconds)
+def text(right: bool, name: str, row: int = 0, tokens: float = 10, seconds: float = 1.0) -> Given:
+    return Given(f"yes {row}" if right else f"no, says {name}", int(tokens), seconds)
 
 
 def rows(patterns: list[tuple[str, bool, bool | None]], times: int = 1) -> list[Outcome]:
@@ -68,13 +68,23 @@ def test_without_a_router_the_best_single_in_hindsight_stands_in() -> None:
     assert made.gain.losses == 4 and made.gain.difference.point < 0
 
 
-def test_where_nobody_alone_is_ever_right_the_commonest_answer_stands_in() -> None:
+@pytest.mark.parametrize("lucky", [False, True])
+def test_where_the_commonest_answer_is_right_more_often_it_is_to_be_beaten(lucky: bool) -> None:
     """A recipe that compares what two models perceive must beat whoever always says yes, not models that cannot."""
-    asked = rows([("00", True, False)], times=10)
-    truths = ["yes"] * 6 + ["no"] * 4
-    made = table([replace(one, truth=truth) for one, truth in zip(asked, truths, strict=True)])
-    assert (made.routed_by, made.gain.other) == ("commonest", "always 'yes'")
+    asked = [replace(outcome(n, "10" if lucky and not n else "00", True, False), truth="yes") for n in range(10)]
+    made = table([replace(one, truth="no") if n > 5 else _said(one, "yes") for n, one in enumerate(asked)])
+    assert (made.routed_by, made.gain.other) == ("commonest", "the commonest answer")
     assert (made.routed.right.point, made.recipe.right.point, made.gain.difference.point) == (0.6, 0.6, 0.0)
+
+
+def _said(one: Outcome, text: str) -> Outcome:
+    return replace(one, recipe=replace(one.recipe, text=text))
+
+
+def test_a_router_that_cannot_be_asked_is_no_comparison() -> None:
+    asked = rows([("10", True, True), ("11", True, True)], times=5)
+    made = table([replace(one, routed=Given("", error="not_found")) for one in asked])
+    assert (made.routed_by, made.routed.subject) == ("hindsight", "a")
 
 
 def test_a_failed_call_is_wrong_and_told() -> None:

@@ -65,10 +65,11 @@ def recipe_table(recipe: str, routed: str, *, router: bool = True) -> MixtureTab
     """The table of a recipe that is right on the rows with a 1, beside routing that is right on its own."""
     rows = []
     for number, (ours, theirs) in enumerate(zip(recipe, routed, strict=True)):
-        single = Given("yes" if theirs == "1" else "no")
-        answer = Given("yes" if ours == "1" else "no")
+        truth = f"yes {number}"  # each row another, or always the commonest would be right
+        single = Given(truth if theirs == "1" else "no")
+        answer = Given(truth if ours == "1" else "no")
         rows.append(
-            Outcome(str(number), str(number), "yes", {"a": single}, {"a": single}, answer, single if router else None)
+            Outcome(str(number), str(number), truth, {"a": single}, {"a": single}, answer, single if router else None)
         )
     return table(rows)
 

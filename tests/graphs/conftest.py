@@ -143,8 +143,9 @@ class FakeJobs:
         spec = MixtureSpec.model_validate(data)
         rows = []
         for number, (ours, theirs) in enumerate(zip(self.recipe, self.routed, strict=True)):
-            alone, made = (Given("yes" if right == "1" else "no", 9, 1.0) for right in (theirs, ours))
-            rows.append(Outcome(str(number), str(number), "yes", {"a": alone}, {"a": alone}, made, alone))
+            truth = f"yes {number}"  # each row another, or always the commonest would be right
+            alone, made = (Given(truth if right == "1" else "no", 9, 1.0) for right in (theirs, ours))
+            rows.append(Outcome(str(number), str(number), truth, {"a": alone}, {"a": alone}, made, alone))
         looks = (MixtureLook(locked="2" * 64, number=1, allowed=5),) if spec.split == "test" else ()
         return MixtureResult(table=table(rows), looks=looks, left_out=0).model_dump(mode="json")
 

@@ -72,6 +72,8 @@ def test_what_a_recording_says_is_no_question(tmp_path: Path) -> None:
         ({"answer": ""}, "no answer"),
         ({"answer": ["yes"]}, "not text"),
         ({"image": "b.png"}, "no such file"),
+        ({"image": "n/a"}, "no such file"),
+        ({"image": "b.heic"}, "no such file"),
         ({"image": "../b.png"}, "leads out"),
         ({"image": "broken.png"}, "no image of a known format"),
         ({"audio": "text.wav"}, "recording"),
@@ -82,7 +84,18 @@ def test_one_bad_row_refuses_the_whole_and_is_named(tmp_path: Path, row: dict[st
     broken = {"broken.png": b"no picture", "text.wav": b"no sound"}
     with pytest.raises(DataError, match=why) as caught:
         read(tmp_path, PAIR, PAIR | row, **broken)
-    assert "exam.zip: exam.jsonl, row 2, line 2" in caught.value.where or "b.png" in caught.value.where
+    assert "exam.zip: exam.jsonl, row 2, line 2" in caught.value.where or row.get("image", "-") in caught.value.where
+
+
+def test_a_column_of_media_is_no_question(tmp_path: Path) -> None:
+    [row] = read(tmp_path, {"input": "a/1.png", "answer": "red"}).rows
+    assert [part["type"] for part in row.messages[0]["content"]] == ["image"]
+
+
+def test_what_is_no_table_is_told(tmp_path: Path) -> None:
+    (tmp_path / "exam.pdf").write_bytes(b"%PDF")
+    with pytest.raises(DataError, match="An exam is a table"):
+        read_exam(tmp_path / "exam.pdf", "exam.pdf", artifacts.put_bytes)
 
 
 def test_a_url_is_refused(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ class Asked(Contract):
 class AskedOn(Asked):
     """Locked rows decide and cost a look; select rows only compare."""
 
-    exam: str | None = None
+    exam: str | None = Field(default=None, min_length=1)
     """Id of an uploaded file of questions to be asked instead of any dataset's."""
     split: Literal["select", "test"] = "test"
 
