@@ -76,6 +76,8 @@ def _why_not(evidence: RouterEvidence) -> str:
     built = evidence.built
     if evidence.kind == "retrieval":
         return "It finds pictures by words and gives vectors, where `auto` is asked for answers."
+    if evidence.edits:
+        return "It makes one answer of others', and questions to `auto` bring none."
     if not evidence.promoted:
         return "The gate did not promote it."
     if evidence.successor:

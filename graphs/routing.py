@@ -8,6 +8,7 @@ undoes the registration: an event says that routing is off, and why.
 import logging
 
 from agents import router
+from evals.rows import split_rows
 from graphs.nodes import load, run_job, say
 from graphs.state import LifecycleState
 from moatelier.contracts import (
@@ -21,11 +22,12 @@ from moatelier.contracts import (
     RoutingResult,
     RoutingSpec,
 )
-from moatelier.errors import MoatelierError, ModelUnavailable, NotFound
+from moatelier.errors import DataError, IntegrityError, MoatelierError, ModelUnavailable, NotFound
 from moatelier.faults import fault_point
 from modalities import catalogue
 from serving import roster
-from store import adapters, artifacts, records
+from serving.prompts import INTRODUCTION
+from store import adapters, artifacts, datasets, records
 
 BACKLOG = 8
 """Adapters whose profile is missing, or of another embedding model, and is made with this registration, at most."""
@@ -140,9 +142,24 @@ def _evidence(project: str, built: BuiltProfile, decision: GateDecision | None) 
     replaces = said.champion if said else None
     heirs = [e.adapter for e in roster.on_roster(roster.entries(project)) if e.replaces == built.adapter]
     successor = next((heir for heir in heirs if heir != replaces), None)
-    kind = adapters.get(project, built.adapter).manifest.kind
-    promoted = bool(said and said.promoted)
-    return RouterEvidence(built=built, promoted=promoted, kind=kind, replaces=replaces, successor=successor)
+    manifest = adapters.get(project, built.adapter).manifest
+    return RouterEvidence(
+        built=built,
+        promoted=bool(said and said.promoted),
+        kind=manifest.kind,
+        edits=_edits(manifest.dataset),
+        replaces=replaces,
+        successor=successor,
+    )
+
+
+def _edits(dataset: str) -> bool:
+    """Whether a dataset's rows show others' answers, as those of a recipe's aggregator do."""
+    try:
+        first = split_rows(datasets.get_card(dataset), "train")[0]
+    except (NotFound, IntegrityError, DataError):  # what is gone tells nothing
+        return False
+    return INTRODUCTION in str(first.prompt[-1]["content"])
 
 
 def gate_verdict(project: str, adapter: str) -> GateDecision | None:

@@ -108,6 +108,8 @@ class RouterEvidence(Contract):
     promoted: bool
     kind: Kind = "classification"
     """Of the adapter's task."""
+    edits: bool = False
+    """Its rows show others' answers to make one of: it is a recipe's aggregator."""
     replaces: str | None = None
     """The adapter whose alias it took."""
     successor: str | None = None

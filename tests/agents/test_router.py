@@ -47,6 +47,11 @@ def evidence(
     return RouterEvidence(built=built, promoted=promoted, replaces=replaces, successor=successor)
 
 
+def test_a_recipes_aggregator_stays_out_of_auto() -> None:
+    membership = join(evidence().model_copy(update={"edits": True}))
+    assert not membership.joined and "one answer of others'" in membership.reason
+
+
 def test_a_promoted_adapter_with_a_domain_of_its_own_joins_auto() -> None:
     membership = join(evidence())
     assert membership.joined and membership.replaces is None and "97%" in membership.reason

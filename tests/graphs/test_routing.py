@@ -6,14 +6,17 @@ from typing import Any
 import pytest
 
 from graphs import jobs, routing
-from moatelier.contracts import RouterCard, RoutingSpec
+from moatelier.contracts import RouterCard, RoutingSpec, SplitInfo
 from moatelier.errors import DataError
 from modalities import catalogue
+from modalities.text import data
 from serving import roster
-from store import adapters, records, tasks
+from serving.prompts import with_references
+from store import adapters, artifacts, datasets, records, tasks
 from tests import fakes
 from tests.api.running import wait_until
 from tests.graphs.conftest import Player
+from tests.graphs.planted import dataset
 
 EMBEDDING = "all-minilm-l6-v2"
 REQUEST = "Train a classifier that predicts intent from message, at least 80% accuracy, at most 1 trial"
@@ -90,6 +93,17 @@ def test_who_cannot_be_told_from_another_stays_out(player: Player, pulled: None,
     [entry] = roster.entries("default")
     assert not entry.joined and "cannot be told" in entry.reason
     assert roster.load("default").router.adapters == ()
+
+
+def test_rows_that_show_others_answers_are_an_aggregators(home: Path) -> None:
+    """Questions to `auto` come without them, whatever domain they are of."""
+    plain = dataset()
+    card = datasets.get_card(plain)
+    turns = with_references([{"role": "user", "content": "Where is it?"}], ["Here.", "There."])
+    row = data.Row(1, (*turns, {"role": "assistant", "content": "Here."}))
+    train = SplitInfo(rows=1, artifact=artifacts.put_bytes(data.write_rows([row])))
+    shown = artifacts.put_json(card.model_copy(update={"splits": card.splits | {"train": train}}))
+    assert [routing._edits(digest) for digest in (plain, shown, "0" * 64)] == [False, True, False]
 
 
 def test_what_the_gate_did_not_promote_stays_out(player: Player, pulled: None, tmp_path: Path) -> None:
