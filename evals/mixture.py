@@ -34,7 +34,7 @@ from moatelier.errors import DataError
 
 Bools = NDArray[np.bool_]
 MOST_FAILED = 0.05
-"""Of the rows on which the router's choice could not be asked: with more it is no comparison."""
+"""Of the rows on which somebody's call failed: more are a fault of the service, and no measure of whoever was asked."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from evals.exam import lock_exam
 from evals.held_out import Question, Questions, locked_questions, open_questions
-from evals.mixture import Outcome, table
+from evals.mixture import MOST_FAILED, Outcome, table
 from evals.rows import split_rows
 from graphs.answering import Answers
 from graphs.outcomes import Panel, outcome, singles
@@ -24,9 +24,6 @@ from moatelier.contracts import MixtureResult, MixtureSpec
 from moatelier.errors import DataError, UpstreamError
 from moatelier.job import Job, main
 from store import datasets
-
-MOST_FAILED = 0.05
-"""Of the rows on which the recipe failed outright: more are a fault of the service, and no measure of the recipe."""
 
 
 def work(spec: dict[str, Any], job: Job) -> dict[str, Any]:

@@ -60,9 +60,8 @@ def images(base_id: str, size: int | None, seconds: float) -> dict[str, Any]:
         InvalidRequest: It takes no such size.
     """
     base = vision.load_base(base_id)
-    side = base.transform_at(size or base.config.transform.size).size
     first, tower = base.first_stage_default, base.tower
-    pixels = torch.rand(_ROWS, 3, side, side).to(base.device, DTYPES[base.precision])
+    pixels = _pixels(base, size)
     with torch.inference_mode():
         whole = rate(lambda: tower(pixels), _ROWS, seconds)
         below = rate(lambda: tower.run_stages(pixels, 0, first), _ROWS, seconds)
@@ -79,6 +78,11 @@ def images(base_id: str, size: int | None, seconds: float) -> dict[str, Any]:
         "solve_seconds": _solve_seconds(tower.width),
         "train_rows_per_s": train,
     }
+
+
+def _pixels(base: vision.VisionBase, size: int | None) -> Tensor:
+    side = base.transform_at(size or base.config.transform.size).size
+    return torch.rand(_ROWS, 3, side, side).to(base.device, DTYPES[base.precision])
 
 
 def _solve_seconds(width: int) -> float:
@@ -106,8 +110,7 @@ def pairs(base_id: str, size: int | None, seconds: float) -> dict[str, Any]:
         InvalidRequest: It takes no such size.
     """
     base = vision.load_base(base_id, text=catalogue.embedding())
-    side = base.transform_at(size or base.config.transform.size).size
-    pixels = torch.rand(_ROWS, 3, side, side).to(base.device, DTYPES[base.precision])
+    pixels = _pixels(base, size)
     with torch.no_grad():
         frozen = rate(lambda: base.tower(pixels), _ROWS, seconds)
         features = base.tower(pixels)
