@@ -8,6 +8,7 @@ KINDS: Mapping[str, tuple[Kind, ...]] = {
     "text": ("classification", "chat"),
     "vision": ("classification", "retrieval"),
     "audio": ("transcription", "classification"),
+    "imagetext": ("chat",),
 }
 METRICS: Mapping[Kind, tuple[MetricName, ...]] = {
     "classification": ("accuracy", "macro_f1", "exact_match"),
@@ -22,16 +23,22 @@ ROWS: Mapping[Kind, str] = {
     "transcription": "transcripts",
     "retrieval": "pictures with captions",
 }
-NOUN: Mapping[str, str] = {"text": "row", "vision": "picture", "audio": "recording"}
+NOUN: Mapping[str, str] = {"text": "row", "vision": "picture", "audio": "recording", "imagetext": "question"}
 """Modality -> what one of its rows is called."""
 
-_RETRIEVING = ("contrastive",)
-"""Methods that bring pictures and words into one space; all others teach to answer."""
+_ONLY: Mapping[str, Kind] = {"contrastive": "retrieval", "llava": "chat"}
+"""Methods of pictures that one kind of task alone is learnt by, and it by no other."""
 
 
 def fitting(methods: Sequence[str], kind: Kind) -> tuple[str, ...]:
     """Those of the methods on offer that a task of this kind can be learnt by, the default first."""
-    return tuple(method for method in methods if (method in _RETRIEVING) == (kind == "retrieval"))
+    own = tuple(method for method in methods if _ONLY.get(method) == kind)
+    return own or tuple(method for method in methods if method not in _ONLY)
+
+
+def learnt_as(held: str, kind: Kind) -> str:
+    """The modality of a task on files of one: questions about pictures are for a text model that sees."""
+    return "imagetext" if (held, kind) == ("vision", "chat") else held
 
 
 def own_metric(kind: Kind | None) -> MetricName:

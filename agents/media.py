@@ -26,6 +26,7 @@ _TOLD: Mapping[Kind, str] = {
     "classification": "their labels",
     "transcription": "what is said in them",
     "retrieval": "their captions",
+    "chat": "their labels",
 }
 
 _MEASURED: Mapping[str, Mapping[str, Kind]] = {

@@ -1,16 +1,15 @@
 """From what was read to a plan: what nobody said comes from the file or the defaults, what is unclear is asked."""
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from agents.aims import resolve_goal
-from agents.kinds import NOUN, ROWS, fitting
+from agents.kinds import NOUN, ROWS, fitting, learnt_as
 from agents.media import resolve_media
 from agents.policies import PRIVATE_MEANS, TOO_LONG_MEANS
 from agents.proposals import is_quoted
 from agents.reading import Reading, Said
 from agents.roles import resolve_columns, resolve_kind
-from agents.scene import Scene, columns_of
+from agents.scene import Defaults, Scene, columns_of
 from agents.senses import NAMES
 from agents.words import in_words, percent
 from moatelier.contracts import AnyColumns, Budget, Columns, DataProfile, Goal, Kind, Question, Sourced, TaskPlan
@@ -26,6 +25,7 @@ ORDER = (
 _METHOD = {
     "lora": "low-rank adapters on the top third of the layers",
     "top_blocks": "the last blocks of the image model are tuned as a whole, on what the frozen ones below give",
+    "llava": "a text model is shown what an image model sees, and both the way between them and its top are tuned",
     "contrastive": "pictures and words are brought into one space, the image model itself stays as it is",
     "audio_lora": "low-rank adapters on the attention of the whole model",
 }
@@ -40,16 +40,18 @@ def resolve(reading: Reading, scene: Scene) -> TaskPlan | tuple[Question, ...]:
         _check_test_file(columns.value, scene, questions)
     if scene.media:
         _check_policies(reading, scene, questions)
-    methods = (fitting(scene.defaults.methods, kind.value) if kind else ()) or scene.defaults.methods
+    learnt = learnt_as(scene.modality, kind.value) if kind else scene.modality
+    offered = scene.defaults.of(learnt)
+    methods = (fitting(offered.methods, kind.value) if kind else ()) or offered.methods
     if kind:
-        _check_method(reading, kind.value, methods, questions)
+        _check_offered(reading, kind.value, offered, questions)
     if questions or kind is None or columns is None or goal is None or scene.train_file is None:
         return tuple(sorted(questions.values(), key=lambda question: ORDER.index(question.field)))
     return TaskPlan(
         name=_name(reading, scene, columns.value),
         train_file=scene.train_file,
         test_file=None if _splits_off(reading) else scene.test_file,
-        modality=_modality(reading, scene),
+        modality=_modality(scene, learnt),
         kind=kind,
         columns=columns,
         goal=goal,
@@ -63,7 +65,7 @@ def resolve(reading: Reading, scene: Scene) -> TaskPlan | tuple[Question, ...]:
             methods,
         ),
         base=_chosen(
-            reading, scene, "base", scene.defaults.base, "Nothing was said; the service's base model.", scene.bases
+            reading, scene, "base", offered.base, "Nothing was said; the service's base model.", _bases(offered)
         ),
         private=_policy(reading, scene),
         too_long=_too_long(reading, scene),
@@ -72,17 +74,25 @@ def resolve(reading: Reading, scene: Scene) -> TaskPlan | tuple[Question, ...]:
     )
 
 
-def _check_method(reading: Reading, kind: Kind, methods: Sequence[str], questions: dict[str, Question]) -> None:
-    """A method that was named must be one for the kind of task."""
-    said = reading.said.get("method")
-    if said and said.value not in methods:
-        text = f"{said.reason} But {ROWS[kind]} are not learnt by it. Which method shall it be?"
-        questions.setdefault("method", Question(field="method", text=text, choices=tuple(methods)))
+def _check_offered(reading: Reading, kind: Kind, offered: Defaults, questions: dict[str, Question]) -> None:
+    """A method or a base that was named must be one for the kind of task."""
+    fits = {"method": fitting(offered.methods, kind), "base": _bases(offered)}
+    for field, choices in fits.items():
+        said = reading.said.get(field)
+        if said and said.value not in choices:
+            text = f"{said.reason} But {ROWS[kind]} are not learnt by it. Which {field} shall it be?"
+            questions.setdefault(field, Question(field=field, text=text, choices=choices))
 
 
-def _modality(reading: Reading, scene: Scene) -> Sourced[str]:
-    holds = NAMES.get(scene.modality, "text")
-    return Sourced(value=scene.modality, source="inferred", confidence=1.0, reason=f"{scene.file} holds {holds}.")
+def _bases(offered: Defaults) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((offered.base, *offered.bases)))
+
+
+def _modality(scene: Scene, learnt: str) -> Sourced[str]:
+    reason = f"{scene.file} holds {NAMES.get(scene.modality, 'text')}."
+    if learnt != scene.modality:
+        reason += " What is asked about them in words is answered by a text model that sees."
+    return Sourced(value=learnt, source="inferred", confidence=1.0, reason=reason)
 
 
 def _splits_off(reading: Reading) -> bool:

@@ -57,6 +57,13 @@ _NO_CLASSES = re.compile(
     r"|ocr|read (?:out )?the (?:text|words|numbers)|translat\w+|summari[sz]\w+|answer questions)(?!\w)",
     re.I,
 )
+_ASKED = re.compile(
+    r"(?<!\w)(?:answer(?:s|ing)? (?:\w+ ){0,3}questions?|questions? answering|vqa"
+    rf"|questions? (?:\w+ ){{0,3}}(?:about|on) (?:\w+ ){{0,2}}{_PICTURES}"
+    rf"|ask(?:s|ed|ing)? (?:\w+ ){{0,3}}about (?:\w+ )?{_PICTURES}|(?:talk|chat)(?:s|ing)? about (?:\w+ )?{_PICTURES}"
+    r")(?!\w)",
+    re.I,
+)
 
 
 def read_senses(text: str, modality: str, file: str) -> Reading:
@@ -77,7 +84,7 @@ def read_senses(text: str, modality: str, file: str) -> Reading:
         )
         reading = reading.then(Reading(unclear={"modality": question}))
     kind = reading.said.get("kind")
-    if (wish := _NO_CLASSES.search(text)) and not (kind and kind.value == "retrieval"):
+    if (wish := _NO_CLASSES.search(text)) and not (kind and kind.value in ("retrieval", "chat")):
         told = "sort pictures into classes" if modality == "vision" else "write down what is said, or name classes"
         offered: Sequence[Kind] = ("classification",) if modality == "vision" else ("transcription", "classification")
         question = Question(
@@ -98,6 +105,8 @@ def _read_kind(text: str) -> Reading:
 
 def _read_seen(text: str) -> Reading:
     search, sort = _SEARCH.search(text), _SORT_SEEN.search(text)
+    if (asked := _ASKED.search(text)) and not search and not _SORT.search(text):
+        return Reading({"kind": Said("chat", f'You said "{quote(text, *asked.span())}".', 0.95)})
     if search and not sort:
         return Reading({"kind": Said("retrieval", f'You said "{quote(text, *search.span())}".', 0.95)})
     if sort and not search:

@@ -40,6 +40,8 @@ STARTS: Mapping[str, Start] = {
     "linear_probe": Start(1.0, 32, 1e-3, 1, 1.0, "top_third"),
     # Its rows are each other's wrong answers: fewer at once teach less, and a guess among 64 has a loss of 4.2.
     "contrastive": Start(8.0, 64, 1e-3, 8, 16.0, "top_third", frozenset({"augment", "smaller_batch"}), 1.5),
+    # Three questions about each picture: an epoch is three looks at it.
+    "llava": Start(2.0, 16, 1e-3, 16, 32.0, "top_third", frozenset({"all_layers", *_MEDIA})),
     "audio_lora": Start(3.0, 16, 1e-3, 8, 16.0, "all", frozenset({"all_layers", "more_pixels"})),
 }
 SOLVED = frozenset({"linear_probe"})

@@ -73,6 +73,7 @@ def first_spec(
         max_seconds=round(max(seconds_left, 1.0), 1),
         seed=plan.seed,
         size=card.size,
+        vision=card.vision,
         window_s=card.window_s,
     )
 

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from evals.matching import Matcher, match_all
 from evals.rows import EvalRow, split_rows
@@ -38,6 +38,7 @@ def answer(
     folder: Path,
     progress: Progress,
     whole: Sequence[EvalRow] = (),
+    blind: bool = False,
 ) -> list[Answered]:
     """Answer rows of a dataset as its kind of task is answered; arguments as for `answer_all`.
 
@@ -49,6 +50,7 @@ def answer(
         folder: See there.
         progress: See there.
         whole: All rows of the split, where `rows` are a part of them: what is sought is sought among all.
+        blind: Of questions about pictures: show none, so that only the words tell.
     """
     if card.kind == "retrieval":
         split = whole or rows
@@ -57,7 +59,7 @@ def answer(
         wanted = {row.id for row in rows}
         return [one for row, one in zip(split, found, strict=True) if row.id in wanted]
     limit = answer_limit(engine, card.kind, card.labels, rows)
-    return answer_all(engine, rows, adapter=adapter, max_tokens=limit, folder=folder, progress=progress)
+    return answer_all(engine, rows, adapter=adapter, max_tokens=limit, folder=folder, progress=progress, blind=blind)
 
 
 def load_subject(engine: Engine, bundle: str | None) -> str | None:
@@ -74,14 +76,20 @@ def load_subject(engine: Engine, bundle: str | None) -> str | None:
 
 def answer_limit(engine: Engine, kind: Kind, labels: Sequence[str], rows: Sequence[EvalRow]) -> int:
     """`evals.rows.answer_limit` by the tokenizer of an engine for text."""
-    if not isinstance(engine, TextEngine):
+    if (speaks := _speaks(engine)) is None:
         return MEDIA_TOKENS
-    tokenizer = engine.base.tokenizer
+    tokenizer = speaks.base.tokenizer
 
     def lengths(texts: list[str]) -> list[int]:
         return [len(ids) for ids in tokenizer(texts, add_special_tokens=False).input_ids]
 
     return rows_limit(lengths, kind, labels, rows)
+
+
+def _speaks(engine: Engine) -> TextEngine | None:
+    """The text engine that an engine is, or has beside its eyes."""
+    found = getattr(engine, "text", engine)
+    return found if isinstance(found, TextEngine) else None
 
 
 def answer_all(
@@ -92,6 +100,7 @@ def answer_all(
     max_tokens: int,
     folder: Path,
     progress: Progress,
+    blind: bool = False,
 ) -> list[Answered]:
     """Answer every row at temperature 0.
 
@@ -102,20 +111,22 @@ def answer_all(
         max_tokens: Limit of an answer.
         folder: Where chunks of answers are kept; a rerun reads them instead of generating.
         progress: Told after each chunk.
+        blind: See `answer`.
 
     Returns:
         The answers in the order of the rows.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     sampling = Sampling(max_tokens=max_tokens)
+    seeing: dict[str, Any] = {"blind": True} if blind else {}
     answers: list[tuple[str, bool]] = []
     started, generated = time.monotonic(), 0
     for start in range(0, len(rows), CHUNK_ROWS):
         chunk = rows[start : start + CHUNK_ROWS]
-        key = digest_json([adapter, max_tokens, [row.messages for row in chunk]])
+        key = digest_json([adapter, max_tokens, [row.messages for row in chunk], *(["blind"] if blind else [])])
         path = folder / f"{key[:32]}.json"
         if not path.exists():
-            completions = engine.generate([row.prompt for row in chunk], adapter=adapter, sampling=sampling)
+            completions = engine.generate([row.prompt for row in chunk], adapter=adapter, sampling=sampling, **seeing)
             fresh = [[completion.text, completion.finish_reason == "stop"] for completion in completions]
             write_atomically(path, canonical_json(fresh))
             generated += len(chunk)

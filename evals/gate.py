@@ -25,8 +25,12 @@ from moatelier.errors import IntegrityError, InvalidRequest, ModelUnavailable, N
 from moatelier.faults import fault_point
 from moatelier.job import Job, main
 from modalities.bundle import bundle_folder, read_manifest
+from modalities.imagetext.config import NAME as SHOWN
 from serving.engines import Engine, open_engine
 from store import artifacts, datasets, looks, records
+
+BLIND = "blind"
+"""The subject of reports on the candidate that is shown nothing: what the words of the questions alone tell."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Subject:
     name: str
     base: str
     bundle: str | None
+    blind: bool = False
+    """Asked about pictures without seeing them."""
 
 
 def work(spec: dict[str, Any], job: Job) -> dict[str, Any]:
@@ -87,6 +93,7 @@ def _decide(gate: GateSpec, job: Job) -> GateDecision:
             folder=_answers_folder(job),
             progress=answers.tell(job, "gate", subject.name, len(rows), before),
             whole=rows,
+            blind=subject.blind,
         )
         scores = score(card.kind, card.labels, given, seed=gate.seed)
         seconds = time.monotonic() - started
@@ -117,11 +124,13 @@ def _prepare(gate: GateSpec, card: DatasetCard) -> tuple[list[Subject], dict[str
             if digest and digest != gate.candidate and (told := _of_other_data(digest, card)):
                 alone = f"the champion is for {told}, which these rows are not"
                 continue
-            subjects.append(_load(gate, digest, engines))
+            subjects.append(_load(gate, digest, engines, card.modality))
         except (IntegrityError, NotFound, ModelUnavailable) as error:
             if digest is None or digest == gate.candidate:
                 raise
             alone = f"the champion cannot be loaded any more ({error.what})"
+    if card.modality == SHOWN:
+        subjects.append(Subject(BLIND, gate.base, gate.candidate, blind=True))
     return subjects, engines, alone
 
 
@@ -132,11 +141,11 @@ def _of_other_data(champion: str, card: DatasetCard) -> str:
     return "" if alike else f"{told.kind} of {told.modality}"
 
 
-def _load(gate: GateSpec, digest: str | None, engines: dict[str, Engine]) -> Subject:
+def _load(gate: GateSpec, digest: str | None, engines: dict[str, Engine], modality: str) -> Subject:
     """Load the base (None), the candidate or the champion, which may stand on another base."""
     base = gate.base if digest is None else read_manifest(bundle_folder(digest)).base
     if base not in engines:
-        engines[base] = open_engine(base)
+        engines[base] = open_engine(base, modality)
     answers.load_subject(engines[base], digest)
     return Subject(digest or BASE, base, digest)
 
@@ -195,6 +204,7 @@ def decide(
         candidate_report=reports[gate.candidate],
         base_report=reports[BASE],
         champion_report=reports.get(gate.champion) if gate.champion else None,
+        blind_report=reports.get(BLIND),
         against_base=against(BASE),
         against_champion=against_champion,
         reached=verdict.reached,

@@ -50,12 +50,14 @@ _WORDS = {
     "text": {"content": "text", "measured": "", "template": "chat template"},
     "vision": {"content": "image", "measured": "pixels of the shorter side", "template": "image transform"},
     "audio": {"content": "recording", "measured": "seconds of a recording", "template": "window"},
+    "imagetext": {"content": "image", "measured": "pixels of the shorter side", "template": "chat template"},
 }
 """Modality -> the words that the pages use for what it holds."""
 _LIKE = {
     "text": "messages like the locked rows: same source, language and mix of labels",
     "vision": "images like the locked ones: same source, quality and mix of labels",
     "audio": "recordings like the locked ones: same kind of voices, language, microphones and noise",
+    "imagetext": "such questions about images like the locked ones: same source, quality and mix of labels",
 }
 
 
@@ -213,6 +215,8 @@ def _pictures(trials: Sequence[Trial], decision: GateDecision | None) -> dict[st
         subjects: list[tuple[str, Interval]] = [("base", decision.base_report.metrics[metric])]
         if decision.champion_report and decision.champion != decision.candidate:
             subjects.append(("champion", decision.champion_report.metrics[metric]))
+        if decision.blind_report:
+            subjects.append(("the words alone", decision.blind_report.metrics[metric]))
         subjects.append(("this adapter", decision.candidate_report.metrics[metric]))
         drawn["intervals"] = pictures.intervals(subjects, decision.goal.target)
         if decision.candidate_report.confusion:
@@ -233,6 +237,11 @@ def _limits(card: DatasetCard, decision: GateDecision | None) -> list[str]:
     else:
         told = "what captions tell" if card.kind == "retrieval" else "what is said"
         limits.append(f"Private data is not looked for: faces, plates, voices and {told} stay as they are.")
+    if card.vision:
+        limits.append(
+            f"What is seen is what {card.vision} sees. The questions are made of the images' labels: what is shown, "
+            "whether it is this, which of two; a locked image is asked about once. It was taught nothing else to say."
+        )
     if card.report.suspicious:
         limits.append(
             f"{len(card.report.suspicious)} rows have labels that a second model doubts. Locked rows are kept "

@@ -9,6 +9,7 @@ from moatelier.contracts import DatasetCard, Kind, SplitName
 from moatelier.errors import DataError
 from moatelier.ids import canonical_json
 from modalities import registry
+from modalities.imagetext.data import rows_of as question_rows
 from modalities.text.duplicates import normalise
 from store import artifacts
 
@@ -64,6 +65,9 @@ def _row(row: Mapping[str, Any]) -> EvalRow:
     if modality == "audio":
         part = {"type": "audio", "artifact": row["audio"]} | ({"goal": "label"} if row["label"] else {})
         return EvalRow(row["id"], _asked(part), row["label"] or row["text"], row["speaker"] or row["source"])
+    if modality == "imagetext":
+        [asked] = question_rows([row])
+        return EvalRow(asked.id, tuple(asked.prompt), asked.answer, asked.group)
     *prompt, answer = row["messages"]
     return EvalRow(row["id"], tuple(prompt), answer["content"], row.get("group"))
 

@@ -47,7 +47,7 @@ def evaluate(spec: EvalSpec, job: Job) -> EvalReport:
     if spec.bundle is not None:
         read_manifest(bundle_folder(spec.bundle))  # a missing one shows before the base is loaded
     started = time.monotonic()
-    engine = open_engine(spec.base)
+    engine = open_engine(spec.base, card.modality)
     adapter = answers.load_subject(engine, spec.bundle)
     subject = adapter or BASE
     answered = answers.answer(

@@ -86,8 +86,12 @@ def profile(state: LifecycleState) -> AnyProfile:
     """The look at the training file: as what the plan takes it for, where it holds several kinds."""
     digests = [state["profile"], *state.get("other_profiles", [])]
     found = [read_profile(artifacts.get_json(digest)) for digest in digests]
-    wanted = load(state, "plan", TaskPlan).modality.value if state.get("plan") else found[0].modality
+    wanted = _held_by(load(state, "plan", TaskPlan)) if state.get("plan") else found[0].modality
     return next((each for each in found if each.modality == wanted), found[0])
+
+
+def _held_by(plan: TaskPlan) -> str:
+    return registry.get(plan.modality.value).held
 
 
 def plan_inputs(state: LifecycleState) -> dict[str, Any]:
@@ -108,14 +112,19 @@ def plan_inputs(state: LifecycleState) -> dict[str, Any]:
 
 def defaults() -> Defaults:
     """What this service does when a person says nothing, and what it offers."""
-    text, media = registry.get("text"), {"vision": settings().vision_base, "audio": settings().audio_base}
+    text, now = registry.get("text"), settings()
+    bases = {"vision": now.vision_base, "audio": now.audio_base, "imagetext": now.base}
+    offers = {name: Offer(base=base, methods=registry.get(name).methods) for name, base in bases.items()}
+    offers["vision"] = offers["vision"].model_copy(
+        update={"methods": offers["vision"].methods + offers["imagetext"].methods}
+    )
     return Defaults(
         # Only the bases that the engine serves: an adapter on another would be certified and then not be served.
-        base=settings().base,
+        base=now.base,
         trials=DEFAULT_TRIALS,
         seconds=DEFAULT_BUDGET_S,
         methods=text.methods,
-        others={name: Offer(base=base, methods=registry.get(name).methods) for name, base in media.items()},
+        others=offers,
     )
 
 
@@ -126,7 +135,7 @@ def with_locked_note(state: LifecycleState, plan: TaskPlan) -> TaskPlan:
         DataError: The file has too few different rows to lock any of them.
     """
     known = plan_inputs(state)
-    meant = [each for each in (known["profile"], *known["others"]) if each.modality == plan.modality.value]
+    meant = [each for each in (known["profile"], *known["others"]) if each.modality == _held_by(plan)]
     locked = _locked_rows(meant[0], known["test_profile"] if plan.test_file else None)
     if not locked:
         raise _too_few(meant[0])

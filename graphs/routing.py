@@ -22,9 +22,10 @@ from moatelier.contracts import (
     RoutingResult,
     RoutingSpec,
 )
-from moatelier.errors import DataError, IntegrityError, MoatelierError, ModelUnavailable, NotFound
+from moatelier.errors import DataError, IntegrityError, InvalidRequest, MoatelierError, ModelUnavailable, NotFound
 from moatelier.faults import fault_point
 from modalities import catalogue
+from modalities.imagetext.config import NAME as SHOWN
 from serving import roster
 from serving.prompts import INTRODUCTION
 from store import adapters, artifacts, datasets, records
@@ -47,12 +48,18 @@ def spec(project: str, decision: GateDecision) -> RoutingSpec:
     """The candidate's profile, and those of earlier adapters that have none or one of another embedding model.
 
     Raises:
-        NotFound, InvalidRequest: The setting names no embedding model.
+        NotFound, InvalidRequest: The setting names no embedding model, or `auto` has no use for such an adapter.
         IntegrityError: A record was changed.
     """
     entered = roster.entries(project)
     everyone = {record.digest: record for record in adapters.list_adapters(project)}
     modality = adapters.get(project, decision.candidate).manifest.modality
+    if modality == SHOWN:
+        raise InvalidRequest(
+            "It answers questions about pictures, and `auto` chooses by a picture alone.",
+            where=decision.candidate,
+            remedy="Ask it by its name.",
+        )
     alike = {digest for digest, record in everyone.items() if record.manifest.modality == modality}
     others = [e for e in roster.on_roster(entered) if e.adapter not in (decision.candidate, decision.champion)]
     others = [entry for entry in others if entry.adapter in alike]

@@ -53,6 +53,7 @@ class Modality:
         data: Dotted path of its data module (`profile`, `read_rows`, `find`, `split`, `parse_rows`, `locked_digest`).
         curating: Dotted path of its `modalities.curating.Curating`.
         model: Dotted path, `module:function`, of what loads a base.
+        files: The modality whose files its tasks learn from, where these are not its own.
     """
 
     name: str
@@ -65,3 +66,9 @@ class Modality:
     data: str
     curating: str
     model: str
+    files: str = ""
+
+    @property
+    def held(self) -> str:
+        """The modality whose profile its files have."""
+        return self.files or self.name

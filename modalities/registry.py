@@ -8,6 +8,7 @@ from typing import Any
 from moatelier.errors import Conflict, NotFound
 from modalities.audio.config import AUDIO
 from modalities.base import Modality
+from modalities.imagetext.config import IMAGETEXT
 from modalities.text.config import TEXT
 from modalities.vision.config import VISION
 
@@ -84,3 +85,4 @@ def load(path: str) -> Any:
 register(TEXT)
 register(VISION)
 register(AUDIO)
+register(IMAGETEXT)

@@ -7,11 +7,16 @@ from typing import Any, Protocol
 from moatelier.contracts import AdapterManifest
 from moatelier.errors import ModelUnavailable
 from modalities import catalogue, registry
+from modalities.imagetext.config import NAME as SHOWN
 from serving import senses
 from serving.row import Completion
 from serving.sampling import Sampling
 
-ENGINES: Mapping[str, str] = {"text": "serving.engine:TextEngine", **senses.ENGINES}
+ENGINES: Mapping[str, str] = {
+    "text": "serving.engine:TextEngine",
+    "imagetext": "serving.looking:LookingEngine",
+    **senses.ENGINES,
+}
 """Modality -> its engine, imported when it is opened."""
 
 
@@ -48,14 +53,18 @@ class Engine(Protocol):
         """
 
 
-def open_engine(base_id: str) -> Engine:
+def open_engine(base_id: str, modality: str = "") -> Engine:
     """Load the engine that a base is for.
+
+    Args:
+        base_id: Catalogue id.
+        modality: Of what is asked; a text model is shown pictures for `imagetext`.
 
     Raises:
         NotFound: Unknown id.
         ModelUnavailable: The base has not been pulled, or answers nothing.
     """
-    kind = catalogue.get(base_id).kind
+    kind = modality if modality == SHOWN else catalogue.get(base_id).kind
     if kind not in ENGINES:
         raise ModelUnavailable(
             f"{base_id!r} is a model for {kind}, which answers nothing.",

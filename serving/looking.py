@@ -23,6 +23,7 @@ from modalities.imagetext.config import NAME, Sight
 from modalities.imagetext.projector import Projector, look
 from modalities.imagetext.prompt import spread
 from modalities.machine import DTYPES
+from modalities.text.model import TextBase
 from modalities.vision.duplicates import pixel_digest
 from modalities.vision.images import decode_image
 from modalities.vision.model import VisionBase, load_base
@@ -76,6 +77,11 @@ class LookingEngine:
         self._eyes: dict[str, VisionBase] = {}
         self._shown: dict[str, _Shown] = {}
         self._seen: Remembered[Tensor] = Remembered("seen", self.text.memory)
+
+    @property
+    def base(self) -> TextBase:
+        """The language model."""
+        return self.text.base
 
     # ---------------------------------------------------------------------------------------------------- adapters
 
@@ -172,7 +178,7 @@ class LookingEngine:
 
         Args:
             prompts: Conversations; the last picture in each is what is asked about, as rows or requests name it.
-            adapter: Name of a loaded adapter.
+            adapter: Name of a loaded adapter; None is the base, which only the words reach.
             sampling: The same for all.
             progress: Called with the number of answers so far; may raise to stop.
             blind: Show the mean of the training pictures in place of every picture: what the words alone tell.
@@ -182,7 +188,10 @@ class LookingEngine:
             InvalidRequest: A prompt has no picture, or fills the whole context; `where` says which, counted from 0.
             DataError: A picture is damaged.
         """
-        name = adapter or ""
+        if adapter is None:
+            said = [[turn | {"picture": False} for turn in parts.shown(messages)] for messages in prompts]
+            return self.text.generate(said, adapter=None, sampling=sampling, progress=progress)
+        name = adapter
         own, rows = self._need(name), []
         for at in range(0, len(prompts), MOST):
             chunk = prompts[at : at + MOST]

@@ -10,7 +10,6 @@ from moatelier.contracts import DatasetCard, SplitInfo, TrainSpec
 from moatelier.settings import settings
 from modalities import pull
 from modalities.imagetext import data
-from modalities.vision import data as images
 from modalities.vision.rows import ImageRow
 from store import artifacts
 from tests import fakes
@@ -49,14 +48,18 @@ def pictures(count: int, start: int = 0) -> list[ImageRow]:
 
 
 def questions(train: int, dev: int) -> str:
-    """The digest of a dataset of questions about so many pictures."""
+    """The digest of a dataset of questions about so many pictures; of held-out ones everything is asked as well."""
     like = DatasetCard.model_validate(artifacts.get_json(dataset(text_rows(3), [])))
     splits = {
-        name: SplitInfo(rows=len(rows), artifact=artifacts.put_bytes(images.write_rows(rows)) if rows else None)
-        for name, rows in (("train", pictures(train)), ("dev", pictures(dev, start=train)))
+        name: SplitInfo(rows=len(rows), artifact=artifacts.put_bytes(data.write_rows(rows)) if rows else None)
+        for name, rows in (
+            ("train", data.ask(pictures(train), LABELS)),
+            ("dev", data.ask(pictures(dev, start=train), LABELS)),
+        )
     }
-    card = like.model_copy(update={"modality": "vision", "labels": LABELS, "splits": splits})
-    return artifacts.put_json(data.derive(card))
+    return artifacts.put_json(
+        like.model_copy(update={"modality": "imagetext", "kind": "chat", "labels": LABELS, "splits": splits})
+    )
 
 
 def spec(digest: str, **changes: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from modalities.audio import model as audio
 from modalities.audio.classifier import Classifier as Listener
 from modalities.audio.config import LONGEST_WINDOW_S, samples
 from modalities.audio.teaching import lesson, loss
+from modalities.imagetext.projector import look
 from modalities.machine import DTYPES
 from modalities.vision import model as vision
 from modalities.vision.classifier import Classifier
@@ -78,6 +79,14 @@ def images(base_id: str, size: int | None, seconds: float) -> dict[str, Any]:
         "solve_seconds": _solve_seconds(tower.width),
         "train_rows_per_s": train,
     }
+
+
+def sights(base_id: str, size: int | None, seconds: float) -> float:
+    """Pictures a second that a vision base sees for a text model; raises as `images` does."""
+    base = vision.load_base(base_id)
+    pixels, stop = _pixels(base, size), base.tower.before_places
+    with torch.inference_mode():
+        return rate(lambda: look(base, base.tower.run_stages(pixels, 0, stop)), _ROWS, seconds)
 
 
 def _pixels(base: vision.VisionBase, size: int | None) -> Tensor:

@@ -2,7 +2,8 @@
 
 Measured once a base and kept in `<home>/probe-<base digest8>.json`; forecasts rest on it. Rows of 48 tokens that share
 no beginning and have 6 trained tokens stand for short rows, so that a forecast errs on the slow side. For images the
-spec may name a `size`, for recordings a `window_s` and the `kind`; each has figures of its own.
+spec may name a `size`, for recordings a `window_s` and the `kind`, for questions about pictures the `vision` base; each
+has figures of its own.
 """
 
 import json
@@ -18,6 +19,7 @@ from moatelier.ids import digest_json
 from moatelier.job import Job, main, write_atomically
 from moatelier.settings import settings
 from modalities import catalogue
+from modalities.imagetext.questions import FORMS
 from modalities.text.model import TextBase, load_base
 from training import methods, paces
 from training.batches import Example
@@ -26,8 +28,10 @@ from training.loss import frozen_head_loss
 
 _ROWS, _TOKENS, _TRAINED = 16, 48, 6
 _NEW_TOKENS = 6
+_ASKED_TOKENS, _ASKED_TRAINED = 24, 2
+"""Of a question about a picture with its answer, besides what all questions share."""
 _SECONDS = 2.0
-_TOLD = ("size", "window_s", "kind")
+_TOLD = ("size", "window_s", "kind", "vision")
 
 
 def work(spec: dict[str, Any], job: Job) -> dict[str, Any]:
@@ -46,7 +50,9 @@ def work(spec: dict[str, Any], job: Job) -> dict[str, Any]:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     job.check()
     kind = catalogue.get(spec["base"]).kind
-    if spec.get("kind") == "retrieval":
+    if spec.get("vision"):
+        measured = _questions(spec["base"], spec["vision"], spec.get("size"))
+    elif spec.get("kind") == "retrieval":
         measured = paces.pairs(spec["base"], spec.get("size"), _SECONDS)
     elif kind == "vision":
         measured = paces.images(spec["base"], spec.get("size"), _SECONDS)
@@ -75,10 +81,20 @@ def _text(base_id: str, job: Job) -> dict[str, Any]:
     return measured | _training_rates(base)
 
 
-def _training_rates(base: TextBase) -> dict[str, float]:
+def _questions(base_id: str, eyes: str, size: int | None) -> dict[str, Any]:
+    """Rates of questions about pictures, of which each is seen once, and its mirror image, for three questions."""
+    base = load_base(base_id)
+    rates = _training_rates(base, _ASKED_TOKENS, _ASKED_TRAINED)
+    frozen, train = (rates[name] / _ASKED_TOKENS for name in ("frozen_tokens_per_s", "train_tokens_per_s"))
+    seen = paces.sights(eyes, size, _SECONDS) * len(FORMS) / 2
+    told = {"precision": base.precision, "frozen_rows_per_s": round(1 / (1 / frozen + 1 / seen), 1)}
+    return told | {"train_rows_per_s": round(train, 1)}
+
+
+def _training_rates(base: TextBase, tokens: int = _TOKENS, trained: int = _TRAINED) -> dict[str, float]:
     spec = TrainSpec(method="lora", base=base.entry_id, dataset="", suffix="probe")
-    first, count = base.first_layer_default, _ROWS * _TOKENS
-    source = Source(base, _rows(base.config.vocab), first, base.precision, cache=False)
+    first, count = base.first_layer_default, _ROWS * tokens
+    source = Source(base, _rows(base.config.vocab, tokens, trained), first, base.precision, cache=False)
     rows = list(range(_ROWS))
     frozen = paces.rate(lambda: source.inputs(rows), count, _SECONDS)
     inputs = source.inputs(rows)
@@ -93,11 +109,11 @@ def _training_rates(base: TextBase) -> dict[str, float]:
     return {"frozen_tokens_per_s": frozen, "train_tokens_per_s": train}
 
 
-def _rows(vocabulary: int) -> list[Example]:
+def _rows(vocabulary: int, tokens: int = _TOKENS, trained: int = _TRAINED) -> list[Example]:
     chance = random.Random(0)
-    trained = tuple(position >= _TOKENS - _TRAINED for position in range(_TOKENS))
+    told = tuple(position >= tokens - trained for position in range(tokens))
     return [
-        Example(f"row {row}", (row, *(chance.randrange(vocabulary) for _ in range(_TOKENS - 1))), trained)
+        Example(f"row {row}", (row, *(chance.randrange(vocabulary) for _ in range(tokens - 1))), told)
         for row in range(_ROWS)
     ]
 

@@ -110,4 +110,6 @@ class DatasetCard(Contract):
     """Seconds that a model of recordings shall hear at once; None for other data."""
     size: int | None = Field(default=None, exclude_if=lambda size: size is None)
     """Pixels of either side that images shall be brought to; None is what the base was trained with."""
+    vision: str | None = Field(default=None, exclude_if=lambda vision: vision is None)
+    """Catalogue id of the model that sees the pictures that are asked about."""
     report: CurationReport

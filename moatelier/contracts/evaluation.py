@@ -108,6 +108,8 @@ class GateDecision(Contract):
     candidate_report: EvalReport
     base_report: EvalReport
     champion_report: EvalReport | None
+    blind_report: EvalReport | None = Field(default=None, exclude_if=lambda report: report is None)
+    """Of questions about pictures: the candidate that was shown none."""
     against_base: PairedComparison
     against_champion: PairedComparison | None
     reached: bool

@@ -1,4 +1,4 @@
-"""What a bundle says of how pictures reach the language model, beside PEFT's own two files. No torch here."""
+"""The modality of questions about pictures, and what its bundles say beside PEFT's own two files. No torch here."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,24 @@ from pydantic import Field, ValidationError
 
 from moatelier.contracts import Contract
 from moatelier.errors import IntegrityError
+from modalities.base import Modality
 from modalities.vision.config import ImageTransform
 
 NAME = "imagetext"
 """The modality, as cards and bundles call it."""
+IMAGETEXT = Modality(
+    name=NAME,
+    kinds=("chat",),
+    metrics=("exact_match", "accuracy"),
+    methods=("llava",),
+    suffixes=(".zip", ".csv", ".jsonl"),
+    max_tokens=1024,
+    content="picture",
+    data="modalities.imagetext.data",
+    curating="modalities.imagetext.curating",
+    model="modalities.text.model:load_base",
+    files="vision",
+)
 SIGHT = "sight.json"
 PROJECTOR = "projector.safetensors"
 """Files of their own: what LoRA changes is read from PEFT's as from any other text adapter's."""

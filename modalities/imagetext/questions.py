@@ -67,13 +67,14 @@ class QuestionRow:
         return [{"role": "user", "content": [picture, {"type": "text", "text": self.question}]}]
 
 
-def ask(rows: Sequence[ImageRow], labels: Sequence[str], seed: int = 0) -> list[QuestionRow]:
+def ask(rows: Sequence[ImageRow], labels: Sequence[str], seed: int = 0, *, held_out: bool = False) -> list[QuestionRow]:
     """One question of each form about each picture.
 
     Args:
         rows: Of one split, with labels.
         labels: All classes; what is asked about but not shown is drawn from them.
         seed: Another one asks otherwise.
+        held_out: One question about each picture, the forms in turn: rows that claims rest on are independent draws.
 
     Raises:
         DataError: There are fewer than two classes, or a row's label is none of them.
@@ -82,7 +83,7 @@ def ask(rows: Sequence[ImageRow], labels: Sequence[str], seed: int = 0) -> list[
         raise DataError("Questions need two classes.", where="labels", remedy="Add pictures of another class.")
     turns: dict[tuple[Form, str], int] = defaultdict(int)
     asked = []
-    for row in sorted(rows, key=lambda row: (row.label or "", digest_json([seed, row.id]))):
+    for place, row in enumerate(sorted(rows, key=lambda row: (row.label or "", digest_json([seed, row.id])))):
         if row.label is None or row.label not in labels:
             raise DataError(
                 f"The label {row.label!r} is none of the classes.",
@@ -90,7 +91,8 @@ def ask(rows: Sequence[ImageRow], labels: Sequence[str], seed: int = 0) -> list[
                 remedy="Curate the data again.",
             )
         chance = random.Random(f"{seed}/{row.id}")
-        for form, make in _FORMS.items():
+        forms = list(FORMS.items())
+        for form, make in forms[place % len(forms) :][:1] if held_out else forms:
             other = chance.choice([label for label in labels if label != row.label])
             question, answer = make(words(row.label), words(other), turns[form, row.label] % 2 == 0)
             turns[form, row.label] += 1
@@ -124,7 +126,7 @@ def _which(shown: str, other: str, turn: bool) -> tuple[str, str]:
     return f"Is it {_with_article(first)} or {_with_article(second)}?", shown
 
 
-_FORMS: Mapping[Form, Callable[[str, str, bool], tuple[str, str]]] = {
+FORMS: Mapping[Form, Callable[[str, str, bool], tuple[str, str]]] = {
     "what": _what,
     "whether": _whether,
     "which": _which,

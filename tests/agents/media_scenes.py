@@ -21,9 +21,10 @@ DEFAULTS = Defaults(
         "vision": Offer(
             base="efficientnet-lite0",
             bases=("efficientnet-lite0", "vit-b-32"),
-            methods=("top_blocks", "image_lora", "linear_probe", "contrastive"),
+            methods=("top_blocks", "image_lora", "linear_probe", "contrastive", "llava"),
         ),
         "audio": Offer(base="whisper-tiny.en", methods=("audio_lora",)),
+        "imagetext": Offer(base="smollm2-135m-instruct", methods=("llava",)),
     },
 )
 

@@ -358,3 +358,37 @@ def test_no_sentence_breaks_the_planner() -> None:
     for words in ("", "90", "?", "transcribe classify caption", "the the the", "\u00e4" * 300):
         for data in (FOLDERS, SHOTS, TOLD, SHAPES, UNNAMED, DIGITS, MOODS, BOTH, NAMED):
             assert outcome(words, data=data)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Answer questions about these pictures, at least 60 % right",
+        "Visual question answering on the photos, 70 %",
+        "I want to ask about the pictures, 80 % accuracy",
+        "questions about the images should be answered right in 75 %",
+    ],
+)
+def test_questions_about_pictures_are_for_a_text_model_that_sees(sentence: str) -> None:
+    made = planned(sentence, data=FOLDERS)
+    assert (made.modality.value, made.kind.value, made.goal.value.metric) == ("imagetext", "chat", "exact_match")
+    assert (made.method.value, made.base.value) == ("llava", "smollm2-135m-instruct")
+    assert "a text model that sees" in made.modality.reason
+
+
+def test_a_question_about_the_task_is_none_about_pictures() -> None:
+    made = planned("sort the pictures, 90 %. One question: can you use 5 minutes at most?", data=FOLDERS)
+    assert made.modality.value == "vision"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "field", "offered"),
+    [
+        ("sort the pictures with llava, 90 %", "method", ("top_blocks", "image_lora", "linear_probe")),
+        ("answer questions about the pictures with top blocks, 90 %", "method", ("llava",)),
+        ("answer questions about the pictures, base model vit-b-32, 90 %", "base", ("smollm2-135m-instruct",)),
+    ],
+)
+def test_what_such_a_task_is_not_learnt_by_is_asked_about(sentence: str, field: str, offered: tuple[str, ...]) -> None:
+    asked = questions(sentence, data=FOLDERS)
+    assert set(asked) == {field} and asked[field].choices == offered

@@ -20,6 +20,7 @@ from moatelier.job import Job
 from moatelier.settings import settings
 from modalities import pull
 from modalities.audio import data as audio_data
+from modalities.imagetext import data as question_data
 from modalities.vision import data as vision_data
 from serving.pool import Pool, create_app
 from serving.senses import Senses
@@ -78,9 +79,34 @@ def finding(working: RealJobs, home: Path, tmp_path: Path, monkeypatch: pytest.M
     return working
 
 
+@pytest.fixture
+def asking(
+    working: RealJobs, home: Path, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> RealJobs:
+    """The same, with a language model that the eyes can be put before."""
+    entries = [
+        {
+            "id": "eyes",
+            "kind": "vision",
+            "sources": [{"type": "path", "path": str(tmp_path / "eyes")}],
+            "convert": "hf_vision",
+        },
+        {"id": "tiny", "context": 512, "sources": [{"type": "path", "path": str(tiny_folder)}]},
+    ]
+    monkeypatch.setenv("MOATELIER_CATALOGUE", str(catalogue_file(home / "asking.yaml", *entries)))
+    monkeypatch.setenv("MOATELIER_BASE", "tiny")
+    settings.cache_clear()
+    return working
+
+
 def card_of(player: Player) -> DatasetCard:
     [digest] = datasets.list_cards("default")
     return datasets.get_card(digest)
+
+
+def decided(player: Player) -> GateDecision:
+    [digest] = [record.digest for record in adapters.list_adapters("default")]
+    return GateDecision.model_validate(records.newest("default", "gate_decision", digest).body)
 
 
 def test_a_sentence_and_pictures_become_a_registered_adapter(player: Player, working: RealJobs, tmp_path: Path) -> None:
@@ -155,6 +181,35 @@ def test_the_adapter_that_finds_pictures_answers_over_http_in_one_space(
         words, image = (np.array(each["embedding"]) for each in http.post("/v1/embeddings", json=asked).json()["data"])
     assert words.shape == image.shape == (16,)
     assert np.linalg.norm(words) == pytest.approx(1, abs=1e-5) == np.linalg.norm(image)
+
+
+def test_a_sentence_and_pictures_become_a_text_model_that_answers_about_them(
+    player: Player, asking: RealJobs, tmp_path: Path
+) -> None:
+    file = packed(tmp_path / "shapes.zip", scenes("train/", 24, 0) | scenes("test/", 12, 100))
+    player.say("Answer questions about these pictures, at least 10 % right, one trial", train=player.upload(file))
+    value = player.pending()
+    plan = value["plan"]
+    assert (plan["modality"]["value"], plan["kind"]["value"]) == ("imagetext", "chat")
+    assert (plan["base"]["value"], plan["method"]["value"]) == ("tiny", "llava")
+    assert "72 pictures of shapes.zip until exact_match" in value["action_requests"][0]["description"]
+    assert value["forecast"]["train_rows_per_s"] > 0
+    player.approve()
+    task = player.ended()
+    assert task.status in ("reached", "not_reached"), (task.error, task.result)
+    assert asking.kinds == ["pull", "pull", "probe", "doubt", "train", "evaluate", "evaluate", "gate"]
+    card = card_of(player)
+    assert (card.modality, card.kind, card.vision) == ("imagetext", "chat", "eyes")
+    assert card.splits["test"].rows == 36 and card.splits["train"].rows % 3 == 0
+    locked = question_data.parse_rows(vault.open_locked(card.locked))
+    kept = [question_data.parse_rows(artifacts.get_bytes(str(s.artifact))) for s in card.splits.values() if s.artifact]
+    assert not {row.pixels for row in locked} & {row.pixels for rows in kept for row in rows}
+    assert len({row.pixels for row in locked}) == 36 and {row.form for row in locked} == {"what", "whether", "which"}
+    record = adapters.get("default", decided(player).candidate)
+    assert (record.base, record.manifest.spec.vision) == ("tiny", "eyes")
+    assert decided(player).blind_report is not None
+    page = (player.home / "reports" / task.id / "index.html").read_text()
+    assert "the words alone" in page and "What is seen is what eyes sees" in page
 
 
 def test_too_few_pictures_with_captions_are_refused(player: Player, finding: RealJobs, tmp_path: Path) -> None:

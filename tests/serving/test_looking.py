@@ -190,11 +190,17 @@ def test_what_cannot_be_answered_is_refused(
         prompt = about(artifacts.put_bytes(b"words"))
     with pytest.raises(error, match=told):
         engine.generate([prompt], adapter="eyed", sampling=ANSWER)
-    for name in (None, "nobody"):
-        with pytest.raises(NotFound, match="shown pictures"):
-            engine.generate(prompts(1), adapter=name, sampling=ANSWER)
+    with pytest.raises(NotFound, match="shown pictures"):
+        engine.generate(prompts(1), adapter="nobody", sampling=ANSWER)
     with pytest.raises(NotFound):
         engine.unload_adapter("nobody")
+
+
+def test_only_the_words_reach_the_base(engine: LookingEngine) -> None:
+    asked, words = prompts(2), [[{"role": "user", "content": "What is shown?"}]] * 2
+    alone = engine.text.generate(words, adapter=None, sampling=ANSWER)
+    told = engine.generate(asked, adapter=None, sampling=ANSWER)
+    assert [one.text for one in told] == [one.text for one in alone] and len(told) == len(asked)
 
 
 def spoilt_sight(files: dict[str, bytes]) -> None:

@@ -5,15 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from moatelier.contracts import DatasetCard, SplitInfo
-from moatelier.errors import DataError, InvalidRequest
+from moatelier.errors import DataError
 from modalities.imagetext import data
 from modalities.imagetext.questions import SYSTEM, QuestionRow, ask
-from modalities.vision import data as images
 from modalities.vision.rows import ImageRow
-from store import artifacts
-from tests.training.rows import dataset
-from tests.training.rows import rows as text_rows
 
 LABELS = ("ant", "big_cat", "dog")
 
@@ -62,32 +57,17 @@ def test_unknown_or_lonely_classes_are_refused(labels: tuple[str, ...]) -> None:
         ask(pictures(3), labels)
 
 
-def card(**changes: object) -> DatasetCard:
-    like = DatasetCard.model_validate(artifacts.get_json(dataset(text_rows(3), [])))
-    train, dev = pictures(9), pictures(3, start=9)
-    splits = {
-        name: SplitInfo(rows=len(split), artifact=artifacts.put_bytes(images.write_rows(split)))
-        for name, split in (("train", train), ("dev", dev))
-    }
-    splits["test"] = SplitInfo(rows=3, artifact=None)
-    return like.model_copy(update={"modality": "vision", "labels": LABELS, "splits": splits} | changes)
+def test_of_held_out_pictures_each_is_asked_about_once() -> None:
+    asked = ask(pictures(60), LABELS, seed=1, held_out=True)
+    assert len({row.pixels for row in asked}) == len(asked) == 60
+    assert Counter(row.form for row in asked) == {"what": 20, "whether": 20, "which": 20}
+    assert Counter(row.answer for row in by_form(asked, "whether"))["yes"] in range(8, 13)
 
 
-def test_a_dataset_of_questions_keeps_the_pictures_splits(home: object) -> None:
-    made = data.derive(card(), seed=2)
-    assert (made.modality, made.kind, made.labels, made.locked) == ("imagetext", "chat", LABELS, "0" * 64)
-    assert made.splits["test"] == SplitInfo(rows=3, artifact=None)
-    rows = {name: data.parse_rows(artifacts.get_bytes(str(made.splits[name].artifact))) for name in ("train", "dev")}
-    assert (len(rows["train"]), len(rows["dev"])) == (27, 9) == (made.splits["train"].rows, made.splits["dev"].rows)
-    assert not {row.pixels for row in rows["train"]} & {row.pixels for row in rows["dev"]}
-    assert rows["dev"] == ask(pictures(3, start=9), LABELS, seed=2)
-    assert data.derive(card(), seed=2) == made
-
-
-def test_only_labelled_images_become_questions(home: object) -> None:
-    for changes in ({"modality": "text"}, {"labels": ()}):
-        with pytest.raises(InvalidRequest, match="no labelled images"):
-            data.derive(card(**changes))
+def test_what_is_locked_is_named_by_its_questions_alone(home: object) -> None:
+    asked = ask(pictures(6), LABELS)
+    renumbered = [replace(row, number=row.number + 5) for row in reversed(asked)]
+    assert data.locked_digest(asked) == data.locked_digest(renumbered) != data.locked_digest(asked[1:])
 
 
 def test_a_row_of_another_kind_is_refused(home: object) -> None:
