@@ -27,7 +27,7 @@ def test_two_of_one_name_are_refused() -> None:
 
 
 def test_an_unknown_modality_names_those_there_are() -> None:
-    with pytest.raises(NotFound, match="Known are audio, text, vision"):
+    with pytest.raises(NotFound, match="Known are audio, imagetext, text, vision"):
         registry.get("smell")
 
 
