@@ -6,10 +6,11 @@ with its own adapter.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import zip_longest
 from math import log
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from moatelier.contracts import AdapterManifest
 from moatelier.errors import Conflict, InvalidRequest, NotFound
 from moatelier.faults import fault_point
 from modalities import catalogue, registry
+from modalities.audio.config import RATE
 from modalities.bundle import read_manifest
 from serving.parts import Medium, Part
 from serving.together import Together
@@ -217,6 +219,26 @@ class Senses:
             NotFound: Nothing of this name is here.
             DataError: The bytes are no such medium.
         """
+        sense, asked = await self._asked(model, part, options)
+        return await sense.ask(asked)
+
+    async def hear(self, model: str, part: Part, options: Any) -> tuple[float, AsyncGenerator[str, None]]:
+        """A recording's seconds, and what it says: what each window adds to the text, as soon as it is heard.
+
+        Each window is a question of its own, so that others are answered between two of them, and who closes the
+        generator leaves no work but the one that is being heard. What the next may still change comes with the next.
+
+        Raises:
+            InvalidRequest: The model tells labels, or is for pictures; or the options do not fit it.
+            NotFound: Nothing of this name is here.
+            DataError: The bytes are no recording.
+        """
+        sense, asked = await self._asked(model, part, options)
+        pieces = await sense.call(lambda engine: engine.pieces(asked.data, asked.adapter, asked.options))
+        return len(asked.data) / RATE, _heard(sense, asked, pieces)
+
+    async def _asked(self, model: str, part: Part | None, options: Any) -> tuple[Sense, Asked]:
+        """Whom a question is for, and the question; see `ask`."""
         sense, adapter = self.found(model)
         manifest = sense.adapters.get(adapter) if adapter else None
         if manifest and manifest.kind == "retrieval":
@@ -231,7 +253,17 @@ class Senses:
         given = options
         if sense.modality == "audio" and given is None:
             given = import_module("modalities.audio.transcribing").Options()
-        return await sense.ask(Asked(data, adapter, given))
+        return sense, Asked(data, adapter, given)
+
+
+async def _heard(sense: Sense, asked: Asked, pieces: Sequence[Any]) -> AsyncGenerator[str, None]:
+    joining, said = import_module("modalities.audio.transcribing").Joining(), 0
+    for piece, following in zip_longest(pieces, pieces[1:]):
+        told = await sense.ask(replace(asked, data=asked.data[piece.start : piece.stop]))
+        joining.add(piece, told.transcript.segments)
+        settled = joining.settled(following)
+        yield settled[said:]
+        said = max(said, len(settled))
 
 
 def decode(part: Part) -> Any:

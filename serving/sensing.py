@@ -156,7 +156,8 @@ def add_routes(app: FastAPI, senses: Senses) -> None:
         temperature: Annotated[float, Form()] = 0.0,
         timestamp_granularities: Annotated[list[str] | None, Form(alias="timestamp_granularities[]")] = None,
         translate: Annotated[bool, Form()] = False,
-    ) -> dict[str, Any]:
+        stream: Annotated[bool, Form()] = False,
+    ) -> Any:
         wanted = timestamp_granularities or []
         asked = _options(
             "audio",
@@ -171,7 +172,13 @@ def add_routes(app: FastAPI, senses: Senses) -> None:
         data = await file.read(limit.max_bytes + 1)
         if len(data) > limit.max_bytes:
             raise too_many_bytes("file", limit)
-        told = await senses.ask(model, Part("audio", data, file.filename or "file"), asked)
+        part = Part("audio", data, file.filename or "file")
+        if stream:
+            seconds, said = await senses.hear(model, part, asked)
+            # The first window decides about the status: what goes wrong before it is an error, not a broken stream.
+            events = transcripts.events(seconds, await anext(said, ""), said)
+            return StreamingResponse(events, media_type="text/event-stream")
+        told = await senses.ask(model, part, asked)
         if told.transcript is None:
             what = f"`{model}` tells labels, no transcripts."
             raise InvalidRequest(what, where="model", remedy="Ask /v1/classify.")

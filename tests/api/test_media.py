@@ -1,6 +1,7 @@
 """Pictures and recordings through the whole API and the engine's own server, by engines that say what they are told."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ import openai
 import pytest
 
 from api.app import create_app
+from moatelier.errors import DataError
 from serving.pool import Pool
 from serving.pool import create_app as create_engine
 from store import keys
 from tests.api.running import running
 from tests.deciding import let_through
-from tests.sensed import audio_part, image_part, picture, recording, registered, senses
+from tests.sensed import Ears, audio_part, image_part, picture, recording, registered, senses
 
 EYES, EARS = "efficientnet-lite0", "whisper-tiny.en"
 
@@ -64,9 +66,72 @@ def test_transcripts_in_five_forms(http: httpx.Client, form: str, start: str) ->
 
 
 def test_a_transcript_as_a_stream_and_by_the_usual_name_of_the_base(client: openai.OpenAI) -> None:
-    with client.audio.transcriptions.create(model="whisper-1", file=("a.wav", recording(1)), stream=True) as events:
+    with client.audio.transcriptions.create(model="whisper-1", file=("a.wav", recording(2.5)), stream=True) as events:
         found = list(events)
-    assert [event.type for event in found] == ["transcript.text.delta", "transcript.text.done"]
+    assert [event.type for event in found] == ["transcript.text.delta"] * 3 + ["transcript.text.done"]
+    assert [event.delta for event in found if event.type == "transcript.text.delta"] == [
+        "1 seconds",
+        " 1 seconds",
+        " 0.5 seconds",
+    ]
+    assert found[-1].type == "transcript.text.done" and found[-1].text == "1 seconds 1 seconds 0.5 seconds"
+
+
+class Slow:
+    """Ears that need a while for each window, and break at one of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, breaks_at: int = 1000) -> None:
+        self.heard = 0
+        hear = Ears.transcribe
+
+        def transcribe(*asked: Any) -> list[Any]:
+            self.heard += 1
+            if self.heard >= breaks_at:
+                raise DataError("The ears are blocked.", where="audio")
+            time.sleep(0.05)
+            return hear(*asked)
+
+        monkeypatch.setattr(Ears, "transcribe", transcribe)
+
+
+def test_a_stream_tells_each_window_when_it_is_heard_and_ends_with_its_reader(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow(monkeypatch)
+    with client.audio.transcriptions.create(model="whisper-1", file=("a.wav", recording(60)), stream=True) as events:
+        assert next(iter(events)).type == "transcript.text.delta" and slow.heard < 10
+    time.sleep(0.3)
+    heard = slow.heard
+    assert heard < 30
+    time.sleep(0.3)
+    assert slow.heard == heard
+
+
+def test_a_reader_who_leaves_before_the_first_word_leaves_no_work(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.sensed.said", lambda seconds: "")
+    slow = Slow(monkeypatch)
+    form = {"model": "whisper-1", "stream": "true"}
+    with pytest.raises(httpx.ReadTimeout):
+        http.post("/v1/audio/transcriptions", files={"file": ("a.wav", recording(60))}, data=form, timeout=0.3)
+    time.sleep(0.3)
+    heard = slow.heard
+    time.sleep(0.3)
+    assert slow.heard == heard < 30
+
+
+def test_a_stream_that_breaks_is_an_error_and_one_that_cannot_begin_is_refused(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Slow(monkeypatch, breaks_at=3)
+    with client.audio.transcriptions.create(model="whisper-1", file=("a.wav", recording(9)), stream=True) as events:
+        with pytest.raises(openai.APIError, match="ears are blocked"):
+            list(events)
+    labels = registered("audio", EARS, "classification", "moods").model_id
+    for model, data in ((labels, recording(1)), ("whisper-1", b"a text"), ("whisper-1", recording(1))):
+        with pytest.raises(openai.BadRequestError):
+            client.audio.transcriptions.create(model=model, file=("a.wav", data), stream=True)
 
 
 def test_refusals_are_typed(http: httpx.Client) -> None:
