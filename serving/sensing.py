@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import FastAPI, File, Form, UploadFile
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from moatelier.errors import InvalidRequest
 from moatelier.ids import new_id
@@ -26,6 +26,7 @@ from serving.protocol import DONE, ChatRequest, Wire, usage
 from serving.senses import MEDIUM, Senses, Told, chances, decode
 
 MOST_INPUTS = 256
+MOST_NAMES, LONGEST_NAME = 1000, 200
 
 
 class ClassifyRequest(BaseModel):
@@ -35,6 +36,8 @@ class ClassifyRequest(BaseModel):
 
     model: str
     input: str | dict[str, Any] | list[str | dict[str, Any]]
+    labels: list[str] | None = Field(default=None, min_length=2, max_length=MOST_NAMES)
+    """Ours: names of classes to tell from each other, for a model that sees pictures and words in one space."""
 
     def parts(self) -> list[Part]:
         """The media in order.
@@ -43,6 +46,20 @@ class ClassifyRequest(BaseModel):
             InvalidRequest: None, too many, or something else; `where` names it.
         """
         return read_inputs(self.input)
+
+    def names(self) -> tuple[str, ...]:
+        """The classes' names as they are compared; none where the model's own labels are asked for.
+
+        Raises:
+            InvalidRequest: An empty or too long one, or one that is there twice; `where` names it.
+        """
+        names = tuple(name.strip() for name in self.labels or ())
+        for place, name in enumerate(names):
+            if not name or len(name) > LONGEST_NAME or name in names[:place]:
+                what = "There are two labels of this name." if name in names[:place] else "This is no label."
+                remedy = f"Name each class once, in 1 to {LONGEST_NAME} characters."
+                raise InvalidRequest(what, where=f"labels[{place}]", remedy=remedy)
+        return names
 
 
 def read_inputs(given: Any) -> list[Part]:
@@ -187,7 +204,8 @@ def add_routes(app: FastAPI, senses: Senses) -> None:
     @app.post("/v1/classify")
     async def classify(body: ClassifyRequest) -> dict[str, Any]:
         begun = int(time.time())
-        told = await asyncio.gather(*(senses.ask(body.model, part) for part in body.parts()))
+        names = body.names()
+        told = await asyncio.gather(*(senses.ask(body.model, part, names=names) for part in body.parts()))
         found = [_labels(body.model, place, one) for place, one in enumerate(told)]
         frame = {"id": new_id("classify"), "object": "list", "created": begun, "model": body.model}
         return frame | {"data": found, "usage": usage(0, len(found))}

@@ -42,6 +42,18 @@ class Eyes:
         reds = [image.resize((1, 1)).getpixel((0, 0))[0] / 255 for image in images]  # type: ignore[index]
         return [sorted([("red", red), ("blue", 1 - red)], key=lambda pair: -pair[1]) for red in reds]
 
+    def zero_shot(
+        self, images: Sequence[Image.Image], names: Sequence[str], adapter: str | None = None
+    ) -> list[list[tuple[str, float]]]:
+        """Knows the colour by its name, and is sure of it."""
+        if adapter is None:
+            raise InvalidRequest("They never met.", where=self.base, remedy="Tune it first.")
+        found = []
+        for [(likeliest, _), *_] in self.classify(images, [adapter] * len(images)):
+            told = [(name, float(name == likeliest)) for name in names]
+            found.append(sorted(told, key=lambda pair: -pair[1]))
+        return found
+
     def embed(self, images: Sequence[Image.Image], adapters: Sequence[str | None]) -> Any:
         return np.ones((len(images), 4), np.float32) / 2
 

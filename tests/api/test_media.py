@@ -167,6 +167,17 @@ def test_classify_and_embed(http: httpx.Client) -> None:
     assert embedded.json()["data"][0]["embedding"] == [0.5] * 4
 
 
+def test_classes_are_told_by_their_names_by_who_finds_pictures(http: httpx.Client) -> None:
+    finder = registered("vision", EYES, "retrieval", "finder")
+    asked = {"model": finder.model_id, "input": picture("blue"), "labels": ["green", "blue"]}
+    answer = http.post("/v1/classify", json=asked).json()
+    assert answer["model"] == finder.model_id and answer["data"][0]["labels"] == ["blue", "green"]
+    trained = registered("vision", EYES, "classification", "colours")
+    for model in (trained.model_id, EYES):
+        refused = http.post("/v1/classify", json=asked | {"model": model})
+        assert refused.status_code == 400 and refused.json()["error"]["code"] == "invalid_request", refused.text
+
+
 def test_pictures_and_texts_lie_in_the_space_of_an_adapter_that_finds_them(client: openai.OpenAI) -> None:
     made = registered("vision", EYES, "retrieval", "finder")
     found = client.embeddings.create(model=made.model_id, input=["a red thing", picture("red")])
