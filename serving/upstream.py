@@ -151,7 +151,7 @@ class Upstream:
         return self._client.build_request("POST", "/v1/audio/transcriptions", data=dict(form), files=files)
 
     async def classify(self, payload: Mapping[str, Any]) -> dict[str, Any]:
-        """The labels of pictures or recordings. Raises like `chat`."""
+        """The labels of texts, pictures or recordings. Raises like `chat`."""
         return await self._json("POST", "/v1/classify", payload)
 
     async def models(self) -> list[dict[str, Any]]:

@@ -12,12 +12,14 @@ import pytest
 
 from api.app import create_app
 from moatelier.errors import DataError
+from modalities.bundle import read_manifest
 from serving.pool import Pool
 from serving.pool import create_app as create_engine
-from store import keys
+from store import adapters, keys
 from tests.api.running import running
 from tests.deciding import let_through
 from tests.sensed import Ears, audio_part, image_part, picture, recording, registered, senses
+from tests.serving.conftest import seal_adapter
 
 EYES, EARS = "efficientnet-lite0", "whisper-tiny.en"
 
@@ -165,6 +167,17 @@ def test_classify_and_embed(http: httpx.Client) -> None:
     assert refused.status_code in (400, 404)
     embedded = http.post("/v1/embeddings", json={"model": EYES, "input": picture("blue"), "encoding_format": "float"})
     assert embedded.json()["data"][0]["embedding"] == [0.5] * 4
+
+
+def test_texts_are_classified_by_who_was_tuned_on_them(http: httpx.Client, tiny: str, tmp_path: Path) -> None:
+    manifest = read_manifest(seal_adapter(tiny, tmp_path, "mail", system=""))
+    made = adapters.register("default", manifest, "task-1")
+    answer = http.post("/v1/classify", json={"model": made.model_id, "input": ["a parcel", "a refund"]}).json()
+    assert answer["model"] == made.model_id and [each["index"] for each in answer["data"]] == [0, 1]
+    for each in answer["data"]:
+        assert sorted(each["labels"]) == ["parcel", "refund"] and sum(each["probs"]) == pytest.approx(1)
+    refused = http.post("/v1/classify", json={"model": made.model_id, "input": picture("red")})
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "input[0]"
 
 
 def test_classes_are_told_by_their_names_by_who_finds_pictures(http: httpx.Client) -> None:
