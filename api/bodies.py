@@ -1,13 +1,15 @@
-"""Request bodies that we pass on or look into ourselves."""
+"""Bodies that we pass on or look into ourselves: requests, and answers that come as streams."""
 
 import asyncio
 import json
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
-from moatelier.errors import Cancelled, InvalidRequest
+from api.errors import envelope_of
+from moatelier.errors import Cancelled, InvalidRequest, MoatelierError
+from serving import sse
 
 T = TypeVar("T")
 
@@ -59,3 +61,17 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def passed_on(
+    chunks: AsyncIterator[bytes], change: Callable[[dict[str, Any]], dict[str, Any]] = lambda body: body
+) -> AsyncIterator[bytes]:
+    """The engine's events, each changed; an answer that breaks off ends with an error event, never silently."""
+    try:
+        async for body in sse.bodies(chunks):
+            yield sse.event(body if "error" in body else change(body))
+            if "error" in body:
+                return
+        yield b"data: [DONE]\n\n"
+    except MoatelierError as error:
+        yield sse.event(envelope_of(error))

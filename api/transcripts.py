@@ -1,7 +1,7 @@
-"""A transcript in the five forms that clients ask for, and as the events of a stream."""
+"""A transcript in the five forms that clients ask for."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 Form = Literal["json", "text", "srt", "vtt", "verbose_json"]
@@ -41,14 +41,6 @@ def written(whole: Mapping[str, Any], form: Form) -> str:
         return json.dumps(whole, ensure_ascii=False)
     kept = ("text", "usage", "moatelier")
     return json.dumps({name: whole[name] for name in kept if name in whole}, ensure_ascii=False)
-
-
-def events(whole: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The transcript phrase by phrase, then as a whole."""
-    for number, segment in enumerate(whole["segments"]):
-        delta = segment["text"] if number == 0 else f" {segment['text']}"
-        yield {"type": "transcript.text.delta", "delta": delta, "segment_id": f"seg_{segment['id']}"}
-    yield {"type": "transcript.text.done", "text": whole["text"], "usage": whole["usage"]}
 
 
 def _time(seconds: float, point: str) -> str:

@@ -41,9 +41,15 @@ class Backend:
 
     async def stream(self, payload: dict[str, Any], *targets: Target) -> AsyncGenerator[bytes, None]:
         """The bytes of a streamed completion. An error before the first of them is raised here, not in the stream."""
+        return await self.opened(lambda: self.upstream.stream(payload), *targets)
+
+    async def opened(
+        self, call: Callable[[], AsyncGenerator[bytes, None]], *targets: Target
+    ) -> AsyncGenerator[bytes, None]:
+        """The same for any other answer of the engine that comes as a stream."""
 
         async def open_stream() -> tuple[bytes, AsyncGenerator[bytes, None]]:
-            chunks = self.upstream.stream(payload)
+            chunks = call()
             return await anext(chunks, b""), chunks
 
         head, rest = await self._with_adapters(targets, open_stream)

@@ -170,17 +170,22 @@ class TextEngine:
         sampling: Sampling,
         choices: int = 1,
         scored: int | None = None,
+        told_from: int = 1,
+        limit: int | None = None,
         flow: str = "",
         asked: float | None = None,
     ) -> list[Row]:
-        """As `submit`, for prompts that have been made: one for each adapter. Raises NotFound."""
+        """As `submit`, for prompts that have been made: one for each adapter. Raises NotFound.
+
+        `told_from` is the first token that is scored; a limit of 0 asks for no answer.
+        """
         loaded = [self._subject(name) for name in adapters]
         since = time.monotonic() if asked is None else asked
         deadline = None if sampling.deadline_s is None else since + sampling.deadline_s
         turns_of = f"{flow} {list(adapters)}"
         return self._queue(
             [
-                self._row(prompts, loaded, sampling, choice=n, scored=scored, flow=turns_of, deadline=deadline)
+                self._row(prompts, loaded, sampling, n, scored, told_from, limit, turns_of, deadline)
                 for n in range(choices)
             ]
         )
@@ -325,9 +330,9 @@ class TextEngine:
         prompts: Sequence[Prompt],
         adapters: Sequence[Loaded[LoraWeights] | None],
         sampling: Sampling,
-        *,
         choice: int = 0,
         scored: int | None = None,
+        told_from: int = 1,
         limit: int | None = None,
         flow: str = "",
         deadline: float | None = None,
@@ -338,7 +343,7 @@ class TextEngine:
         text = TextStream(lambda ids: answer_text(self.base.tokenizer, ids), sampling.stop)
         lanes = tuple(self._lane(*pair) for pair in zip(prompts, adapters, strict=True))
         chooser = Chooser(sampling, choice, constraint)
-        return Row(choice, lanes, len(prompts[0].ids), limit, chooser, text, flow, scored, deadline)
+        return Row(choice, lanes, len(prompts[0].ids), limit, chooser, text, flow, scored, deadline, told_from)
 
     def _lane(self, prompt: Prompt, adapter: Loaded[LoraWeights] | None) -> Lane:
         base, ids, inset = self.base.digest, list(prompt.ids), prompt.inset

@@ -23,7 +23,7 @@ from moatelier.ids import digest_bytes
 from moatelier.settings import settings
 from modalities.audio.config import LONGEST_WINDOW_S, RATE, samples
 from modalities.audio.decoding import Options, checked
-from modalities.audio.levels import Samples
+from modalities.audio.levels import Piece, Samples, cut
 from modalities.audio.model import load_base
 from modalities.audio.sound import decode_sound
 from modalities.audio.transcribing import Transcript
@@ -151,6 +151,22 @@ class AudioEngine:
                 known[question] = said
                 self.said.put(_name(question, asked), said, _size(said))
             return [known[question] for question in questions]
+
+    def pieces(self, recording: Samples, adapter: str | None, options: Options | None = None) -> list[Piece]:
+        """Where `transcribe` cuts a recording, for those who want to hear it piece by piece; none where it is silent.
+
+        Args:
+            recording: Samples at 16 kHz in -1..1, of any length.
+            adapter: Name of a loaded adapter; None is the base.
+            options: How the pieces are to be decoded.
+
+        Raises:
+            NotFound: No adapter of this name is loaded.
+            InvalidRequest: The adapter tells labels, or the options do not fit the model or each other.
+        """
+        checked(options or Options(), self.base)
+        with self._held([adapter], "transcription") as [loaded]:
+            return cut(recording, self._question(recording, loaded).window_s)
 
     def classify(self, recordings: Sequence[Samples], adapters: Sequence[str | None]) -> list[Labels]:
         """The labels of each recording with their probabilities, each by its own adapter.

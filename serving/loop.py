@@ -62,7 +62,7 @@ class Loop:
             for row in self.scheduler.running:
                 for lane in row.lanes if not row.read else ():
                     if lane.logits is None:
-                        self._sharing.attach(lane, upper=row.told)
+                        self._sharing.attach(lane, upper=row.untold)
             plan, stuck = self._seated(self.scheduler.plan())
             return [*changed, *stuck, *(self._compute(plan) if plan else ())]
 
@@ -171,7 +171,7 @@ class Loop:
         for lane, tokens in plan.read:
             row = rows[id(lane)]
             if not row.told and lane is row.lanes[0]:
-                self._tell(row, lane, self._model.logits(hidden[at : at + tokens]))
+                self._tell(row, lane, hidden[at : at + tokens])
             if lane.unread == 0:
                 wanted.append((lane, at + tokens - 1))
             at += tokens
@@ -180,14 +180,16 @@ class Loop:
             for (lane, _), after in zip(wanted, logits, strict=True):
                 lane.logits = after
 
-    def _tell(self, row: Row, lane: Lane, logits: torch.Tensor) -> None:
-        """The log probabilities of the prompt tokens that follow those just computed."""
+    def _tell(self, row: Row, lane: Lane, hidden: torch.Tensor) -> None:
+        """The log probabilities of the prompt tokens that follow those just computed, as far as they are wanted."""
         assert lane.seat is not None
-        start = lane.seat.tokens - len(logits)
-        following = lane.ids[start + 1 : lane.seat.tokens + 1]
+        start = lane.seat.tokens - len(hidden)
+        skipped = max(0, row.told_from - start - 1)
+        following = lane.ids[start + 1 + skipped : lane.seat.tokens + 1]
         if following:
             tops = [row.scored or 0] * len(following)
-            row.prompt_told += likelihoods(logits[: len(following)], following, tops)
+            logits = self._model.logits(hidden[skipped : skipped + len(following)])
+            row.prompt_told += likelihoods(logits, following, tops)
 
     def _choose(self, rows: Sequence[Row]) -> None:
         """The next token of each row whose lanes all have logits."""

@@ -10,6 +10,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +26,7 @@ from moatelier.settings import settings
 from modalities import registry
 from modalities.bundle import read_manifest
 from modalities.imagetext.config import NAME as SHOWN
-from serving import parts, sensing
+from serving import labelling, parts, sensing
 from serving.driver import Driver, Ticket
 from serving.embeddings import Embedder, EmbeddingRequest
 from serving.engine import Delta, TextEngine
@@ -34,6 +35,7 @@ from serving.protocol import DONE, ChatRequest, Wire, envelope
 from serving.row import Row
 from serving.sampling import TokenLogprob
 from serving.senses import Senses, decode
+from serving.sensing import ClassifyRequest
 from serving.sse import event
 
 T = TypeVar("T")
@@ -169,6 +171,26 @@ class Pool:
 
         return self.driver.submit(submit, eager=request.stream)
 
+    async def label(self, body: ClassifyRequest, request: Request) -> dict[str, Any]:
+        """The labels of texts, one text after the other: each is a batch by itself.
+
+        Raises:
+            InvalidRequest: An input is no text or too long, or the model was not tuned to classify texts.
+            NotFound: No model of this name is loaded.
+        """
+        self.fingerprint(body.model)
+        manifest = self._engine.adapters.get(body.model) if self._engine else None
+        if manifest is None or manifest.kind != "classification":
+            what = f"`{body.model}` has no labels to tell."
+            raise InvalidRequest(what, where="model", remedy="Ask an adapter that was tuned to classify.")
+        told, prompt = [], 0
+        for index, text in enumerate(body.texts()):
+            asked = partial(labelling.submit, adapter=body.model, manifest=manifest, text=text, index=index)
+            ticket = self.driver.submit(partial(asked, flow=body.user or ""), eager=False)
+            told.append(await unless_gone(request, ticket, labelling.told(ticket, manifest.labels)))
+            prompt += ticket.rows[0].told_from
+        return sensing.labelled(body.model, told, prompt)
+
     def counts(self) -> dict[str, int | str]:
         """What the engine holds, in bytes and in things; nothing before it is loaded."""
         engine = self._engine
@@ -300,6 +322,12 @@ def create_app(pool: Pool) -> FastAPI:
         if pool.is_sensed(body.model):
             return await sensing.embed(pool.senses, body)
         return await embedder.answer(body)
+
+    @app.post("/v1/classify")
+    async def classify(body: ClassifyRequest, request: Request) -> dict[str, Any]:
+        if pool.is_sensed(body.model):
+            return await sensing.classify(pool.senses, body)
+        return await pool.label(body, request)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

@@ -126,6 +126,7 @@ class Row:
         flow: Who asks, with which adapter; flows take turns.
         scored: None, or how many alternatives to tell with the log probability of each prompt token.
         deadline: In seconds of the monotonic clock.
+        told_from: The first token of the prompt whose log probability is told.
         news: What the reader has not been given yet.
     """
 
@@ -138,6 +139,7 @@ class Row:
     flow: str
     scored: int | None = None
     deadline: float | None = None
+    told_from: int = 1
     passed: int = 0
     """How many rows have overtaken it while it waited for places."""
     read: bool = False
@@ -159,7 +161,12 @@ class Row:
     @property
     def told(self) -> bool:
         """The log probabilities of the prompt are known, or were not asked for."""
-        return self.scored is None or len(self.prompt_told) >= self.prompt_tokens - 1
+        return self.scored is None or len(self.prompt_told) >= self.prompt_tokens - self.told_from
+
+    @property
+    def untold(self) -> int:
+        """Tokens at whose places nothing has to be told."""
+        return max(len(lane.ids) for lane in self.lanes) if self.told else self.told_from - 1
 
     @property
     def late(self) -> bool:

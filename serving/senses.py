@@ -6,10 +6,11 @@ with its own adapter.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import zip_longest
 from math import log
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from moatelier.contracts import AdapterManifest
 from moatelier.errors import Conflict, InvalidRequest, NotFound
 from moatelier.faults import fault_point
 from modalities import catalogue, registry
+from modalities.audio.config import RATE
 from modalities.bundle import read_manifest
 from serving.parts import Medium, Part
 from serving.together import Together
@@ -67,11 +69,13 @@ class Asked:
         data: An image, or samples at 16 kHz.
         adapter: Its name on the engine; None is the base.
         options: A `modalities.audio.transcribing.Options`.
+        names: Classes to tell from each other by their names; none asks for the labels that were taught.
     """
 
     data: Any
     adapter: str | None
     options: Any = None
+    names: tuple[str, ...] = ()
 
 
 class Sense:
@@ -113,17 +117,24 @@ class Sense:
         engine = self._loaded()
         groups: dict[Any, list[int]] = defaultdict(list)
         for place, item in enumerate(items):
-            groups[item.options if self._transcribes(item) else None].append(place)
+            groups[self._company(item)].append(place)
         found: dict[int, Told] = {}
-        for options, places in groups.items():
-            data, names = [items[place].data for place in places], [items[place].adapter for place in places]
-            if options is None:
-                labelled = engine.classify(data, names)
-                told = [Told(labels[0][0], tuple(labels)) for labels in labelled]
-            else:
-                told = [Told(one.text, transcript=one) for one in engine.transcribe(data, names, options)]
-            found |= dict(zip(places, told, strict=True))
+        for places in groups.values():
+            found |= zip(places, self._told(engine, [items[place] for place in places]), strict=True)
         return [found[place] for place in range(len(items))]
+
+    def _company(self, item: Asked) -> Any:
+        """Questions for which this is equal are one call of the engine."""
+        if item.names:
+            return item.names, item.adapter
+        return item.options if self._transcribes(item) else None
+
+    def _told(self, engine: Any, items: Sequence[Asked]) -> list[Told]:
+        data, adapters, one = [item.data for item in items], [item.adapter for item in items], items[0]
+        if not one.names and self._transcribes(one):
+            return [Told(said.text, transcript=said) for said in engine.transcribe(data, adapters, one.options)]
+        labelled = engine.zero_shot(data, one.names, one.adapter) if one.names else engine.classify(data, adapters)
+        return [Told(labels[0][0], tuple(labels)) for labels in labelled]
 
     def _transcribes(self, item: Asked) -> bool:
         if self.modality != "audio" or item.adapter is None:
@@ -208,20 +219,52 @@ class Senses:
             return False
         return True
 
-    async def ask(self, model: str, part: Part | None, options: Any = None) -> Told:
+    async def ask(self, model: str, part: Part | None, options: Any = None, names: tuple[str, ...] = ()) -> Told:
         """What a model says of a picture or a recording.
+
+        Args:
+            model: Its name.
+            part: The picture or the recording.
+            options: How a recording is to be decoded.
+            names: Classes to tell from each other by their names, where pictures and words share a space.
 
         Raises:
             InvalidRequest: It is asked about nothing, or about the other medium; or it, or its base, has no labels to
-                tell.
+                tell, or has been taught others than are asked for.
             NotFound: Nothing of this name is here.
             DataError: The bytes are no such medium.
         """
+        sense, asked = await self._asked(model, part, options, names)
+        return await sense.ask(asked)
+
+    async def hear(self, model: str, part: Part, options: Any) -> tuple[float, AsyncGenerator[str, None]]:
+        """A recording's seconds, and what it says: what each window adds to the text, as soon as it is heard.
+
+        Each window is a question of its own, so that others are answered between two of them, and who closes the
+        generator leaves no work but the one that is being heard. What the next may still change comes with the next.
+
+        Raises:
+            InvalidRequest: The model tells labels, or is for pictures; or the options do not fit it.
+            NotFound: Nothing of this name is here.
+            DataError: The bytes are no recording.
+        """
+        sense, asked = await self._asked(model, part, options)
+        pieces = await sense.call(lambda engine: engine.pieces(asked.data, asked.adapter, asked.options))
+        return len(asked.data) / RATE, _heard(sense, asked, pieces)
+
+    async def _asked(
+        self, model: str, part: Part | None, options: Any, names: tuple[str, ...] = ()
+    ) -> tuple[Sense, Asked]:
+        """Whom a question is for, and the question; see `ask`."""
         sense, adapter = self.found(model)
         manifest = sense.adapters.get(adapter) if adapter else None
-        if manifest and manifest.kind == "retrieval":
+        if manifest and manifest.kind == "retrieval" and not names:
             what = f"`{model}` finds pictures by words: it gives vectors, and answers nothing."
-            raise InvalidRequest(what, where="model", remedy="Ask /v1/embeddings for those of texts and pictures.")
+            remedy = "Ask /v1/embeddings for those of texts and pictures, or /v1/classify with `labels`."
+            raise InvalidRequest(what, where="model", remedy=remedy)
+        if names and (sense.modality != "vision" or (manifest and manifest.kind != "retrieval")):
+            what = f"`{model}` does not know things by their names."
+            raise InvalidRequest(what, where="labels", remedy="Leave them out, or ask who finds pictures by words.")
         wanted = MEDIUM[sense.modality]
         if part is None or part.medium != wanted:
             form = "an `image_url`" if wanted == "image" else "an `input_audio`"
@@ -231,7 +274,17 @@ class Senses:
         given = options
         if sense.modality == "audio" and given is None:
             given = import_module("modalities.audio.transcribing").Options()
-        return await sense.ask(Asked(data, adapter, given))
+        return sense, Asked(data, adapter, given, names)
+
+
+async def _heard(sense: Sense, asked: Asked, pieces: Sequence[Any]) -> AsyncGenerator[str, None]:
+    joining, said = import_module("modalities.audio.transcribing").Joining(), 0
+    for piece, following in zip_longest(pieces, pieces[1:]):
+        told = await sense.ask(replace(asked, data=asked.data[piece.start : piece.stop]))
+        joining.add(piece, told.transcript.segments)
+        settled = joining.settled(following)
+        yield settled[said:]
+        said = max(said, len(settled))
 
 
 def decode(part: Part) -> Any:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import FastAPI, File, Form, UploadFile
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from moatelier.errors import InvalidRequest
 from moatelier.ids import new_id
@@ -26,15 +26,19 @@ from serving.protocol import DONE, ChatRequest, Wire, usage
 from serving.senses import MEDIUM, Senses, Told, chances, decode
 
 MOST_INPUTS = 256
+MOST_NAMES, LONGEST_NAME = 1000, 200
 
 
 class ClassifyRequest(BaseModel):
-    """The body of a request for labels: data URIs, or parts as chat has them."""
+    """The body of a request for labels: data URIs, texts, or parts as chat has them."""
 
     model_config = ConfigDict(extra="ignore")
 
     model: str
     input: str | dict[str, Any] | list[str | dict[str, Any]]
+    labels: list[str] | None = Field(default=None, min_length=2, max_length=MOST_NAMES)
+    """Ours: names of classes to tell from each other, for a model that sees pictures and words in one space."""
+    user: str | None = None
 
     def parts(self) -> list[Part]:
         """The media in order.
@@ -43,6 +47,37 @@ class ClassifyRequest(BaseModel):
             InvalidRequest: None, too many, or something else; `where` names it.
         """
         return read_inputs(self.input)
+
+    def texts(self) -> list[str]:
+        """The texts in order, for a model for texts.
+
+        Raises:
+            InvalidRequest: None, too many, or something else; or names of classes are given.
+        """
+        if self.labels is not None:
+            what = f"`{self.model}` does not know things by their names."
+            raise InvalidRequest(what, where="labels", remedy="Leave them out: it has labels of its own.")
+        found = []
+        for place, one in enumerate(read_mixed(self.input)):
+            if not isinstance(one, str):
+                what = f"`{self.model}` is a model for texts."
+                raise InvalidRequest(what, where=f"input[{place}]", remedy="Send texts.")
+            found.append(one)
+        return found
+
+    def names(self) -> tuple[str, ...]:
+        """The classes' names as they are compared; none where the model's own labels are asked for.
+
+        Raises:
+            InvalidRequest: An empty or too long one, or one that is there twice; `where` names it.
+        """
+        names = tuple(name.strip() for name in self.labels or ())
+        for place, name in enumerate(names):
+            if not name or len(name) > LONGEST_NAME or name in names[:place]:
+                what = "There are two labels of this name." if name in names[:place] else "This is no label."
+                remedy = f"Name each class once, in 1 to {LONGEST_NAME} characters."
+                raise InvalidRequest(what, where=f"labels[{place}]", remedy=remedy)
+        return names
 
 
 def read_inputs(given: Any) -> list[Part]:
@@ -53,7 +88,7 @@ def read_inputs(given: Any) -> list[Part]:
             raise InvalidRequest(
                 "Only pictures and recordings are taken here.",
                 where=f"input[{place}]",
-                remedy="Send data URIs; texts go to `/v1/chat/completions`.",
+                remedy="Send data URIs; texts are classified by adapters for texts.",
             )
         found.append(one)
     return found
@@ -156,7 +191,8 @@ def add_routes(app: FastAPI, senses: Senses) -> None:
         temperature: Annotated[float, Form()] = 0.0,
         timestamp_granularities: Annotated[list[str] | None, Form(alias="timestamp_granularities[]")] = None,
         translate: Annotated[bool, Form()] = False,
-    ) -> dict[str, Any]:
+        stream: Annotated[bool, Form()] = False,
+    ) -> Any:
         wanted = timestamp_granularities or []
         asked = _options(
             "audio",
@@ -171,19 +207,36 @@ def add_routes(app: FastAPI, senses: Senses) -> None:
         data = await file.read(limit.max_bytes + 1)
         if len(data) > limit.max_bytes:
             raise too_many_bytes("file", limit)
-        told = await senses.ask(model, Part("audio", data, file.filename or "file"), asked)
+        part = Part("audio", data, file.filename or "file")
+        if stream:
+            seconds, said = await senses.hear(model, part, asked)
+            # The first window decides about the status: what goes wrong before it is an error, not a broken stream.
+            events = transcripts.events(seconds, await anext(said, ""), said)
+            return StreamingResponse(events, media_type="text/event-stream")
+        told = await senses.ask(model, part, asked)
         if told.transcript is None:
             what = f"`{model}` tells labels, no transcripts."
             raise InvalidRequest(what, where="model", remedy="Ask /v1/classify.")
         return transcripts.verbose(told.transcript, "translate" if translate else "transcribe", temperature)
 
-    @app.post("/v1/classify")
-    async def classify(body: ClassifyRequest) -> dict[str, Any]:
-        begun = int(time.time())
-        told = await asyncio.gather(*(senses.ask(body.model, part) for part in body.parts()))
-        found = [_labels(body.model, place, one) for place, one in enumerate(told)]
-        frame = {"id": new_id("classify"), "object": "list", "created": begun, "model": body.model}
-        return frame | {"data": found, "usage": usage(0, len(found))}
+
+async def classify(senses: Senses, body: ClassifyRequest) -> dict[str, Any]:
+    """The body of an answer with labels of pictures or recordings, by a model for them or one of its adapters.
+
+    Raises:
+        InvalidRequest: Something else is to be classified, or the model has no labels, or others than are asked for.
+        DataError: One is damaged.
+    """
+    names = body.names()
+    told = await asyncio.gather(*(senses.ask(body.model, part, names=names) for part in body.parts()))
+    return labelled(body.model, told)
+
+
+def labelled(model: str, told: Sequence[Told], prompt: int = 0) -> dict[str, Any]:
+    """The body of an answer with labels, one for each input; `prompt` counts the tokens that were read."""
+    found = [_labels(model, place, one) for place, one in enumerate(told)]
+    frame = {"id": new_id("classify"), "object": "list", "created": int(time.time()), "model": model}
+    return frame | {"data": found, "usage": usage(prompt, len(found))}
 
 
 def _labels(model: str, place: int, told: Told) -> dict[str, Any]:

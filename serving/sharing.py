@@ -20,12 +20,12 @@ class Sharing:
     def __init__(self, blocks: Blocks, boundary: int) -> None:
         self._blocks, self._lower, self._upper = blocks, slice(0, boundary), slice(boundary, None)
 
-    def attach(self, lane: Lane, upper: bool) -> None:
+    def attach(self, lane: Lane, upper: int) -> None:
         """Take over what others have computed of the lane's tokens since it last looked.
 
         Args:
             lane: One that reads.
-            upper: False leaves the upper segment to be computed, for a row that needs its states at every token.
+            upper: Tokens whose states above the boundary the row does not need; the others' are left to be computed.
         """
         seat = lane.seat
         assert seat is not None
@@ -38,8 +38,8 @@ class Sharing:
             assert block.hidden is not None
             seat.room.hidden[seat.slot, seat.lower : seat.lower + BLOCK] = block.hidden
             seat.lower += BLOCK
-        if upper:
-            known = min(seat.lower, whole)
+        known = min(seat.lower, whole, upper // BLOCK * BLOCK)
+        if known > seat.tokens:
             for block in self._blocks.find(lane.upper.keys(lane.ids, known)[seat.tokens // BLOCK :]):
                 _copy(block, seat, self._upper, seat.tokens)
                 seat.tokens += BLOCK

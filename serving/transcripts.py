@@ -1,10 +1,13 @@
-"""`/v1/audio/transcriptions` of the engine: what may be asked, and a transcript as the dialect's `verbose_json`."""
+"""`/v1/audio/transcriptions` of the engine: what may be asked, and a transcript as `verbose_json` or as events."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
-from moatelier.errors import InvalidRequest
+from moatelier.errors import InvalidRequest, MoatelierError
+from serving.protocol import DONE, envelope
+from serving.sse import event
 
 MOST_PROMPT = 2000
 """Characters of a prompt; Whisper reads the last 224 tokens of it."""
@@ -67,12 +70,39 @@ def verbose(transcript: Any, task: str = "transcribe", temperature: float = 0.0)
         "duration": transcript.seconds,
         "text": transcript.text,
         "segments": segments,
-        "usage": {"type": "duration", "seconds": round(transcript.seconds, 3)},
+        "usage": _usage(transcript.seconds),
     }
     spoken: Sequence[Any] | None = getattr(transcript, "words", None)
     if spoken is not None:
         body["words"] = [{"word": word.text, "start": word.start_s, "end": word.stop_s} for word in spoken]
     return body
+
+
+async def events(seconds: float, first: str, said: AsyncGenerator[str, None]) -> AsyncGenerator[bytes, None]:
+    """A transcript as server-sent events: what each window adds to it, then the whole.
+
+    Args:
+        seconds: Length of the recording.
+        first: What the first window added.
+        said: What the others add.
+    """
+    text = first
+    try:
+        async with aclosing(said):
+            if first:
+                yield event({"type": "transcript.text.delta", "delta": first})
+            async for delta in said:
+                text += delta
+                if delta:
+                    yield event({"type": "transcript.text.delta", "delta": delta})
+        yield event({"type": "transcript.text.done", "text": text, "usage": _usage(seconds)})
+        yield DONE
+    except MoatelierError as error:
+        yield event(envelope(error))
+
+
+def _usage(seconds: float) -> dict[str, Any]:
+    return {"type": "duration", "seconds": round(seconds, 3)}
 
 
 def compression(text: str) -> float:

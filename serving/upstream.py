@@ -89,7 +89,7 @@ class Upstream:
         """
         return await self._json("POST", "/v1/chat/completions", {**payload, "stream": False}, headers)
 
-    async def stream(
+    def stream(
         self, payload: Mapping[str, Any], headers: Mapping[str, str] | None = None
     ) -> AsyncGenerator[bytes, None]:
         """The bytes of a chat completion's server-sent events, as they come. Closing the iterator hangs up.
@@ -97,7 +97,9 @@ class Upstream:
         Raises:
             UpstreamError: As for `chat`; in the middle when the connection breaks.
         """
-        request = self._request("POST", "/v1/chat/completions", {**payload, "stream": True}, headers)
+        return self._parts(self._request("POST", "/v1/chat/completions", {**payload, "stream": True}, headers))
+
+    async def _parts(self, request: httpx.Request) -> AsyncGenerator[bytes, None]:
         async with self._turn:
             answer = await self._retries.run(partial(self._once, request, streamed=True))
             try:
@@ -135,17 +137,21 @@ class Upstream:
             name: What its owner calls the recording.
             data: The encoded recording.
         """
-        form = {**fields, "response_format": "verbose_json"}
-        request = self._client.build_request(
-            "POST", "/v1/audio/transcriptions", data=form, files={"file": (name, data)}
-        )
-        body = await self._body(request)
+        body = await self._body(self._recording({**fields, "response_format": "verbose_json"}, name, data))
         if not isinstance(body.get("text"), str):
             raise UpstreamError("The upstream's answer is no transcript.", where=self.url)
         return body
 
+    def hear(self, fields: Mapping[str, Any], name: str, data: bytes) -> AsyncGenerator[bytes, None]:
+        """The bytes of a transcript's server-sent events, as they come; as for `transcribe` and `stream`."""
+        return self._parts(self._recording({**fields, "stream": "true"}, name, data))
+
+    def _recording(self, form: Mapping[str, Any], name: str, data: bytes) -> httpx.Request:
+        files = {"file": (name, data)}
+        return self._client.build_request("POST", "/v1/audio/transcriptions", data=dict(form), files=files)
+
     async def classify(self, payload: Mapping[str, Any]) -> dict[str, Any]:
-        """The labels of pictures or recordings. Raises like `chat`."""
+        """The labels of texts, pictures or recordings. Raises like `chat`."""
         return await self._json("POST", "/v1/classify", payload)
 
     async def models(self) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from PIL import Image
 from moatelier.contracts import AdapterManifest, Kind, TrainSpec
 from moatelier.errors import InvalidRequest
 from modalities import bundle
+from modalities.audio.levels import Piece
 from modalities.audio.transcribing import Options, Segment, Transcript
 from serving.senses import Sense, Senses
 from store import adapters
@@ -41,6 +42,18 @@ class Eyes:
         reds = [image.resize((1, 1)).getpixel((0, 0))[0] / 255 for image in images]  # type: ignore[index]
         return [sorted([("red", red), ("blue", 1 - red)], key=lambda pair: -pair[1]) for red in reds]
 
+    def zero_shot(
+        self, images: Sequence[Image.Image], names: Sequence[str], adapter: str | None = None
+    ) -> list[list[tuple[str, float]]]:
+        """Knows the colour by its name, and is sure of it."""
+        if adapter is None:
+            raise InvalidRequest("They never met.", where=self.base, remedy="Tune it first.")
+        found = []
+        for [(likeliest, _), *_] in self.classify(images, [adapter] * len(images)):
+            told = [(name, float(name == likeliest)) for name in names]
+            found.append(sorted(told, key=lambda pair: -pair[1]))
+        return found
+
     def embed(self, images: Sequence[Image.Image], adapters: Sequence[str | None]) -> Any:
         return np.ones((len(images), 4), np.float32) / 2
 
@@ -61,11 +74,21 @@ class Ears(Eyes):
         self.batches.append(list(adapters))
         return [_transcript(len(sound) / 16_000, options) for sound in sounds]
 
+    def pieces(self, sound: Any, adapter: str | None, options: Options) -> list[Piece]:
+        """A window holds a second."""
+        if adapter and self.adapters[adapter].kind != "transcription":
+            raise InvalidRequest("It tells labels.", where="model", remedy="Ask /v1/classify.")
+        return [Piece(start, min(start + 16_000, len(sound))) for start in range(0, len(sound), 16_000)]
+
 
 def _transcript(seconds: float, options: Options) -> Transcript:
-    text = f"{seconds:g} seconds"
+    text = said(seconds)
     segment = Segment(0.0, seconds, text, (5, 6, 7), -0.25, 0.01)
     return Transcript(text, (segment,), options.language, seconds)
+
+
+def said(seconds: float) -> str:
+    return f"{seconds:g} seconds"
 
 
 def picture(colour: str) -> str:

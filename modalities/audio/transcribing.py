@@ -17,7 +17,7 @@ from modalities.audio.levels import Piece, Samples, cut
 from modalities.audio.model import AudioBase, encode, features
 from modalities.audio.words import Word, timed
 
-__all__ = ["Decode", "Options", "Segment", "Transcript", "Window", "batches", "detect_language", "join"]
+__all__ = ["Decode", "Joining", "Options", "Segment", "Transcript", "Window", "batches", "detect_language", "join"]
 __all__ += ["transcribe", "transcripts"]
 
 MOST_POSITIONS = 24_000
@@ -181,22 +181,53 @@ def _timed(tokenizer: Any, tokens: Sequence[int], length: float) -> Iterator[tup
 
 
 def _transcript(windows: Sequence[tuple[Piece, list[Segment], str]], seconds: float, asked: str | None) -> Transcript:
-    segments: list[Segment] = []
-    for number, (piece, found, _) in enumerate(windows):
-        if piece.overlaps and segments and found:
-            overlap_s = (windows[number - 1][0].stop - piece.start) / RATE
-            segments[-1], found = _without_repeat(segments[-1], found, overlap_s)
-        segments += found
+    joining = Joining()
+    for piece, found, _ in windows:
+        joining.add(piece, found)
     spoken = [language for _, found, language in windows if found]
     heard = max(dict.fromkeys(spoken), key=spoken.count, default=asked)
-    kept = tuple(segment for segment in segments if segment.text)
-    return Transcript(" ".join(segment.text for segment in kept), kept, heard, seconds)
+    return Transcript(joining.text, joining.segments, heard, seconds)
 
 
-def _without_repeat(last: Segment, found: list[Segment], overlap_s: float) -> tuple[Segment, list[Segment]]:
-    first = found[0]
-    left, right = join(last.text, first.text, max(1, round(overlap_s * _WORDS_A_SECOND)))
-    return replace(last, text=left), [replace(first, text=right), *found[1:]]
+class Joining:
+    """What the windows of one recording say, joined as they are heard, from the first to the last."""
+
+    def __init__(self) -> None:
+        self._segments: list[Segment] = []
+        self._before: Piece | None = None
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Those with words."""
+        return tuple(segment for segment in self._segments if segment.text)
+
+    @property
+    def text(self) -> str:
+        """What has been said so far; the next window may cut off its last words."""
+        return " ".join(segment.text for segment in self.segments)
+
+    def add(self, piece: Piece, found: Sequence[Segment]) -> None:
+        """Go on with the next window and what it says."""
+        found = list(found)
+        if found and self._repeats(piece):
+            assert self._before is not None
+            words = max(1, round((self._before.stop - piece.start) / RATE * _WORDS_A_SECOND))
+            left, right = join(self._segments[-1].text, found[0].text, words)
+            self._segments[-1] = replace(self._segments[-1], text=left)
+            found[0] = replace(found[0], text=right)
+        self._segments += found
+        self._before = piece if found else None
+
+    def settled(self, following: Piece | None) -> str:
+        """The beginning of the text that stays as it is, whatever the next window says; None: there is none."""
+        if following is None or not self._repeats(following):
+            return self.text
+        kept = self.text.rsplit(maxsplit=_STRAY_WORDS)
+        return kept[0] if len(kept) > _STRAY_WORDS else ""
+
+    def _repeats(self, piece: Piece) -> bool:
+        """Whether a window begins with the sound of words that were heard just before."""
+        return self._before is not None and piece.start < self._before.stop
 
 
 def join(left: str, right: str, words: int) -> tuple[str, str]:
@@ -217,7 +248,7 @@ def join(left: str, right: str, words: int) -> tuple[str, str]:
     if not same.size or behind > _STRAY_WORDS or ahead > _STRAY_WORDS:
         return left, right
     # What stands behind the common words on the left was cut off at its end, ahead of them on the right at its start.
-    return " ".join(before[: len(before) - behind]), " ".join(after[same.b + same.size :])
+    return left.rsplit(maxsplit=behind)[0], " ".join(after[same.b + same.size :])
 
 
 def with_words(base: AudioBase, said: Transcript, sound: Samples) -> Transcript:

@@ -38,10 +38,3 @@ def test_silence_has_no_cues() -> None:
     assert transcripts.written(empty, "srt") == ""
     assert transcripts.written(empty, "vtt") == "WEBVTT\n"
     assert transcripts.written(empty, "text") == "\n"
-
-
-def test_the_pieces_of_a_stream_make_the_text() -> None:
-    *deltas, done = transcripts.events(WHOLE)
-    assert "".join(event["delta"] for event in deltas) == done["text"] == WHOLE["text"]
-    assert {event["type"] for event in deltas} == {"transcript.text.delta"}
-    assert done["type"] == "transcript.text.done"

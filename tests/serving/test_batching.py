@@ -16,7 +16,7 @@ from modalities.text.template import render
 from serving.engine import Sampling, TextEngine
 from serving.kv import BLOCK
 from serving.room import SMALLEST
-from serving.row import Row
+from serving.row import Prompt, Row
 from tests.serving.conftest import Seal
 from tests.serving.test_engine import messages, prompts, solo
 
@@ -160,6 +160,33 @@ def test_scores_are_the_log_probabilities_of_a_forward_pass(adapted: TextEngine)
             assert told == pytest.approx(expected, abs=1e-4)
     with pytest.raises(InvalidRequest, match="context"):
         adapted.score([[5] * 513], adapter=None)
+
+
+def test_scores_of_an_ending_need_its_prompt_only_once(adapted: TextEngine) -> None:
+    prompt = render(adapted.base.tokenizer, LONG, True)
+    endings = [prompts(8)[n][0]["content"] for n in range(8)]
+    rows = [
+        [*prompt, *adapted.base.tokenizer(text, add_special_tokens=False).input_ids[: n + 1]]
+        for n, text in enumerate(endings)
+    ]
+    for name in NAMES:
+        expected = [told[len(prompt) - 1 :] for told in adapted.score(rows, adapter=name)]
+        for share in (False, True):
+            if not share:
+                adapted.blocks.clear()
+            before = adapted.passes.prompt_work
+            made = [
+                row
+                for ids in rows
+                for row in adapted.enter(
+                    [Prompt(ids)], adapters=[name], sampling=Sampling(1), scored=0, told_from=len(prompt), limit=0
+                )
+            ]
+            assert run(adapted, made) == [[]] * len(rows)
+            for row, told in zip(made, expected, strict=True):
+                assert [token.logprob for token in row.prompt_told] == pytest.approx(told, abs=1e-4)
+            tokens = len(prompt) * (not share) + sum(BLOCK + len(ids) - len(prompt) for ids in rows)
+            assert adapted.passes.prompt_work - before <= tokens * len(adapted.model.layers)
 
 
 # --------------------------------------------------------------------------------------------------------- memory

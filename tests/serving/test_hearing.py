@@ -1,5 +1,6 @@
 """The engine for recordings: adapters in one batch, their windows, what is remembered, and what is refused."""
 
+import asyncio
 import random
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from moatelier.job import Job
 from modalities.audio.config import RATE
 from modalities.audio.levels import Samples
 from modalities.audio.model import load_base
+from modalities.audio.sound import decode_sound
 from modalities.audio.transcribing import transcribe
 from modalities.bundle import WEIGHTS, bundle_folder
 from serving.hearing import AudioEngine, Options
+from serving.parts import Part
 from serving.sampling import Sampling
+from serving.senses import Sense, Senses
 from store import artifacts
 from tests.modalities.vision.conftest import Pulled, pulled
 from tests.serving.ears import LABELS, seal_ear
@@ -112,6 +116,27 @@ def test_a_recording_longer_than_the_window_is_heard_in_pieces(engine: AudioEngi
     assert len(said.segments) >= 4 and said.seconds == 4.5
     assert silence.text == "" and silence.segments == ()
     assert engine.transcribe([], []) == []
+
+
+@pytest.mark.parametrize("options", [SHORT, Options(timestamps=True, max_tokens=8)])
+def test_windows_that_are_heard_one_by_one_say_what_the_whole_says(engine: AudioEngine, options: Options) -> None:
+    engine.load_adapter("one", seal_ear("one", seed=1))
+    senses = Senses(lambda modality, base: Sense(modality, base, lambda _: engine))
+
+    async def heard(sound: Samples, model: str) -> list[str]:
+        await senses.sense("ears").call(lambda _: None)  # what is not loaded has no adapters
+        _, said = await senses.hear(model, Part("audio", sound_bytes(sound), "audio"), options)
+        return [text async for text in said]
+
+    for sound, windows in ((speech(0.7, 1), 1), (speech(4.5, 1), 5), (tone(3.3), 4), (np.zeros(RATE, np.float32), 0)):
+        decoded = decode_sound(sound_bytes(sound), "audio").samples
+        for model, name in (("one", "one"), ("ears", None)):
+            pieces = asyncio.run(heard(sound, model))
+            assert "".join(pieces) == engine.transcribe([decoded], [name], options)[0].text
+            assert name is None or len(pieces) >= windows
+    engine.load_adapter("labels", seal_ear("labels", kind="classification", place="encoder"))
+    with pytest.raises(InvalidRequest, match="not words"):
+        asyncio.run(heard(speech(0.7, 1), "labels"))
 
 
 def test_languages_are_those_that_adapters_were_taught_in(pulled: Pulled, tmp_path: Path) -> None:

@@ -18,11 +18,12 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
 from jsonschema import Draft202012Validator
 
 from moatelier.settings import settings
 from modalities import pull
-from modalities.text.template import answer_text, render
+from modalities.text.template import answer_text, encode_row, render
 from serving.engine import Sampling, TextEngine
 from serving.pool import Pool, create_app
 from tests import fakes
@@ -257,6 +258,49 @@ def test_log_probabilities_of_the_prompt(engine: Engine) -> None:
     assert answer["choices"][0]["logprobs"] is None
     refused = engine.post("/v1/chat/completions", body | {"stream": True})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "prompt_logprobs")
+
+
+def test_labels_of_texts_are_told_with_their_probabilities(engine: Engine) -> None:
+    texts = ["where is my parcel", "my money back please", "where is my parcel"]
+    asked = {"model": "loud", "input": [texts[0], {"type": "text", "text": texts[1]}, texts[2]]}
+    body = engine.post("/v1/classify", asked).json()
+    reference, base = engine.reference, engine.reference.base
+    for told, text in zip(body["data"], texts, strict=True):
+        turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
+        chances = {}
+        for label in ("parcel", "refund"):
+            row = encode_row(base.tokenizer, [*turns, {"role": "assistant", "content": label}], base.stop_ids)
+            known = reference.logits(row.ids, adapter="loud").log_softmax(-1)
+            pairs = zip(known, row.ids[1:], row.trained[1:], strict=False)
+            chances[label] = sum(float(logprobs[token]) for logprobs, token, trained in pairs if trained)
+        expected = torch.tensor([*chances.values()], dtype=torch.float64).softmax(0).tolist()
+        found = dict(zip(told["labels"], told["probs"], strict=True))
+        assert found == pytest.approx(dict(zip(chances, expected, strict=True)), abs=1e-4)
+        assert told["label"] == told["labels"][0] == max(found, key=lambda label: found[label])
+    assert [told["index"] for told in body["data"]] == [0, 1, 2] and body["data"][0]["probs"] == body["data"][2][
+        "probs"
+    ]
+    assert body["model"] == "loud" and body["usage"]["prompt_tokens"] > 0
+    assert engine.get("/healthz")["busy"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"model": "tiny"}, "model"),
+        ({"model": "nobody"}, "model"),
+        ({"input": []}, "input"),
+        ({"input": ["x", " "]}, "input[1]"),
+        ({"input": ["x", IMAGE]}, "input[1]"),
+        ({"input": ["x", "Zq" * 600]}, "messages of prompt 1"),
+        ({"labels": ["parcel", "refund"]}, "labels"),
+    ],
+)
+def test_labels_that_cannot_be_told_are_refused(engine: Engine, change: dict[str, Any], param: str) -> None:
+    refused = engine.post("/v1/classify", {"model": "loud", "input": "x"} | change)
+    assert refused.status_code in (400, 404), refused.text
+    assert refused.json()["error"]["param"] == param
+    assert engine.idle_within(2)
 
 
 def test_several_models_choose_each_token_together(engine: Engine) -> None:

@@ -1,5 +1,6 @@
 """Images and words in the engine: zero-shot by names, retrieval both ways, and a refusal where they never met."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from modalities.vision.model import embed_images, embed_texts, load_base
 from modalities.vision.pixels import to_pixels
 from modalities.vision.word_tower import PROMPTS, class_texts
 from serving.seeing import VisionEngine
+from serving.senses import Asked, Sense, Told
 from tests import sentences
 from tests.modalities.vision import towers
 from tests.modalities.vision.conftest import Pulled, pulled
@@ -123,6 +125,25 @@ def test_a_base_of_open_clip_needs_no_tuning(clip: str) -> None:
     chances = (base.clip.logit_scale.exp() * images @ texts.T).softmax(dim=1)
     for found, expected in zip(engine.zero_shot(PICTURES, TEXTS, prompts=["{}"]), chances, strict=True):
         assert dict(found) == pytest.approx(dict(zip(TEXTS, expected.tolist(), strict=True)), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["eyes", "clip"])
+def test_classes_are_told_by_name_to_those_who_ask_together(request: pytest.FixtureRequest, kind: str) -> None:
+    base = request.getfixturevalue(kind)
+    engine = VisionEngine(base)
+    name = None if kind == "clip" else "met"
+    if name:
+        engine.load_adapter(name, met(base, "words").folder)
+    sense = Sense("vision", base, lambda _: engine)
+
+    async def told() -> list[Told]:
+        two = [Asked(picture, name, names=tuple(LABELS[:2])) for picture in PICTURES[:2]]
+        return await asyncio.gather(*(sense.ask(each) for each in [*two, Asked(PICTURES[0], name, names=LABELS)]))
+
+    *first, last = asyncio.run(told())
+    for found, ranked in zip(first, engine.zero_shot(PICTURES[:2], LABELS[:2], name), strict=True):
+        assert found.text == ranked[0][0] and dict(found.labels) == pytest.approx(dict(ranked), abs=1e-5)
+    assert sorted(label for label, _ in last.labels) == sorted(LABELS)
 
 
 def silent(files: dict[str, bytes]) -> None:

@@ -89,6 +89,38 @@ def test_classify_tells_all_labels_best_first(client: TestClient) -> None:
     assert client.post("/v1/classify", json={"model": "moods", "input": audio_part(1)}).json()["data"][0]["label"]
 
 
+def test_classify_tells_classes_by_their_names(client: TestClient) -> None:
+    asked = {"model": "finder", "input": [picture("red"), image_part("blue")], "labels": ["green", " blue ", "red"]}
+    red, blue = client.post("/v1/classify", json=asked).json()["data"]
+    assert (red["label"], red["labels"], red["num_classes"]) == ("red", ["red", "green", "blue"], 3)
+    assert (blue["index"], blue["label"], blue["probs"]) == (1, "blue", [1.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("model", "labels", "where"),
+    [
+        ("colours", ["red", "blue"], "labels"),
+        ("moods", ["red", "blue"], "labels"),
+        ("whisper-tiny.en", ["red", "blue"], "labels"),
+        ("efficientnet-lite0", ["red", "blue"], "efficientnet-lite0"),
+        ("finder", ["red"], "labels"),
+        ("finder", [], "labels"),
+        ("finder", ["red", " "], "labels[1]"),
+        ("finder", ["red", "blue", "red "], "labels[2]"),
+        ("finder", ["red", "b" * 201], "labels[1]"),
+        ("finder", [f"class {n}" for n in range(1001)], "labels"),
+        ("finder", ["red", 7], "labels.1"),
+    ],
+)
+def test_classes_that_cannot_be_told_by_name_are_refused(
+    client: TestClient, model: str, labels: Any, where: str
+) -> None:
+    medium = audio_part(1) if model in ("moods", "whisper-tiny.en") else picture("red")
+    refused = client.post("/v1/classify", json={"model": model, "input": medium, "labels": labels})
+    assert refused.status_code == 400, refused.text
+    assert (refused.json()["error"]["code"], refused.json()["error"]["param"]) == ("invalid_request", where)
+
+
 def test_classify_refuses_who_tells_words(client: TestClient) -> None:
     refused = client.post("/v1/classify", json={"model": "clock", "input": audio_part(1)})
     assert refused.status_code == 400 and refused.json()["error"]["param"] == "model"

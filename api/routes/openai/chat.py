@@ -1,6 +1,6 @@
 """`/v1/chat/completions`: find what answers under the model's name, forward to the engine, pass the answer on."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,13 +9,11 @@ from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
 
 from api.auth import Project
-from api.bodies import Body, unless_gone
-from api.errors import envelope_of
+from api.bodies import Body, passed_on, unless_gone
 from api.routes.openai import mixtures
 from api.services import Services, Shared
 from moatelier.contracts.recipes import PREFIX
-from moatelier.errors import InvalidRequest, MoatelierError
-from serving import sse
+from moatelier.errors import InvalidRequest
 from serving.auto import AUTO
 from serving.targets import Target
 
@@ -37,7 +35,7 @@ async def complete(request: Request, project: Project, shared: Shared, body: Bod
         shared.decisions.note(project, target.decision(str(answer.get("id", ""))))
         return JSONResponse(answer, headers=target.headers)
     chunks = await unless_gone(request, shared.backend.stream(payload, target))
-    events = _relabelled(chunks, target, partial(_note_once, shared, project, target, set()))
+    events = passed_on(chunks, _relabelled(target, partial(_note_once, shared, project, target, set())))
     return EventSourceResponse(events, sep="\n", headers=target.headers)
 
 
@@ -74,20 +72,15 @@ def _note_once(shared: Services, project: str, target: Target, noted: set[str], 
         shared.decisions.note(project, target.decision(completion))
 
 
-async def _relabelled(
-    chunks: AsyncIterator[bytes], target: Target, note: Callable[[str], None]
-) -> AsyncIterator[bytes]:
-    """The engine's events under the public name; an answer that breaks off ends with an error event, never silently."""
+def _relabelled(target: Target, note: Callable[[str], None]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Puts the engine's chunks under the public name."""
     told = target.told
-    try:
-        async for chunk in sse.bodies(chunks):
-            if "error" not in chunk:
-                _label(chunk, target)
-                note(str(chunk.get("id", "")))
-                chunk, told = chunk | told, {}  # the first chunk alone says how it was routed
-            yield sse.event(chunk)
-            if "error" in chunk:
-                return
-        yield b"data: [DONE]\n\n"
-    except MoatelierError as error:
-        yield sse.event(envelope_of(error))
+
+    def change(chunk: dict[str, Any]) -> dict[str, Any]:
+        nonlocal told
+        _label(chunk, target)
+        note(str(chunk.get("id", "")))
+        chunk, told = chunk | told, {}  # the first chunk alone says how it was routed
+        return chunk
+
+    return change

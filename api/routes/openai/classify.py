@@ -1,4 +1,4 @@
-"""`/v1/classify`: labels of pictures or recordings with their probabilities, by an adapter that was tuned on them."""
+"""`/v1/classify`: labels of texts, pictures or recordings with their probabilities, by an adapter tuned on them."""
 
 from typing import Any
 
@@ -20,13 +20,10 @@ async def classify(request: Request, project: Project, shared: Shared, body: Bod
     if not isinstance(model, str) or not model:
         raise InvalidRequest("The request names no model.", where="model", remedy="GET /v1/models lists them.")
     target = await shared.targets.get((project, model))
-    if target.modality == "text":
-        raise InvalidRequest(
-            f"`{model}` is a model for texts.", where="model", remedy="Ask it through /v1/chat/completions."
-        )
 
     async def call() -> dict[str, Any]:
-        return await shared.backend.upstream.classify({**body, "model": target.served})
+        # Who takes turns with whom is ours to say, as for chat.
+        return await shared.backend.upstream.classify({**body, "model": target.served, "user": project})
 
     found = await unless_gone(request, shared.backend.with_adapter(target, call))
     completion = new_id("classify")

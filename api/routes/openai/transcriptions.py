@@ -1,6 +1,6 @@
 """`/v1/audio/transcriptions` and `/v1/audio/translations`: what a recording says, in five forms or as a stream."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
@@ -8,7 +8,7 @@ from sse_starlette import EventSourceResponse
 
 from api import transcripts
 from api.auth import Project
-from api.bodies import unless_gone
+from api.bodies import passed_on, unless_gone
 from api.services import Shared
 from api.transcripts import TIMED, TYPES
 from moatelier.contracts import RouteDecision
@@ -17,13 +17,14 @@ from moatelier.ids import new_id
 from moatelier.settings import settings
 from modalities.audio import sound
 from modalities.media import too_many_bytes
-from serving import sse
 from serving.targets import Target
 
 router = APIRouter()
 WHISPER = "whisper-1"
 """What clients of the OpenAI service call the model; here it is the base that recordings are tuned on."""
 GRANULARITIES = ("segment", "word")
+Recording = tuple[str, bytes]
+"""What its owner calls it, and its encoded bytes."""
 
 
 @router.post("/v1/audio/transcriptions")
@@ -40,14 +41,14 @@ async def transcribe(
     stream: Annotated[bool, Form()] = False,
     timestamp_granularities: Annotated[list[str] | None, Form(alias="timestamp_granularities[]")] = None,
 ) -> Response:
-    """One transcript."""
+    """One transcript; as a stream without times, whatever the form."""
     wanted = _granularities(timestamp_granularities, response_format)
-    fields = {"prompt": prompt, "temperature": str(temperature), "timestamp_granularities[]": wanted}
-    if language:
-        fields["language"] = language
-    found = await _asked(request, shared, project, model, file, fields)
+    fields: dict[str, Any] = {"prompt": prompt, "temperature": str(temperature)}
+    fields |= {"language": language} if language else {}
+    target, recording = await _asked(shared, project, model, file)
     if stream:
-        return EventSourceResponse(_events(found), sep="\n")
+        return await _streamed(request, shared, project, target, fields, recording)
+    found = await _whole(request, shared, project, target, fields | {"timestamp_granularities[]": wanted}, recording)
     return Response(transcripts.written(found, response_format), media_type=TYPES[response_format])
 
 
@@ -65,7 +66,8 @@ async def translate(
     """What a recording in another language says, in English; by a multilingual model."""
     wanted = _granularities(None, response_format)
     fields = {"prompt": prompt, "temperature": str(temperature), "translate": "true"}
-    found = await _asked(request, shared, project, model, file, fields | {"timestamp_granularities[]": wanted})
+    target, recording = await _asked(shared, project, model, file)
+    found = await _whole(request, shared, project, target, fields | {"timestamp_granularities[]": wanted}, recording)
     return Response(transcripts.written(found, response_format), media_type=TYPES[response_format])
 
 
@@ -80,24 +82,37 @@ def _granularities(given: list[str] | None, form: transcripts.Form) -> list[str]
     return given or (["segment"] if form in TIMED else [])
 
 
-async def _asked(
-    request: Request, shared: Shared, project: str, model: str, file: UploadFile, fields: dict[str, Any]
-) -> dict[str, Any]:
+async def _asked(shared: Shared, project: str, model: str, file: UploadFile) -> tuple[Target, Recording]:
     target = await shared.targets.get((project, settings().audio_base if model == WHISPER else model))
     if target.modality != "audio":
         what = f"`{model}` is no model for recordings."
         raise InvalidRequest(what, where="model", remedy=f"Use {settings().audio_base}, or an adapter on it.")
-    name = file.filename or "recording"
     limit = sound.media()
     data = await file.read(limit.max_bytes + 1)
     if len(data) > limit.max_bytes:
         raise too_many_bytes("file", limit)
+    return target, (file.filename or "recording", data)
 
+
+async def _whole(
+    request: Request, shared: Shared, project: str, target: Target, fields: dict[str, Any], recording: Recording
+) -> dict[str, Any]:
     async def call() -> dict[str, Any]:
-        return await shared.backend.upstream.transcribe({**fields, "model": target.served}, name, data)
+        return await shared.backend.upstream.transcribe({**fields, "model": target.served}, *recording)
 
     found = await unless_gone(request, shared.backend.with_adapter(target, call))
     return found | _noted(shared, project, target)
+
+
+async def _streamed(
+    request: Request, shared: Shared, project: str, target: Target, fields: dict[str, Any], recording: Recording
+) -> Response:
+    def call() -> AsyncGenerator[bytes, None]:
+        return shared.backend.upstream.hear({**fields, "model": target.served}, *recording)
+
+    chunks = await unless_gone(request, shared.backend.opened(call, target))
+    _noted(shared, project, target)
+    return EventSourceResponse(passed_on(chunks), sep="\n")
 
 
 def _noted(shared: Shared, project: str, target: Target) -> dict[str, Any]:
@@ -106,10 +121,3 @@ def _noted(shared: Shared, project: str, target: Target) -> dict[str, Any]:
     decision: RouteDecision = target.decision(completion)
     shared.decisions.note(project, decision)
     return {"id": completion, "model": target.model}
-
-
-async def _events(found: dict[str, Any]) -> AsyncIterator[bytes]:
-    told: Iterator[dict[str, Any]] = transcripts.events(found)
-    for each in told:
-        yield sse.event(each)
-    yield b"data: [DONE]\n\n"

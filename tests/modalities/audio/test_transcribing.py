@@ -1,3 +1,5 @@
+import random
+
 import numpy as np
 import pytest
 from whisper.decoding import DecodingOptions, DecodingTask
@@ -6,9 +8,9 @@ from moatelier.errors import InvalidRequest
 from modalities.audio import decoding
 from modalities.audio.config import RATE
 from modalities.audio.greedy import Heard
-from modalities.audio.levels import Samples
+from modalities.audio.levels import Piece, Samples
 from modalities.audio.model import AudioBase, features
-from modalities.audio.transcribing import Options, detect_language, join, transcribe
+from modalities.audio.transcribing import Joining, Options, Segment, detect_language, join, transcribe
 from tests.sounding import speech, tone
 
 SHORT = Options(max_tokens=12)
@@ -118,3 +120,34 @@ def test_windows_that_overlap_repeat_nothing(english: AudioBase, monkeypatch: py
     monkeypatch.setattr(decoding, "greedy", decoded)
     [found] = transcribe(english.with_window(2.0), [tone(5.0)])
     assert found.text == "one two three four five" and len(found.segments) == 3
+
+
+@pytest.mark.parametrize("overlap_s", [0.0, 0.4, 1.0])
+def test_what_has_settled_is_never_taken_back(overlap_s: float) -> None:
+    chance = random.Random(0)
+    for _ in range(300):
+        joining, told, start = Joining(), "", 0.0
+        pieces = []
+        for _ in range(chance.randint(1, 6)):
+            pieces.append(Piece(round(start * RATE), round((start + 2) * RATE)))
+            start += 2 - overlap_s * chance.randint(0, 1)
+        for piece, following in zip(pieces, [*pieces[1:], None], strict=True):
+            texts = [" ".join(chance.choices("abc", k=chance.randint(1, 5))) for _ in range(chance.randint(0, 2))]
+            joining.add(piece, [Segment(0.0, 2.0, text, (), 0.0, 0.0) for text in texts])
+            settled = joining.settled(following)
+            assert joining.text.startswith(told) and settled == joining.text[: len(settled)]
+            told = max(told, settled, key=len)
+        assert told == joining.text == " ".join(segment.text for segment in joining.segments)
+
+
+def test_words_that_the_next_window_may_cut_off_wait_for_it() -> None:
+    joining = Joining()
+
+    def told(start: float, text: str, following: float | None) -> str:
+        at = [Piece(round(each * RATE), round((each + 2) * RATE)) for each in (start, following or 0.0)]
+        joining.add(at[0], [Segment(start, start + 2, text, (), 0.0, 0.0)])
+        return joining.settled(at[1] if following else None)
+
+    assert told(0.0, "one two three fou", following=1.0) == "one two"
+    assert told(1.0, "three four five", following=3.0) == "one two three four five"
+    assert told(3.0, "six", following=None) == "one two three four five six"
