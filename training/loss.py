@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 _PIECE = 256
 
@@ -23,10 +22,11 @@ class _FrozenHeadLoss(torch.autograd.Function):
             piece = slice(start, start + _PIECE)
             with torch.set_grad_enabled(gradient is not None):
                 states = hidden[piece].detach().requires_grad_(gradient is not None)
-                loss = cross_entropy(head(states).float(), targets[piece], reduction="sum")
+                logits = head(states)
+            loss, slope = _cross_entropy(logits.detach(), targets[piece], gradient is not None)
             if gradient is not None:
-                (gradient[piece],) = torch.autograd.grad(loss, states)
-            total += loss.detach()
+                (gradient[piece],) = torch.autograd.grad(logits, states, slope)
+            total += loss
         ctx.save_for_backward(gradient)
         return total
 
@@ -34,6 +34,21 @@ class _FrozenHeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
         (gradient,) = ctx.saved_tensors
         return (gradient * grads[0] if gradient is not None else None), None, None
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    """Cross-entropy summed in float32, and if wanted its gradient: the probabilities, less one at the targets.
+
+    With so many words a pass over the logits is dear, and autograd's takes several more.
+    """
+    scores = logits.float()
+    norm = scores.logsumexp(-1, keepdim=True)
+    loss = (norm - scores.gather(-1, targets[:, None])).sum()
+    if not wanted:
+        return loss, None
+    slope = (scores - norm).exp_()
+    slope.scatter_add_(-1, targets[:, None], slope.new_full((len(targets), 1), -1.0))
+    return loss, slope.to(logits.dtype)
 
 
 def frozen_head_loss(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:

@@ -17,6 +17,8 @@ from transformers import AttentionInterface
 from moatelier.errors import InvalidRequest
 
 _IMPLEMENTATION = "moatelier_packed"
+_SHORT = 512
+"""Up to so many tokens a row's attention is spelt out on a CPU; above, its scores would take too much memory."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,39 @@ def _attention(
         rows = states[0].transpose(0, 1).index_select(0, layout.unfold)
         return rows.view(layout.rows, longest, *rows.shape[1:]).transpose(1, 2)
 
-    groups = query.shape[1] // key.shape[1]
-    keys, values = (unfolded(states).repeat_interleave(groups, 1) for states in (key, value))
-    mixed = nn.functional.scaled_dot_product_attention(
-        unfolded(query), keys, values, dropout_p=dropout, is_causal=True, scale=scaling
-    )
+    mixed = _causal(unfolded(query), unfolded(key), unfolded(value), scaling, dropout)
     packed = mixed.transpose(1, 2).reshape(layout.rows * longest, *mixed.shape[1::2])
     return packed.index_select(0, layout.fold)[None], None
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float) -> Tensor:
+    """Causal attention `[rows, heads, tokens, size]`; several heads of the query may share one of key and value."""
+    groups, longest = query.shape[1] // key.shape[1], query.shape[2]
+    if query.device.type == "cpu" and longest <= _SHORT and not dropout:
+        return _spelt_out(query, key, value, scale, groups)
+    keys, values = (states.repeat_interleave(groups, 1) for states in (key, value))
+    return nn.functional.scaled_dot_product_attention(
+        query, keys, values, dropout_p=dropout, is_causal=True, scale=scale
+    )
+
+
+def _spelt_out(query: Tensor, key: Tensor, value: Tensor, scale: float, groups: int) -> Tensor:
+    """The same by plain products, heads that share keys as more rows of one product.
+
+    torch's fused attention walks back through short rows on a CPU many times slower than forward (docs/log.md,
+    2026-11-30).
+    """
+    rows, heads, longest, size = query.shape
+    many = rows * heads // groups
+    mask = query.new_full((longest, longest), -torch.inf).triu(1).repeat(groups, 1)
+    scores = torch.baddbmm(
+        mask.expand(many, -1, -1),
+        query.reshape(many, groups * longest, size),
+        key.reshape(many, longest, size).transpose(1, 2),
+        alpha=scale,
+    )
+    mixed = torch.bmm(scores.softmax(-1), value.reshape(many, longest, size))
+    return mixed.view(rows, heads, longest, size)
 
 
 AttentionInterface.register(_IMPLEMENTATION, _attention)

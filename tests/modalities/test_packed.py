@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from moatelier.errors import InvalidRequest
+from modalities.text import packed as packing
 from modalities.text.packed import check_packed, common_beginning, layout, run_layers
 
 ROWS = [[5, 6, 7, 8, 9], [5, 6, 7, 30], [5, 6, 7, 8, 40, 41, 42, 43, 44], [5, 6, 7, 8, 9]]
@@ -43,9 +44,13 @@ def packed(model: Any, rows: list[list[int]], prefix: int, first: int = 0) -> li
     return [normed[start:end] for start, end in zip(places.starts, ends, strict=True)]
 
 
+@pytest.mark.parametrize("short", [512, 0])
 @pytest.mark.parametrize("prefix", [0, 1, 3])
 @pytest.mark.parametrize("first", [0, 4])
-def test_packed_equals_unpacked_token_by_token(model: Any, prefix: int, first: int) -> None:
+def test_packed_equals_unpacked_token_by_token(
+    model: Any, prefix: int, first: int, short: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "_SHORT", short)  # attention spelt out, or torch's own
     with torch.inference_mode():
         for row, states in zip(ROWS, packed(model, ROWS, prefix, first), strict=True):
             own = model.model(torch.tensor([row])).last_hidden_state[0, prefix:]
