@@ -29,7 +29,14 @@ _KINDS: Mapping[str, type[PeftConfig]] = {
     "VERA": VeraConfig,
     "IA3": IA3Config,
 }
-_UNSUPPORTED = ("lora_bias", "use_qalora", "trainable_token_indices", "target_parameters", "fan_in_fan_out")
+_UNSUPPORTED = (
+    "lora_bias",
+    "use_qalora",
+    "trainable_token_indices",
+    "target_parameters",
+    "fan_in_fan_out",
+    "modules_to_save",
+)
 _PLACES = {name: (site, place) for site, names in SITES.items() for place, name in enumerate(names)}
 _UP, _DOWN = "mlp.up_proj", "mlp.down_proj"
 
@@ -117,19 +124,21 @@ def _read_config(folder: Path) -> PeftConfig:
         kind = _KINDS.get(raw["peft_type"])
         if kind is None:
             raise _unsupported(f"The engine does not run adapters of the type {raw['peft_type']}.", folder)
+        _refuse_odd(raw, folder)
         known = {name: value for name, value in raw.items() if name in kind.__dataclass_fields__}
         if kind is AdaLoraConfig:
             known.pop("r", None)  # PEFT warns that it has no meaning
-        config = kind(**known | {"inference_mode": True})
+        return kind(**known | {"inference_mode": True})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"The adapter's configuration is not readable: {error!r}", where=str(folder)) from error
-    odd = [name for name in _UNSUPPORTED if getattr(config, name, None)]
-    odd += ["bias"] * (getattr(config, "bias", "none") != "none")
-    odd += ["modules_to_save"] * bool(getattr(config, "modules_to_save", None))
-    odd += ["save_projection"] * (not getattr(config, "save_projection", True))
+
+
+def _refuse_odd(raw: Mapping[str, Any], folder: Path) -> None:
+    odd = [name for name in _UNSUPPORTED if raw.get(name)]
+    odd += ["bias"] * (raw.get("bias", "none") != "none")
+    odd += ["save_projection"] * (not raw.get("save_projection", True))
     if odd:
         raise _unsupported(f"The engine does not run adapters with {', '.join(odd)}.", folder)
-    return config
 
 
 def _unsupported(what: str, folder: Path) -> IntegrityError:
