@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from moatelier.contracts import TrainResult, TrainSpec
 from moatelier.errors import Cancelled, InvalidRequest
 from moatelier.job import Job
+from moatelier.settings import settings
 from modalities import catalogue
 from modalities.bundle import CONFIG, WEIGHTS, bundle_folder
 from modalities.text.model import TextBase, load_base
@@ -368,3 +369,21 @@ def test_the_published_numbers_of_parameters_on_the_real_pack() -> None:
     weights = sum(module.in_features * module.out_features for module in rounded)
     assert weights == 30 * (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536)
     assert 8 * sum(module.bytes for module in rounded) / weights <= 4.5
+
+
+@pytest.mark.slow
+def test_qlora_loses_little_to_lora_on_the_real_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack = "smollm2-135m-instruct"
+    if not catalogue.is_pulled(pack):
+        pytest.skip(f"not pulled: `moatelier models pull {pack}`")
+    monkeypatch.setenv("MOATELIER_HOME", str(tmp_path))  # the cache with the pack stays
+    settings.cache_clear()
+    card = dataset(rows(48), rows(12, start=48))
+    told = {"base": pack, "rank": 8, "epochs": 2.0, "learning_rate": 1e-3, "precision": "auto"}
+    lost = {}
+    for method in ("lora", "qlora"):
+        lost[method] = train(tmp_path, fields(card, method, **told), method).dev_loss
+    settings.cache_clear()
+    print(lost)
+    assert lost["lora"] is not None and lost["qlora"] is not None
+    assert lost["qlora"] <= lost["lora"] + 0.05

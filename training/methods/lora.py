@@ -1,8 +1,8 @@
 """LoRA: `W x + (alpha / rank) B A x` with B = 0 at the start (Hu et al. 2021, arXiv 2106.09685), by PEFT.
 
 PEFT makes, names and saves the adapters. Where nothing is dropped the product is our own: it adds the low-rank part in
-place, where PEFT's passes over the tokens several times more and, beside a base in bfloat16, keeps a copy of them in
-float32 for every product.
+place, and computes in the base's type, where PEFT's passes over the tokens several times more and, beside a base in
+bfloat16, makes and keeps a copy of them in float32 for every product.
 """
 
 from collections.abc import Sequence
@@ -72,37 +72,28 @@ def adapted_layers(model: Any) -> list[Any]:
 class _Product(torch.autograd.Function):
     """`x W^T + bias + scale (x A^T) B^T` with W frozen; `x` is `[..., in]`, A `[rank, in]`, B `[out, rank]`.
 
-    A and B are in their own type, and so is what is computed with them, as in PEFT.
+    All is computed in the type of `x`, as under autocast: A and B, in float32, are rounded once a pass.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
         rows = x.flatten(0, -2)
-        low = rows.to(a.dtype) @ a.T
+        a, b = a.to(x.dtype), b.to(x.dtype)
+        low = rows @ a.T
         # Only A's gradient needs the rows: where A is frozen they are not kept (LoRA-FA).
         ctx.save_for_backward(rows if ctx.needs_input_grad[3] else None, weight, a, b, low)
         ctx.scale, ctx.shape = scale, x.shape
-        product = _add(nn.functional.linear(rows, weight, bias), low, b.T, scale)
+        product = nn.functional.linear(rows, weight, bias).addmm_(low, b.T, alpha=scale)
         return product.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, a, b, low = ctx.saved_tensors
         grad = grads[0].flatten(0, -2)
-        full = grad.to(a.dtype)
-        grad_low = (full @ b).mul_(ctx.scale)
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = _add(grad @ weight, grad_low, a, 1.0).view(ctx.shape)
-        grad_a = None if rows is None else grad_low.T @ rows.to(a.dtype)
-        return grad_x, None, None, grad_a, (low.T @ full).mul_(ctx.scale).T, None
-
-
-def _add(product: Tensor, left: Tensor, right: Tensor, scale: float) -> Tensor:
-    """`product + scale * left @ right`, in place; rounded once where the product is in a smaller type."""
-    if product.dtype == left.dtype:
-        return product.addmm_(left, right, alpha=scale)
-    return product.add_(left @ right, alpha=scale)
+        grad_low = (grad @ b).mul_(ctx.scale)
+        grad_x = (grad @ weight).addmm_(grad_low, a).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        grad_a = None if rows is None else (grad_low.T @ rows).float()
+        return grad_x, None, None, grad_a, (low.T @ grad).float().mul_(ctx.scale).T, None
 
 
 def product(layer: Any, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
