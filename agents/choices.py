@@ -162,27 +162,57 @@ def _read_method(text: str, methods: Sequence[str]) -> Reading:
         if len(methods) == 1
         else f"Here there are {', '.join(methods)}. Which one?"
     )
-    said: dict[str, Said] = {}
-    unclear: dict[str, Question] = {}
-    for method in methods:
-        for match in re.finditer(rf"(?<![\w-])(?:{_spelt(method)})(?![\w-])", text, re.I):
-            if _NOT.search(lead(text, match.start())):
-                unclear["method"] = Question(
-                    field="method", text=f"You do not want {method}. {offer}", choices=tuple(methods)
-                )
-            else:
-                said["method"] = Said(method, f'You named "{match[0]}".')
+    found = _named_methods(text, methods)
+    wanted = {method: match[0] for method, match in found if not _NOT.search(lead(text, match.start()))}
+    problem = ""
     for match in _OTHER_METHODS.finditer(text):
-        if match[0].lower() not in methods and not _NOT.search(lead(text, match.start())):
-            unclear["method"] = Question(
-                field="method", text=f'"{match[0]}" is not available yet. {offer}', choices=tuple(methods)
-            )
-    return Reading({} if unclear else said, unclear)
+        offered = match[0].lower() in methods or any(_within(match, other) for _, other in found)
+        if not offered and not _NOT.search(lead(text, match.start())):
+            problem = f'"{match[0]}" is not available yet. {offer}'
+    if len(wanted) > 1:
+        problem = problem or f"You named {' and '.join(wanted)}. Which one shall be used?"
+    elif found and not wanted:
+        problem = problem or f"You do not want {found[0][0]}. {offer}"
+    if problem:
+        choices = tuple(wanted) if len(wanted) > 1 else tuple(methods)
+        return Reading(unclear={"method": Question(field="method", text=problem, choices=choices)})
+    said = [Said(method, f'You named "{words}".') for method, words in wanted.items()]
+    return Reading({"method": said[0]} if said else {})
+
+
+def _named_methods(text: str, methods: Sequence[str]) -> list[tuple[str, re.Match[str]]]:
+    """Methods on offer and where they are named; the LoRA in "rank-stabilised LoRA" is none of its own."""
+    found = [
+        (method, match)
+        for method in methods
+        for match in re.finditer(rf"(?<![\w-])(?:{_spelt(method)})(?![\w-])", text, re.I)
+    ]
+    return [
+        (m, match) for m, match in found if not any(_within(match, o) for _, o in found if o.span() != match.span())
+    ]
+
+
+def _within(inner: re.Match[str], outer: re.Match[str]) -> bool:
+    return outer.start() <= inner.start() and inner.end() <= outer.end()
+
+
+_NAMESAKE = r"(?-i:{0}|{1}|{2})|{1} (?:method|adapters?)"
+_SPELT = {
+    "alora": "alora|activated lora",
+    "rslora": "rs[-_ ]?lora|rank[- ]stabili[sz]ed lora",
+    "dora": _NAMESAKE.format("DoRA", "dora", "DORA"),  # Dora and Vera are people too
+    "vera": _NAMESAKE.format("VeRA", "vera", "VERA"),
+    "adalora": "ada[-_ ]?lora|adaptive lora",
+    "ia3": r"\(?ia\)?\s?\^?3",
+    "lora_fa": "lora[-_ ]fa",
+    "dylora": "dy[-_ ]?lora|dynamic lora",
+    "qlora": r"q[-_ ]?lora|quanti[sz]ed lora|(?:4|four)[- ]bit lora",
+}
 
 
 def _spelt(method: str) -> str:
     """How people write a method's name: blanks or dashes for underscores; LoRA for that of whatever modality."""
-    spelt = re.escape(method).replace("_", "[-_ ]")
+    spelt = _SPELT.get(method) or re.escape(method).replace("_", "[-_ ]")
     return f"{spelt}|lora" if method.endswith("_lora") else spelt
 
 

@@ -34,6 +34,20 @@ _MEDIA = {"more_pixels", "augment"}
 STARTS: Mapping[str, Start] = {
     "lora": Start(3.0, 16, 1e-3, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA})),
     "alora": Start(3.0, 16, 1e-3, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA})),
+    # Twice 64 is past what an action may ask for, and the scale stays that of the start.
+    "rslora": Start(3.0, 16, 1e-3, 64, 16.0, "top_third", frozenset({"decay", "more_rank", *_MEDIA})),
+    "dora": Start(3.0, 16, 1e-3, 8, 16.0, "top_third", frozenset({"decay", *_MEDIA})),
+    # Weights that start from the base's own are not to be drawn to zero.
+    "pissa": Start(3.0, 16, 1e-3, 16, 16.0, "top_third", frozenset({"decay", "dropout", *_MEDIA})),
+    "adalora": Start(4.0, 16, 2e-3, 8, 32.0, "top_third", frozenset({"decay", *_MEDIA})),
+    "vera": Start(4.0, 16, 1e-2, 128, 1.0, "top_third", frozenset({"decay", "more_rank", "higher_rate", *_MEDIA})),
+    # Neither rank nor dropout, and decay would draw its scales from 1 to 0.
+    "ia3": Start(
+        4.0, 16, 1e-2, 1, 1.0, "top_third", frozenset({"decay", "dropout", "more_rank", "higher_rate", *_MEDIA})
+    ),
+    "lora_fa": Start(3.0, 16, 1e-3, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA})),
+    "dylora": Start(4.0, 16, 1e-3, 8, 8.0, "top_third", frozenset({"decay", *_MEDIA})),
+    "qlora": Start(3.0, 16, 1e-3, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA})),
     "top_blocks": Start(8.0, 32, 3e-4, 1, 1.0, "top_third", frozenset({"more_rank", "dropout", "augment"})),
     "image_lora": Start(8.0, 32, 1e-3, 8, 16.0, "top_third", frozenset({"augment"})),
     # Its head is computed at once: another trial would give the very same.

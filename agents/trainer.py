@@ -268,11 +268,12 @@ def _seconds(spec: TrainSpec, known: TrainSpec, epoch_s: float) -> float:
 
 
 def _learning_rate(plan: TaskPlan, rows: int) -> float:
+    usual = start(plan.method.value).learning_rate
     if plan.modality.value != "text":
-        return start(plan.method.value).learning_rate
+        return usual
     if plan.kind.value != "classification":
-        return 5e-4
-    return 2e-3 if rows <= FEW_ROWS else 1e-3
+        return usual / 2
+    return 2 * usual if rows <= FEW_ROWS else usual
 
 
 def _max_tokens(plan: TaskPlan, card: DatasetCard) -> int:

@@ -21,6 +21,7 @@ from modalities.bundle import open_bundle
 from modalities.machine import DTYPES, probe_precision
 from modalities.text.model import TextBase, load_base
 from modalities.text.template import answer_text, render
+from serving.adapter_files import read_weights
 from serving.adapters import Adapters, Loaded
 from serving.batch import Passes
 from serving.constrained import Grammars
@@ -28,7 +29,7 @@ from serving.kv import Blocks, Chain
 from serving.linear import ServingPrecision
 from serving.llama import SITES, Llama
 from serving.loop import Loop
-from serving.lora import LoraWeights, invoked_at, read_weights
+from serving.lora import LoraWeights, invoked_at
 from serving.memory import Memory, return_to_system
 from serving.room import Rooms, Shape
 from serving.row import Completion, Delta, Lane, Prompt, Row, completion
@@ -364,8 +365,8 @@ class TextEngine:
         if set(manifest.stop_ids) != set(self.base.stop_ids):
             what = f"The adapter was tuned to stop at tokens {manifest.stop_ids}, not {self.base.stop_ids}."
             raise IntegrityError(what, where=str(folder), remedy="Tune it again on this base.")
-        layers = len(self.model.layers)
-        return manifest, read_weights(folder, self._shapes, layers, self.model.dtype, self.device)
+        layers, at = len(self.model.layers), self.model.weights_at
+        return manifest, read_weights(folder, self._shapes, layers, self.model.dtype, self.device, at)
 
     def _check_canary(self, loaded: Loaded[LoraWeights]) -> None:
         """An adapter that changes nothing is one that silently was not applied (peft#2115, vllm#48019)."""

@@ -25,6 +25,12 @@ class Linear(Protocol):
     """`x W^T + bias` for x `[rows, in]`; gives `[rows, out]` in the type of x."""
 
     bytes: int
+    bias: torch.Tensor | None
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """What it multiplies with, `[out, in]`."""
+        ...
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """The product."""
@@ -35,12 +41,12 @@ class Dense:
     """Weights as they are, `[out, in]`."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self.weight, self._bias = weight, bias
+        self.weight, self.bias = weight, bias
         self.bytes = weight.nbytes
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`."""
-        return F.linear(x, self.weight, self._bias)
+        return F.linear(x, self.weight, self.bias)
 
 
 class Int8:
@@ -50,18 +56,23 @@ class Int8:
         rows = weight.float()
         # The kernel reads the scale as bfloat16, so the weights are rounded with that very number.
         scale = (rows.abs().amax(dim=1).clamp(min=1e-8) / 127).bfloat16()
-        self._weight = (rows / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8)
-        self._scale, self._bias = scale, bias
-        self.bytes = self._weight.nbytes + scale.nbytes
+        self._codes = (rows / scale.float()[:, None]).round().clamp(-127, 127).to(torch.int8)
+        self._scale, self.bias = scale, bias
+        self.bytes = self._codes.nbytes + scale.nbytes
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`."""
-        return _plus(self.product(x), self._bias)
+        return _plus(self.product(x), self.bias)
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """`x W^T`."""
-        product: torch.Tensor = torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self._weight, self._scale)
+        product: torch.Tensor = torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self._codes, self._scale)
         return product.to(x.dtype)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """See `Linear`."""
+        return self._codes.float() * self._scale.float()[:, None]
 
 
 class Int4:
@@ -73,6 +84,7 @@ class Int4:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self._out, width = weight.shape
+        self._width, self._device = width, weight.device
         if width % GROUP:
             raise ModelUnavailable(
                 f"int4 needs layers whose width is a multiple of {GROUP}; this base has one of {width}.",
@@ -87,12 +99,12 @@ class Int4:
         codes = ((groups - zero.float()) / scale.float() + 8).round().clamp(0, 15).to(torch.int32)
         self._packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.flatten(1), 1)
         self._scales = torch.cat([scale, zero], dim=-1).transpose(0, 1).contiguous()
-        self._bias = bias
+        self.bias = bias
         self.bytes = self._packed.nbytes + self._scales.nbytes
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`."""
-        return _plus(self.product(x), self._bias)
+        return _plus(self.product(x), self.bias)
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """`x W^T`."""
@@ -100,6 +112,12 @@ class Int4:
             x.bfloat16(), self._packed, GROUP, self._scales
         )
         return product[:, : self._out].to(x.dtype)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """See `Linear`."""
+        # What the kernel says of every unit vector are the very numbers that it multiplies with.
+        return self.product(torch.eye(self._width, dtype=torch.bfloat16, device=self._device)).T
 
 
 class Wide:
@@ -113,10 +131,13 @@ class Wide:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, kind: "type[Int4] | type[Int8]") -> None:
         self._narrow = kind(weight, bias)
-        # What the kernel says of every unit vector are the very numbers that it multiplies with.
-        units = torch.eye(weight.shape[1], dtype=torch.bfloat16, device=weight.device)
-        self._dense = Dense(self._narrow.product(units).T.contiguous(), bias)
-        self.bytes = self._narrow.bytes + self._dense.bytes
+        self._dense = Dense(self._narrow.weight.bfloat16().contiguous(), bias)
+        self.bytes, self.bias = self._narrow.bytes + self._dense.bytes, bias
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """See `Linear`."""
+        return self._dense.weight
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """See `Linear`."""

@@ -114,6 +114,11 @@ class Llama:
         tied = isinstance(self._head, Dense) and self._head.weight.data_ptr() == self._embedding.data_ptr()
         return sum(linear.bytes for linear in linears) + self._head.bytes + (0 if tied else self._embedding.nbytes)
 
+    def weights_at(self, layer: int, site: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weight `[out, in]` and bias `[out]` of a product as they are multiplied and added."""
+        linear = self.layers[layer].linears[site]
+        return linear.weight, linear.bias
+
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Hidden states `[tokens, width]` before the first layer."""
         hidden: torch.Tensor = self._embedding[ids]

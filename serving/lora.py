@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 
 from moatelier.errors import IntegrityError, InvalidRequest
 from modalities.bundle import CONFIG, WEIGHTS
-from serving.llama import SITES
 
 _UNSUPPORTED = (
     "use_dora",
@@ -26,17 +25,25 @@ _UNSUPPORTED = (
     "trainable_token_indices",
     "target_parameters",
 )
-_MODULES = {name: (site, place) for site, names in SITES.items() for place, name in enumerate(names)}
 
 
 @dataclass(frozen=True)
 class Part:
-    """An adapter at one fused product: `B A`, with the scale in B."""
+    """An adapter at one fused product: `scale * (W x) + shift + B A x`, with LoRA's own scale in B."""
 
     a: torch.Tensor
-    """`[rank, in]`: the rows of all modules that are part of the product."""
+    """`[rank, in]`: the rows of all modules that are part of the product; none where it is only scaled."""
     b: torch.Tensor
     """`[out, rank]`."""
+    scale: torch.Tensor | None = None
+    """`[out]` in float32, of the base's product (DoRA, IA3); None is 1."""
+    shift: torch.Tensor | None = None
+    """`[out]` in float32; None is 0."""
+
+    @property
+    def bytes(self) -> int:
+        """What it takes."""
+        return sum(kept.nbytes for kept in (self.a, self.b, self.scale, self.shift) if kept is not None)
 
 
 class LowRank(Protocol):
@@ -62,7 +69,7 @@ class LoraWeights:
     @property
     def bytes(self) -> int:
         """What it takes."""
-        return sum(part.a.nbytes + part.b.nbytes for part in self.parts.values())
+        return sum(part.bytes for part in self.parts.values())
 
     @property
     def size(self) -> int:
@@ -73,33 +80,6 @@ class LoraWeights:
     def first_layer(self) -> int:
         """The lowest layer that it changes."""
         return min(layer for layer, _ in self.parts)
-
-
-def read_weights(
-    folder: Path, shapes: Mapping[str, Sequence[int]], layers: int, dtype: torch.dtype, device: torch.device
-) -> LoraWeights:
-    """Read a bundle's LoRA.
-
-    Args:
-        folder: With PEFT's two files.
-        shapes: Module within a block -> `(out, in)`.
-        layers: How many blocks the base has.
-        dtype: What the adapter is computed in.
-        device: Where.
-
-    Raises:
-        IntegrityError: Not plain LoRA, or weights are missing, unexpected or of another shape than the base asks for.
-    """
-    config, tensors = read_config(folder), read_tensors(folder)
-    require_shapes(tensors, _wanted(config, shapes, layers, folder), folder)
-    parts: dict[tuple[int, str], list[tuple[int, torch.Tensor, torch.Tensor]]] = {}
-    for layer, module, rank, scale in _modules(config, shapes, layers):
-        a, b = (tensors[_key(layer, module, side)].float() for side in "AB")
-        site, place = _MODULES[module]
-        parts.setdefault((layer, site), []).append((place, a, b * scale))
-        assert len(a) == rank
-    made = {where: _fused(where[1], found, shapes, dtype, device) for where, found in parts.items()}
-    return LoraWeights(made, tuple(getattr(config, "alora_invocation_tokens", None) or ()))
 
 
 def invoked_at(ids: Sequence[int], tokens: Sequence[int]) -> int:
@@ -126,12 +106,21 @@ class Stack:
 
     def __init__(self, adapters: Sequence[LowRank]) -> None:
         self.parts: dict[Any, tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]] = {}
+        self.scales: dict[Any, tuple[torch.Tensor, torch.Tensor]] = {}
+        """Place -> scale and shift of each adapter, `[adapters + 1, out]`; the last ones, 1 and 0, are nobody's."""
         for where in dict.fromkeys(where for adapter in adapters for where in adapter.parts):
             present = [(n, adapter.parts[where]) for n, adapter in enumerate(adapters) if where in adapter.parts]
             columns = tuple(n for n, part in present for _ in range(len(part.a)))
             a = torch.cat([part.a for _, part in present])
             b = torch.cat([part.b for _, part in present], dim=1)
             self.parts[where] = (a.T, b.T, columns)
+            if any(part.scale is not None for _, part in present):
+                scales = a.new_ones(len(adapters) + 1, len(b), dtype=torch.float32)
+                shifts = torch.zeros_like(scales)
+                for n, part in present:
+                    scales[n] = scales[n] if part.scale is None else part.scale
+                    shifts[n] = shifts[n] if part.shift is None else part.shift
+                self.scales[where] = scales, shifts
 
 
 class StackedPass:
@@ -157,6 +146,12 @@ class StackedPass:
     def at(self, where: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The base's product y `[rows x places, out]` of x, with every row's own adapter added, in place."""
         a, b, columns = self._stack.parts[where]
+        if where in self._stack.scales:
+            # Nobody's number is -1, which is the last row.
+            scale, shift = (table[self._owners][:, None] for table in self._stack.scales[where])
+            y.view(len(self._owners), -1, y.shape[1]).mul_(scale).add_(shift)
+        if not columns:
+            return y
         low = x @ a
         mask = self._mask(columns, low)
         if mask is not None:
@@ -173,25 +168,6 @@ class StackedPass:
             mask = self._owners[:, None] == torch.tensor(columns, device=like.device)
             self._masks[columns] = None if bool(mask.all()) else mask.to(like.dtype)
         return self._masks[columns]
-
-
-def _fused(
-    site: str,
-    found: Sequence[tuple[int, torch.Tensor, torch.Tensor]],
-    shapes: Mapping[str, Sequence[int]],
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Part:
-    """The modules' parts as one: their A below each other, their B on the diagonal."""
-    outs = [shapes[name][0] for name in SITES[site]]
-    b = torch.zeros(sum(outs), sum(len(a) for _, a, _ in found))
-    column = 0
-    for place, a, part in found:
-        row = sum(outs[:place])
-        b[row : row + outs[place], column : column + len(a)] = part
-        column += len(a)
-    a = torch.cat([a for _, a, _ in found])
-    return Part(a.to(device, dtype), b.to(device, dtype))
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -233,41 +209,11 @@ def read_config(folder: Path, saved: Sequence[str] = ()) -> LoraConfig:
     return config
 
 
-def _modules(config: LoraConfig, shapes: Mapping[str, Sequence[int]], layers: int) -> list[tuple[int, str, int, float]]:
-    """(layer, module, rank, scale) of each module that the configuration names."""
-    targets = config.target_modules
-    chosen = range(layers) if config.layers_to_transform is None else config.layers_to_transform
-    numbers = [chosen] if isinstance(chosen, int) else sorted(chosen)
-    found = []
-    for layer in numbers:
-        for module in shapes:
-            name = module.rpartition(".")[2]
-            if targets == "all-linear" or name in (targets or ()):
-                found.append((layer, module, *scaled_rank(config, name)))
-    return found
-
-
 def scaled_rank(config: LoraConfig, name: str) -> tuple[int, float]:
     """The rank of a module's part, and what its product is multiplied by."""
     rank = (config.rank_pattern or {}).get(name, config.r)
     alpha = (config.alpha_pattern or {}).get(name, config.lora_alpha)
     return rank, alpha / (rank**0.5 if config.use_rslora else rank)
-
-
-def _key(layer: int, module: str, side: str) -> str:
-    return f"base_model.model.model.layers.{layer}.{module}.lora_{side}.weight"
-
-
-def _wanted(
-    config: LoraConfig, shapes: Mapping[str, Sequence[int]], layers: int, folder: Path
-) -> dict[str, tuple[int, ...]]:
-    wanted: dict[str, tuple[int, ...]] = {}
-    for layer, module, rank, _ in _modules(config, shapes, layers):
-        out, width = shapes[module]
-        wanted |= {_key(layer, module, "A"): (rank, width), _key(layer, module, "B"): (out, rank)}
-    if not wanted:
-        raise IntegrityError("The adapter does not fit the base: it changes none of its layers.", where=str(folder))
-    return wanted
 
 
 def require_shapes(tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:

@@ -22,7 +22,7 @@ from moatelier.faults import fault_point
 from moatelier.job import Job
 from training.batches import epoch_batches, micro_batches, steps_per_epoch
 from training.checkpoint import Checkpoints, State
-from training.objective import Objective
+from training.objective import Objective, Stepwise
 
 _DEV_ROWS = 64
 
@@ -90,6 +90,8 @@ class Loop:
         self._objective.restore(weights)
         self._optimizer.load_state_dict(rest["optimizer"])
         self._schedule.load_state_dict(rest["schedule"])
+        if isinstance(self._objective, Stepwise) and "method" in rest:
+            self._objective.restore_state(rest["method"])
         torch.set_rng_state(rest["random"].cpu())
         if "random_cuda" in rest:
             torch.cuda.set_rng_state(rest["random_cuda"].cpu())
@@ -138,6 +140,8 @@ class Loop:
         self._accelerator.clip_grad_norm_(self._parameters, self._spec.max_grad_norm)
         self._optimizer.step()
         self._schedule.step()
+        if isinstance(self._objective, Stepwise):
+            self._objective.after_step(self._step + 1, self.steps)
         self._optimizer.zero_grad()
         return total, sum(self._objective.sizes[row] for row in rows)
 
@@ -221,6 +225,8 @@ class Loop:
         }
         if self._accelerator.device.type == "cuda":
             rest["random_cuda"] = torch.cuda.get_rng_state()
+        if isinstance(self._objective, Stepwise):
+            rest["method"] = self._objective.state()
         self._checkpoints.save(self._state(), self._objective.weights(), rest)
         self._job.emit("checkpoint", self._step)
 

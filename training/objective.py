@@ -1,7 +1,7 @@
 """What the loop minimises: each modality's model and rows behind one face."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -33,6 +33,23 @@ class Objective(Protocol):
 
     def restore(self, weights: dict[str, Tensor]) -> None:
         """Put them back, bit by bit."""
+        ...
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """What an objective also offers whose method does more than the optimiser's steps."""
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Called after each step of the optimiser, while the gradients are still there; `step` counts from 1."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What is remembered from step to step besides the weights: tensors, numbers, strings, containers of these."""
+        ...
+
+    def restore_state(self, state: dict[str, Any]) -> None:
+        """Put it back."""
         ...
 
 

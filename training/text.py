@@ -65,7 +65,7 @@ class TextObjective:
         self._source = Source(base, examples, self._first_layer, base.precision, fill_progress(spec, job, began))
         self.model = self._method.attach(base.model, spec, self._first_layer)
         self._head = base.model.get_output_embeddings()
-        if header:
+        if hasattr(self._method, "activate_by"):
             self._method.activate_by(self.model, header)
         self.sizes = [len(example.ids) for example in examples]
         self.units = [sum(example.trained) for example in examples]
@@ -76,7 +76,26 @@ class TextObjective:
     def loss(self, rows: Sequence[int]) -> Tensor:
         """Cross-entropy summed over the rows' trained tokens."""
         inputs = self._source.inputs(rows)
-        return frozen_head_loss(self._source.tuned(inputs), inputs.targets, self._head)
+        loss = frozen_head_loss(self._source.tuned(inputs), inputs.targets, self._head)
+        if self.model.training and hasattr(self._method, "penalty"):
+            penalty = self._method.penalty(self.model) * sum(self.units[row] for row in rows)
+            loss = loss + penalty - penalty.detach()  # it has its gradient, and the curve stays that of the tokens
+        return loss
+
+    def after_step(self, step: int, steps: int) -> None:
+        """What the method does after the optimiser's step, while the gradients are still there."""
+        if hasattr(self._method, "after_step"):
+            self._method.after_step(self.model, step, steps)
+
+    def state(self) -> dict[str, Any]:
+        """What the method remembers from step to step besides the weights."""
+        known: dict[str, Any] = self._method.state(self.model) if hasattr(self._method, "state") else {}
+        return known
+
+    def restore_state(self, state: dict[str, Any]) -> None:
+        """Put it back."""
+        if state:
+            self._method.restore_state(self.model, state)
 
     def weights(self) -> dict[str, Tensor]:
         """The adapter's tensors, named as PEFT saves them."""
@@ -89,7 +108,8 @@ class TextObjective:
 
     def files(self) -> dict[str, bytes]:
         """The bundle's files, in PEFT's format."""
-        weights = save(self.weights(), metadata={"format": "pt"})
+        sealed = getattr(self._method, "sealed", self._method.weights)
+        weights = save(sealed(self.model), metadata={"format": "pt"})
         return {CONFIG: self._method.config(self.model, self._spec.base), WEIGHTS: bytes(weights)}
 
     def manifest(self) -> dict[str, Any]:

@@ -366,8 +366,8 @@ def replace(old: bytes, new: bytes) -> object:
     [
         (b"layers.5.mlp.up_proj.lora_A", b"layers.9.mlp.up_proj.lora_A", "lacks"),
         (b'"r": 4', b'"r": 6', "misshapen"),
-        (b'"bias": "none"', b'"bias": "all"', "plain LoRA"),
-        (b'"peft_type": "LORA"', b'"peft_type": "IA3"', "plain LoRA|does not fit"),
+        (b'"bias": "none"', b'"bias": "all"', "does not run adapters with bias"),
+        (b'"peft_type": "LORA"', b'"peft_type": "IA3"', "lacks weights"),
         (b"_proj", b"_prij", "does not fit"),
     ],
 )

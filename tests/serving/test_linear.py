@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from moatelier.errors import ModelUnavailable
-from serving.linear import WIDE, Dense, Int4, Int8, pack, probe_kernel
+from serving.linear import WIDE, Dense, Int4, Int8, ServingPrecision, pack, probe_kernel
 
 
 def weights(out: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -52,6 +52,15 @@ def test_fewer_bits_take_less_memory() -> None:
     weight = weights(256, 256)
     full, eight, four = (pack(weight, None, precision).bytes for precision in ("fp32", "int8", "int4"))
     assert full / eight > 3.9 and full / four > 6
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_weight_is_what_is_multiplied_with(precision: ServingPrecision, wide: bool) -> None:
+    layer = pack(weights(100, 96), None, precision, wide)
+    x = weights(3, 96, 1).bfloat16().float()
+    assert layer.weight.shape == (100, 96)
+    assert error(layer(x).float(), x @ layer.weight.float().T) < 0.01
 
 
 def test_a_shape_without_a_kernel_is_refused() -> None:

@@ -10,6 +10,14 @@ A method's implementation is a module loaded by its dotted path when a training 
 and, where the adapter acts from certain tokens on only,
 
     activate_by(model, tokens) -> None          write those tokens down, so that the bundle tells
+
+and, for text models, where it needs to,
+
+    sealed(model) -> dict[str, Tensor]          the bundle's tensors, where these differ from `weights`
+    penalty(model) -> Tensor                    added to a step's mean loss, though not to its curve
+    after_step(model, step, steps) -> None      called after the optimiser's step, the gradients still there
+    state(model) -> dict                        what `after_step` remembers, for checkpoints; and
+    restore_state(model, state) -> None         to put it back
 """
 
 import importlib
@@ -70,6 +78,10 @@ def load(spec: TrainSpec, modality: str) -> ModuleType:
         InvalidRequest: The spec lies outside its limits.
     """
     method = get(spec.method, modality)
+    if spec.rank < 1:
+        raise InvalidRequest(
+            f"Rank {spec.rank} would change nothing.", where="rank", remedy="Use a rank of at least 1."
+        )
     if spec.rank > method.max_rank:
         raise InvalidRequest(
             f"Rank {spec.rank} is above the limit of {method.name}.",
@@ -98,6 +110,105 @@ register(
         path="training.methods.alora",
         max_rank=256,
         defaults={"rank": 16, "alpha": 32.0, "learning_rate": 1e-3, "epochs": 3.0, "batch_rows": 16},
+    )
+)
+
+register(
+    MethodSpec(
+        name="rslora",
+        modality="text",
+        summary="LoRA scaled by alpha / sqrt(rank): high ranks learn as fast as low ones.",
+        path="training.methods.rslora",
+        max_rank=256,
+        defaults={"rank": 64, "alpha": 16.0, "learning_rate": 0.001, "epochs": 3.0, "batch_rows": 16},
+    )
+)
+
+register(
+    MethodSpec(
+        name="dora",
+        modality="text",
+        summary="LoRA with a magnitude of its own for every output: closer to full tuning at low ranks, slower.",
+        path="training.methods.dora",
+        max_rank=256,
+        defaults={"rank": 8, "alpha": 16.0, "learning_rate": 0.001, "epochs": 3.0, "batch_rows": 16},
+    )
+)
+
+register(
+    MethodSpec(
+        name="pissa",
+        modality="text",
+        summary="LoRA that starts from the weights' largest singular values; falls faster in few steps.",
+        path="training.methods.pissa",
+        max_rank=128,
+        defaults={"rank": 16, "alpha": 16.0, "learning_rate": 0.001, "epochs": 3.0, "batch_rows": 16},
+    )
+)
+
+register(
+    MethodSpec(
+        name="adalora",
+        modality="text",
+        summary="LoRA whose ranks go to the layers that need them.",
+        path="training.methods.adalora",
+        max_rank=170,
+        defaults={"rank": 8, "alpha": 32.0, "learning_rate": 0.002, "epochs": 4.0, "batch_rows": 16},
+    )
+)
+
+register(
+    MethodSpec(
+        name="vera",
+        modality="text",
+        summary="Two vectors a layer between random matrices that all layers share: a tenth of LoRA's parameters.",
+        path="training.methods.vera",
+        max_rank=1024,
+        defaults={"rank": 128, "alpha": 1.0, "learning_rate": 0.01, "epochs": 4.0, "batch_rows": 16},
+    )
+)
+
+register(
+    MethodSpec(
+        name="ia3",
+        modality="text",
+        summary="Keys, values and inner activations scaled: the fewest parameters, nothing to run at serving.",
+        path="training.methods.ia3",
+        max_rank=256,
+        defaults={"rank": 1, "alpha": 1.0, "learning_rate": 0.01, "epochs": 4.0, "batch_rows": 16},
+    )
+)
+
+register(
+    MethodSpec(
+        name="lora_fa",
+        modality="text",
+        summary="LoRA whose A stays as it was drawn: less memory for activations.",
+        path="training.methods.lora_fa",
+        max_rank=256,
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 0.001, "epochs": 3.0, "batch_rows": 16},
+    )
+)
+
+register(
+    MethodSpec(
+        name="dylora",
+        modality="text",
+        summary="LoRA of which any rank can be deployed.",
+        path="training.methods.dylora",
+        max_rank=256,
+        defaults={"rank": 8, "alpha": 8.0, "learning_rate": 0.001, "epochs": 4.0, "batch_rows": 16},
+    )
+)
+
+register(
+    MethodSpec(
+        name="qlora",
+        modality="text",
+        summary="LoRA on a base rounded to four bits (NF4): less memory for the base.",
+        path="training.methods.qlora",
+        max_rank=256,
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 0.001, "epochs": 3.0, "batch_rows": 16},
     )
 )
 

@@ -12,6 +12,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
 
 from moatelier.contracts import TrainSpec
+from moatelier.errors import InvalidRequest
 from training import acting
 from training.methods import lora
 from training.methods.lora import config, restore, weights
@@ -29,7 +30,17 @@ def attach(model: Any, spec: TrainSpec, first_layer: int) -> Any:
 
 
 def activate_by(model: Any, tokens: Sequence[int]) -> None:
-    """Write down the tokens from which on the adapter acts; PEFT and the engine look for their last occurrence."""
+    """Write down the tokens from which on the adapter acts; PEFT and the engine look for their last occurrence.
+
+    Raises:
+        InvalidRequest: There are none.
+    """
+    if not tokens:
+        raise InvalidRequest(
+            "The base's chat template has no tokens that open an answer, from which on the adapter would act.",
+            where="method",
+            remedy="Use `lora`.",
+        )
     model.peft_config["default"].alora_invocation_tokens = list(tokens)
 
 

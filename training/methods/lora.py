@@ -10,44 +10,42 @@ from functools import partial
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
 from moatelier.contracts import TrainSpec
-from moatelier.errors import IntegrityError
-from moatelier.ids import canonical_json
-from modalities.text.config import lora_targets
+from training.methods import tuner
+from training.methods.tuner import config, restore, weights
+
+__all__ = ["adapt", "adapted_layers", "attach", "config", "restore", "weights"]
 
 
-def attach(model: Any, spec: TrainSpec, first_layer: int) -> Any:
+def attach(model: Any, spec: TrainSpec, first_layer: int, **fields: Any) -> Any:
     """Put fresh adapters in float32 on all linear layers of the blocks from `first_layer` up; the rest is frozen.
 
     Args:
         model: A causal model of transformers; it is changed in place.
         spec: Gives rank, alpha, dropout and the seed of A.
         first_layer: Index of the lowest block that gets adapters.
+        fields: More of PEFT's configuration, such as `use_rslora`.
 
     Returns:
         The PEFT model around it.
+
+    Raises:
+        InvalidRequest: A layer to adapt is a head that shares its weight with the embeddings.
     """
-    blocks = len(model.get_decoder().layers)
-    adapted = adapt(
-        model,
-        spec,
-        list(lora_targets(model.config.model_type)),
-        layers_to_transform=list(range(first_layer, blocks)),
-        layers_pattern="layers",
-        task_type="CAUSAL_LM",
-    )
-    for layer in adapted.modules():
-        if isinstance(layer, LoraLinear) and _can_fuse(layer):
+    where = tuner.in_blocks(model, first_layer)
+    adapted = adapt(model, spec, where.pop("target_modules"), **where, **fields)
+    for layer in adapted_layers(adapted):
+        if _can_fuse(layer):
             layer.forward = partial(_fused, layer)
     return adapted
 
 
 def adapt(model: Any, spec: TrainSpec, targets: Sequence[str], **fields: Any) -> Any:
-    """PEFT's model around one of any modality, with fresh adapters in float32 on some of its layers.
+    """PEFT's model around one of any modality, with fresh low-rank adapters in float32 on some of its layers.
 
     Args:
         model: It is changed in place.
@@ -63,37 +61,12 @@ def adapt(model: Any, spec: TrainSpec, targets: Sequence[str], **fields: Any) ->
         bias="none",
         **fields,
     )
-    torch.manual_seed(spec.seed)
-    return get_peft_model(model, config, autocast_adapter_dtype=True)
+    return tuner.wrap(model, spec, config)
 
 
-def weights(model: Any) -> dict[str, Tensor]:
-    """The adapter's tensors on the CPU, named as PEFT saves them."""
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
-
-
-def restore(model: Any, weights: dict[str, Tensor]) -> None:
-    """Put the adapter's tensors back.
-
-    Raises:
-        IntegrityError: A tensor is missing or one too many.
-    """
-    expected = get_peft_model_state_dict(model, save_embedding_layers=False).keys()
-    if wrong := sorted(expected ^ weights.keys()):
-        raise IntegrityError(
-            f"{len(wrong)} tensors do not belong to the adapter or are missing.",
-            where=wrong[0],
-            remedy="Start the training anew.",
-        )
-    set_peft_model_state_dict(model, weights)
-
-
-def config(model: Any, base: str) -> bytes:
-    """PEFT's `adapter_config.json` in canonical form; `base` stands in it for the local path of the base."""
-    fields = model.peft_config["default"].to_dict()
-    fields |= {"base_model_name_or_path": base, "inference_mode": True}
-    return canonical_json({name: _plain(value) for name, value in fields.items()})
+def adapted_layers(model: Any) -> list[Any]:
+    """The linear layers with low-rank adapters, in the model's order."""
+    return [layer for layer in model.modules() if isinstance(layer, LoraLinear)]
 
 
 class _Product(torch.autograd.Function):
@@ -107,7 +80,8 @@ class _Product(torch.autograd.Function):
         rows = x.flatten(0, -2)
         a, b = a.to(x.dtype), b.to(x.dtype)
         low = rows @ a.T
-        ctx.save_for_backward(rows, weight, a, b, low)
+        # Only A's gradient needs the rows: where A is frozen they are not kept (LoRA-FA).
+        ctx.save_for_backward(rows if ctx.needs_input_grad[3] else None, weight, a, b, low)
         ctx.scale, ctx.shape = scale, x.shape
         product = nn.functional.linear(rows, weight, bias).addmm_(low, b.T, alpha=scale)
         return product.view(*x.shape[:-1], -1)
@@ -118,19 +92,26 @@ class _Product(torch.autograd.Function):
         grad = grads[0].flatten(0, -2)
         grad_low = (grad @ b).mul_(ctx.scale)
         grad_x = (grad @ weight).addmm_(grad_low, a).view(ctx.shape) if ctx.needs_input_grad[0] else None
-        return grad_x, None, None, (grad_low.T @ rows).float(), (low.T @ grad).float().mul_(ctx.scale).T, None
+        grad_a = None if rows is None else (grad_low.T @ rows).float()
+        return grad_x, None, None, grad_a, (low.T @ grad).float().mul_(ctx.scale).T, None
+
+
+def product(layer: Any, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """An adapted layer's product with these factors, A `[rank, in]` and B `[out, rank]`, in place of its own."""
+    base = layer.base_layer
+    if _can_fuse(layer):
+        fused: Tensor = _Product.apply(x, base.weight, base.bias, a, b, scale)
+        return fused
+    whole: Tensor = base(x)
+    low = layer.lora_dropout["default"](x.to(a.dtype)) @ a.T @ b.T * scale
+    return whole.add(low.to(whole.dtype))
 
 
 def _can_fuse(layer: Any) -> bool:
-    return type(layer.base_layer) is nn.Linear and isinstance(layer.lora_dropout["default"], nn.Identity)
+    plain = type(layer.base_layer) is nn.Linear and not layer.use_dora["default"]
+    return plain and isinstance(layer.lora_dropout["default"], nn.Identity)
 
 
 def _fused(layer: Any, x: Tensor) -> Tensor:
-    base, a, b = layer.base_layer, layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    product: Tensor = _Product.apply(x, base.weight, base.bias, a, b, layer.scaling["default"])
-    return product
-
-
-def _plain(value: Any) -> Any:
-    # Sets have no order of their own, and the digest of the bundle depends on it.
-    return sorted(value) if isinstance(value, set) else value
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    return product(layer, x, a, b, layer.scaling["default"])
