@@ -30,6 +30,8 @@ class MethodSpec(Contract):
     max_rank: int
     defaults: dict[str, float]
     """Fields of `TrainSpec` that suit the method."""
+    stepper: str = "training.stepping:Descent"
+    """What takes its steps, see `training.stepping`."""
 
 
 _registered: dict[str, MethodSpec] = {}
@@ -77,6 +79,11 @@ def load(spec: TrainSpec, modality: str) -> ModuleType:
             remedy=f"Use a rank of at most {method.max_rank}.",
         )
     return importlib.import_module(method.path)
+
+
+def stepper(name: str) -> str:
+    """The dotted path of what takes a method's steps; the ordinary one for a method that is not registered."""
+    return _registered[name].stepper if name in _registered else "training.stepping:Descent"
 
 
 register(
