@@ -70,8 +70,9 @@ class Descent:
         if math.isfinite(total):
             for group in self._optimizer.param_groups:
                 group["lr"] = self._rate(number)
-            parameters = [parameter for _, parameter in self._trained]
-            self._accelerator.clip_grad_norm_(parameters, self._spec.max_grad_norm)
+            if self._spec.max_grad_norm:
+                parameters = [parameter for _, parameter in self._trained]
+                self._accelerator.clip_grad_norm_(parameters, self._spec.max_grad_norm)
             self._optimizer.step()
         self._optimizer.zero_grad()
         return total

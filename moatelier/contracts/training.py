@@ -27,6 +27,7 @@ class TrainSpec(Contract):
     schedule: Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt", "cosine_restarts", "polynomial"] = "cosine"
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    """Larger gradients are scaled down to this norm; 0 is no limit."""
     max_tokens: int = 1024
     """Longest row, prompt and answer together, in tokens."""
     checkpoint_every: int = Field(default=25, ge=1)

@@ -110,6 +110,53 @@ register(
 
 register(
     MethodSpec(
+        name="full",
+        modality="text",
+        summary="All weights of the layers from the boundary up, or of the whole model.",
+        path="training.methods.full",
+        max_rank=256,
+        defaults={"rank": 1, "learning_rate": 1e-4, "epochs": 3.0, "batch_rows": 16},
+    )
+)
+
+register(
+    MethodSpec(
+        name="hft",
+        modality="text",
+        summary="Half Fine-Tuning: each round trains another random half of the weights; less is forgotten.",
+        path="training.methods.hft",
+        max_rank=256,
+        defaults={"rank": 1, "learning_rate": 1e-4, "epochs": 3.0, "batch_rows": 16},
+        stepper="training.halves:Halves",
+    )
+)
+
+register(
+    MethodSpec(
+        name="lomo",
+        modality="text",
+        summary="Full fine-tuning without gradients kept: SGD's update happens within back-propagation.",
+        path="training.methods.lomo",
+        max_rank=256,
+        defaults={"rank": 1, "learning_rate": 1e-2, "epochs": 3.0, "batch_rows": 16},
+        stepper="training.fused:Fused",
+    )
+)
+
+register(
+    MethodSpec(
+        name="mezo",
+        modality="text",
+        summary="Full fine-tuning by forward passes alone, in the memory of inference.",
+        path="training.methods.mezo",
+        max_rank=256,
+        defaults={"rank": 1, "learning_rate": 1e-6, "epochs": 20.0, "batch_rows": 16},
+        stepper="training.slopes:Slopes",
+    )
+)
+
+register(
+    MethodSpec(
         name="linear_probe",
         modality="vision",
         summary="A logistic regression on an image tower's frozen features.",
