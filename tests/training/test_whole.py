@@ -10,10 +10,14 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
+from evals.loss import mean_loss
+from evals.rows import EvalRow
 from moatelier.contracts import TrainResult, TrainSpec
 from moatelier.errors import Cancelled, IntegrityError, InvalidRequest
 from modalities.bundle import CONFIG, WEIGHTS, bundle_folder, read_manifest
 from modalities.text.model import load_base
+from modalities.text.template import render
+from serving.engine import Sampling, TextEngine
 from tests.training.rows import dataset, rows, spec
 from tests.training.test_run import StopAt, train
 from training.loss import frozen_head_loss, trained_head_loss, wrong_tokens
@@ -140,6 +144,22 @@ def test_a_tied_table_gets_the_gradient_of_both_its_uses(home: Path, tiny: str, 
 
 def _encoded(made: list[dict[str, Any]]) -> Any:
     return encode(load_base("tiny", "fp32"), "train", made)[0]
+
+
+@pytest.mark.parametrize("layers", ["top_third", "all"])
+def test_what_was_trained_is_what_is_served(home: Path, tiny: str, model: Any, layers: str) -> None:
+    result = train(home, fields("full", layers=layers, learning_rate=3e-3, epochs=6.0))
+    engine = TextEngine("tiny", "fp32")
+    engine.load_adapter("tuned", bundle_folder(result.bundle))
+    model.load_state_dict(tensors(result), strict=False)
+    for row in rows(3, start=18):
+        ids = render(engine.base.tokenizer, row["messages"][:2], True)
+        with torch.inference_mode():
+            whole = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :].tolist()
+        answer = engine.generate([row["messages"][:2]], adapter="tuned", sampling=Sampling(8))[0]
+        assert list(answer.ids) == [token for token in whole if token not in engine.base.stop_ids]
+    held = [EvalRow(row["id"], tuple(row["messages"][:2]), row["label"]) for row in rows(3, start=18)]
+    assert mean_loss(engine, held, adapter="tuned") == pytest.approx(result.dev_loss, rel=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------------ halves
