@@ -24,10 +24,16 @@ _NAME = re.compile(
 _NO_NAME = {"a", "an", "the", "as", "to", "off", "for", "with", "in", "and", "by", "from"}
 _SEED = re.compile(r"\bseed(?: number)?\s?(?:of|is|to|=|:)?\s?(?P<n>\d+)", re.I)
 
+_FULL = (
+    r"full(?:[- ]parameter)? (?:fine[- ]?)?tun\w+|(?:fine[- ]?)?tun\w+ (?:it|the (?:whole|entire) model) fully"
+    r"|(?:tune|train|update)(?: all(?: of)?)? (?:the )?(?:all )?weights"
+)
+_HALF = r"half (?:fine[- ]?)?tun\w+|hft"
+_WRITTEN = {"full": rf"{_FULL}|method full|full method", "hft": _HALF}
+"""Method -> how people write it, where that is not its name."""
 _OTHER_METHODS = re.compile(
     r"(?<![\w-])(?:q-?lora|dora|rs-?lora|pissa|adalora|ia3|vera|lora-fa|dylora|lomo|mezo|dpo|ppo|orpo|kto|grpo|rlhf"
-    r"|full(?:[- ]parameter)? (?:fine[- ]?)?tun\w+|(?:tune|train|update)(?: all(?: of)?)? (?:the )?(?:all "
-    r")?weights|(?:prompt|prefix)[- ]tuning|rag|distill?ation)(?![\w-])",
+    rf"|{_FULL}|{_HALF}|(?:prompt|prefix)[- ]tuning|rag|distill?ation)(?![\w-])",
     re.I,
 )
 _NOT = re.compile(
@@ -163,17 +169,18 @@ def _read_method(text: str, methods: Sequence[str]) -> Reading:
         else f"Here there are {', '.join(methods)}. Which one?"
     )
     said: dict[str, Said] = {}
-    unclear: dict[str, Question] = {}
+    refused: dict[str, Question] = {}
     for method in methods:
         for match in re.finditer(rf"(?<![\w-])(?:{_spelt(method)})(?![\w-])", text, re.I):
             if _NOT.search(lead(text, match.start())):
-                unclear["method"] = Question(
-                    field="method", text=f"You do not want {method}. {offer}", choices=tuple(methods)
-                )
+                told = f"You do not want {method}. {offer}"
+                refused["method"] = Question(field="method", text=told, choices=tuple(methods))
             else:
                 said["method"] = Said(method, f'You named "{match[0]}".')
+    unclear = {} if said else refused
     for match in _OTHER_METHODS.finditer(text):
-        if match[0].lower() not in methods and not _NOT.search(lead(text, match.start())):
+        offered = any(re.fullmatch(_spelt(method), match[0], re.I) for method in methods)
+        if not offered and not _NOT.search(lead(text, match.start())):
             unclear["method"] = Question(
                 field="method", text=f'"{match[0]}" is not available yet. {offer}', choices=tuple(methods)
             )
@@ -182,6 +189,8 @@ def _read_method(text: str, methods: Sequence[str]) -> Reading:
 
 def _spelt(method: str) -> str:
     """How people write a method's name: blanks or dashes for underscores; LoRA for that of whatever modality."""
+    if method in _WRITTEN:
+        return _WRITTEN[method]
     spelt = re.escape(method).replace("_", "[-_ ]")
     return f"{spelt}|lora" if method.endswith("_lora") else spelt
 

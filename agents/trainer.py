@@ -268,8 +268,9 @@ def _seconds(spec: TrainSpec, known: TrainSpec, epoch_s: float) -> float:
 
 
 def _learning_rate(plan: TaskPlan, rows: int) -> float:
-    if plan.modality.value != "text":
-        return start(plan.method.value).learning_rate
+    usual = start(plan.method.value)
+    if plan.modality.value != "text" or usual.rank == 1:
+        return usual.learning_rate
     if plan.kind.value != "classification":
         return 5e-4
     return 2e-3 if rows <= FEW_ROWS else 1e-3
