@@ -24,10 +24,14 @@ _NAME = re.compile(
 _NO_NAME = {"a", "an", "the", "as", "to", "off", "for", "with", "in", "and", "by", "from"}
 _SEED = re.compile(r"\bseed(?: number)?\s?(?:of|is|to|=|:)?\s?(?P<n>\d+)", re.I)
 
+_FULL = (
+    r"full(?:[- ]parameter)? (?:fine[- ]?)?tun\w+|(?:fine[- ]?)?tun\w+ (?:it|the (?:whole|entire) model) fully"
+    r"|(?:tune|train|update)(?: all(?: of)?)? (?:the )?(?:all )?weights"
+)
+_HALF = r"half (?:fine[- ]?)?tun\w+|hft"
 _OTHER_METHODS = re.compile(
     r"(?<![\w-])(?:q-?lora|dora|rs-?lora|pissa|adalora|ia3|vera|lora-fa|dylora|lomo|mezo|dpo|ppo|orpo|kto|grpo|rlhf"
-    r"|full(?:[- ]parameter)? (?:fine[- ]?)?tun\w+|(?:tune|train|update)(?: all(?: of)?)? (?:the )?(?:all "
-    r")?weights|(?:prompt|prefix)[- ]tuning|rag|distill?ation)(?![\w-])",
+    rf"|{_FULL}|{_HALF}|(?:prompt|prefix)[- ]tuning|rag|distill?ation)(?![\w-])",
     re.I,
 )
 _NOT = re.compile(
@@ -207,7 +211,10 @@ _SPELT = {
     "lora_fa": "lora[-_ ]fa",
     "dylora": "dy[-_ ]?lora|dynamic lora",
     "qlora": r"q[-_ ]?lora|quanti[sz]ed lora|(?:4|four)[- ]bit lora",
+    "full": rf"{_FULL}|method full|full method",
+    "hft": _HALF,
 }
+"""Method -> how people write it, where that is not its name."""
 
 
 def _spelt(method: str) -> str:

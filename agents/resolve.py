@@ -24,6 +24,8 @@ ORDER = (
 
 _METHOD = {
     "lora": "low-rank adapters on the top third of the layers",
+    "full": "the weights of the top third of the layers themselves",
+    "hft": "half of the weights of the top third of the layers, the other half stays as it is",
     "top_blocks": "the last blocks of the image model are tuned as a whole, on what the frozen ones below give",
     "llava": "a text model is shown what an image model sees, and both the way between them and its top are tuned",
     "contrastive": "pictures and words are brought into one space, the image model itself stays as it is",

@@ -17,6 +17,7 @@ class Start:
         alpha: Their scale.
         layers: Which part of the model is tuned.
         unfit: Names of registered changes that have no meaning here.
+        whole: Weights that have a value already are tuned; few rows are no reason for a higher rate.
         high_loss: A training loss above this has not been fitted, in nats a trained token, row or pair.
     """
 
@@ -28,9 +29,11 @@ class Start:
     layers: Literal["top_third", "all"]
     unfit: frozenset[str] = frozenset()
     high_loss: float = 0.5
+    whole: bool = False
 
 
 _MEDIA = {"more_pixels", "augment"}
+_WHOLE = frozenset({"more_rank", "dropout", *_MEDIA})
 STARTS: Mapping[str, Start] = {
     "lora": Start(3.0, 16, 1e-3, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA})),
     "alora": Start(3.0, 16, 1e-3, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA})),
@@ -48,6 +51,9 @@ STARTS: Mapping[str, Start] = {
     "lora_fa": Start(3.0, 16, 1e-3, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA})),
     "dylora": Start(4.0, 16, 1e-3, 8, 8.0, "top_third", frozenset({"decay", *_MEDIA})),
     "qlora": Start(3.0, 16, 1e-3, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA})),
+    # A weight has a value already: a rate that suits adapters, which begin at nothing, would wreck it.
+    "full": Start(3.0, 16, 1e-4, 1, 1.0, "top_third", _WHOLE, whole=True),
+    "hft": Start(3.0, 16, 1e-4, 1, 1.0, "top_third", _WHOLE, whole=True),
     "top_blocks": Start(8.0, 32, 3e-4, 1, 1.0, "top_third", frozenset({"more_rank", "dropout", "augment"})),
     "image_lora": Start(8.0, 32, 1e-3, 8, 16.0, "top_third", frozenset({"augment"})),
     # Its head is computed at once: another trial would give the very same.

@@ -268,12 +268,12 @@ def _seconds(spec: TrainSpec, known: TrainSpec, epoch_s: float) -> float:
 
 
 def _learning_rate(plan: TaskPlan, rows: int) -> float:
-    usual = start(plan.method.value).learning_rate
-    if plan.modality.value != "text":
-        return usual
+    usual = start(plan.method.value)
+    if plan.modality.value != "text" or usual.whole:
+        return usual.learning_rate
     if plan.kind.value != "classification":
-        return usual / 2
-    return 2 * usual if rows <= FEW_ROWS else usual
+        return usual.learning_rate / 2
+    return 2 * usual.learning_rate if rows <= FEW_ROWS else usual.learning_rate
 
 
 def _max_tokens(plan: TaskPlan, card: DatasetCard) -> int:

@@ -29,7 +29,7 @@ from serving.kv import Blocks, Chain
 from serving.linear import ServingPrecision
 from serving.llama import SITES, Llama
 from serving.loop import Loop
-from serving.lora import LoraWeights, invoked_at
+from serving.lora import invoked_at
 from serving.memory import Memory, return_to_system
 from serving.room import Rooms, Shape
 from serving.row import Completion, Delta, Lane, Prompt, Row, completion
@@ -37,6 +37,7 @@ from serving.sampling import Chooser, Sampling
 from serving.sharing import Sharing
 from serving.textstream import TextStream
 from serving.turns import prompt_ids
+from serving.whole import TextWeights, is_whole, read_whole
 
 __all__ = ["Completion", "Delta", "Messages", "Sampling", "TextEngine"]
 
@@ -83,9 +84,10 @@ class TextEngine:
         self.boundary = base.first_layer_default
         self.blocks = Blocks(self.memory, enabled=share)
         self.passes = Passes(self.model, self.boundary)
-        self._adapters = Adapters(self.memory, self._read, self.passes.forget, self._check_canary)
+        self._adapters: Adapters[TextWeights] = Adapters(
+            self.memory, self._read, self.passes.forget, self._check_canary
+        )
         self._loop = Loop(
-            self.model,
             base.stop_ids,
             rooms=Rooms(self._shape(), self.memory),
             sharing=Sharing(self.blocks, self.boundary),
@@ -290,7 +292,7 @@ class TextEngine:
         try:
             with torch.inference_mode():
                 lane.seat = Rooms(self._shape(), Memory(2**62)).enter(len(ids))
-                return self.model.logits(self.passes.forward([], [], [(lane, len(ids))]))
+                return self.passes.logits(self.passes.forward([], [], [(lane, len(ids))]), [lane] * len(ids))
         finally:
             if loaded:
                 self._adapters.release(loaded)
@@ -311,11 +313,11 @@ class TextEngine:
 
     # ------------------------------------------------------------------------------------------------- a request
 
-    def _subject(self, name: str | None) -> Loaded[LoraWeights] | None:
+    def _subject(self, name: str | None) -> Loaded[TextWeights] | None:
         """The adapter of this name; None is the base."""
         return None if name is None else self._adapters.get(name)
 
-    def _prompt(self, messages: Messages, adapter: Loaded[LoraWeights] | None, index: int = 0) -> Prompt:
+    def _prompt(self, messages: Messages, adapter: Loaded[TextWeights] | None, index: int = 0) -> Prompt:
         system = adapter.manifest.system if adapter else ""
         turns = [{"role": turn["role"], "content": turn["content"]} for turn in messages]
         return Prompt(prompt_ids(self.base, turns, system, index))
@@ -329,7 +331,7 @@ class TextEngine:
     def _row(
         self,
         prompts: Sequence[Prompt],
-        adapters: Sequence[Loaded[LoraWeights] | None],
+        adapters: Sequence[Loaded[TextWeights] | None],
         sampling: Sampling,
         choice: int = 0,
         scored: int | None = None,
@@ -346,7 +348,7 @@ class TextEngine:
         chooser = Chooser(sampling, choice, constraint)
         return Row(choice, lanes, len(prompts[0].ids), limit, chooser, text, flow, scored, deadline, told_from)
 
-    def _lane(self, prompt: Prompt, adapter: Loaded[LoraWeights] | None) -> Lane:
+    def _lane(self, prompt: Prompt, adapter: Loaded[TextWeights] | None) -> Lane:
         base, ids, inset = self.base.digest, list(prompt.ids), prompt.inset
         if adapter is None:
             return Lane(None, ids, 0, Chain("lower", base), Chain("upper", base))
@@ -360,15 +362,17 @@ class TextEngine:
 
     # ------------------------------------------------------------------------------------------------- adapters
 
-    def _read(self, folder: Path) -> tuple[AdapterManifest, LoraWeights]:
+    def _read(self, folder: Path) -> tuple[AdapterManifest, TextWeights]:
         manifest = open_bundle(folder, base_digest=self.base.digest, template_digest=self.base.template_digest)
         if set(manifest.stop_ids) != set(self.base.stop_ids):
             what = f"The adapter was tuned to stop at tokens {manifest.stop_ids}, not {self.base.stop_ids}."
             raise IntegrityError(what, where=str(folder), remedy="Tune it again on this base.")
+        if is_whole(folder):
+            return manifest, read_whole(folder, self.model)
         layers, at = len(self.model.layers), self.model.weights_at
         return manifest, read_weights(folder, self._shapes, layers, self.model.dtype, self.device, at)
 
-    def _check_canary(self, loaded: Loaded[LoraWeights]) -> None:
+    def _check_canary(self, loaded: Loaded[TextWeights]) -> None:
         """An adapter that changes nothing is one that silently was not applied (peft#2115, vllm#48019)."""
         turns = [{"role": "system", "content": loaded.manifest.system}] if loaded.manifest.system else []
         prompt = render(self.base.tokenizer, [*turns, {"role": "user", "content": "Good morning!"}], True)

@@ -4,7 +4,7 @@ A Hugging Face model gives the weights and its quirks; they are rearranged for d
 product, gate and up in another) and put in the deployment's precision. What attends to what is the caller's: `Attend`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -68,6 +68,41 @@ class Layer:
     """A token sees so many of the last tokens, itself among them; None is all."""
 
 
+@dataclass(frozen=True)
+class Ends:
+    """What stands before the first block and after the last."""
+
+    table: torch.Tensor
+    """Embeddings `[vocabulary, width]`."""
+    norm: Norm
+    head: Linear
+
+    @property
+    def bytes(self) -> int:
+        """What they take; an embedding that is also the head counts once where it is one tensor."""
+        tied = isinstance(self.head, Dense) and self.head.weight.data_ptr() == self.table.data_ptr()
+        return self.head.bytes + (0 if tied else self.table.nbytes)
+
+
+@dataclass(frozen=True)
+class Own:
+    """What an adapter of whole weights has in place of the base's.
+
+    Attributes:
+        layers: Its blocks, by number.
+        ends: None where they are the base's.
+    """
+
+    layers: Mapping[int, Layer]
+    ends: Ends | None
+
+    @property
+    def bytes(self) -> int:
+        """What it takes."""
+        linears = [linear for layer in self.layers.values() for linear in layer.linears.values()]
+        return sum(linear.bytes for linear in linears) + (self.ends.bytes if self.ends else 0)
+
+
 class Llama:
     """A causal model's blocks, embedding and head.
 
@@ -85,6 +120,7 @@ class Llama:
     ) -> None:
         config, decoder = model.config, model.get_decoder()
         self.dtype, self.device, self._wide = dtype, torch.device(model.device), wide
+        self._config, self._precision, self._block_type = config, precision, type(decoder.layers[0])
         attention = decoder.layers[0].self_attn
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_width: int = attention.head_dim
@@ -97,31 +133,57 @@ class Llama:
         self._offset = 1.0 if "Gemma" in type(decoder.norm).__name__ else 0.0
         self._rotations(decoder.rotary_emb, context)
         table = model.get_input_embeddings()
-        self._embedding = table.weight.detach().to(dtype)
         self._embedding_scale = self._find_embedding_scale(config, table)
         head = model.get_output_embeddings()
-        self._head = pack(self._cast(head.weight.detach(), precision), _bias(head, dtype), precision)
-        self._norm = self._make_norm(decoder.norm)
+        self.tied = head.weight is table.weight
+        """Whether the head is the embeddings."""
+        self._norm_eps = _eps(decoder.norm)
+        self._ends = Ends(
+            table.weight.detach().to(dtype),
+            self._make_norm(decoder.norm),
+            pack(self._cast(head.weight.detach()), _bias(head, dtype), precision),
+        )
         self.layers: list[Layer] = []
         for number, block in enumerate(decoder.layers):
-            self.layers.append(self._layer(block, number, config, precision))
+            self.layers.append(self._layer(block, number))
             decoder.layers[number] = torch.nn.Identity()
 
     @property
     def bytes(self) -> int:
-        """What the weights take; an embedding that is also the head counts once where it is one tensor."""
+        """What the weights take."""
         linears = [linear for layer in self.layers for linear in layer.linears.values()]
-        tied = isinstance(self._head, Dense) and self._head.weight.data_ptr() == self._embedding.data_ptr()
-        return sum(linear.bytes for linear in linears) + self._head.bytes + (0 if tied else self._embedding.nbytes)
+        return sum(linear.bytes for linear in linears) + self._ends.bytes
 
     def weights_at(self, layer: int, site: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Weight `[out, in]` and bias `[out]` of a product as they are multiplied and added."""
         linear = self.layers[layer].linears[site]
         return linear.weight, linear.bias
 
-    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+    @property
+    def table_shape(self) -> torch.Size:
+        """Of the embeddings, `[vocabulary, width]`."""
+        return self._ends.table.shape
+
+    def block(self, number: int, tensors: Mapping[str, torch.Tensor]) -> Layer:
+        """A block like this model's, of tensors named as within a Hugging Face block.
+
+        Raises:
+            RuntimeError: Tensors are missing, unexpected or of another shape.
+        """
+        with torch.device("meta"):
+            block = self._block_type(self._config, number)
+        block.load_state_dict(tensors, assign=True)
+        return self._layer(block, number)
+
+    def ends(self, table: torch.Tensor, norm: torch.Tensor, head: torch.Tensor | None) -> Ends:
+        """Embeddings, last norm and head of other weights; without a head the embeddings are it."""
+        table = table.to(self.dtype)
+        packed = pack(table if head is None else self._cast(head), None, self._precision)
+        return Ends(table, self._norm_of(norm, self._norm_eps), packed)
+
+    def embed(self, ids: torch.Tensor, own: Own | None = None) -> torch.Tensor:
         """Hidden states `[tokens, width]` before the first layer."""
-        hidden: torch.Tensor = self._embedding[ids]
+        hidden: torch.Tensor = (own.ends if own and own.ends else self._ends).table[ids]
         return hidden if self._embedding_scale == 1 else hidden.mul(self._embedding_scale)
 
     def run(
@@ -131,22 +193,24 @@ class Llama:
         layers: Sequence[int],
         attend: Attend,
         adapters: Delta | None,
+        own: Own | None = None,
     ) -> torch.Tensor:
-        """Hidden states `[tokens, width]` after these layers."""
+        """Hidden states `[tokens, width]` after these layers, of which some may be an adapter's own."""
         cos, sin = self._cos[positions], self._sin[positions]
         for number in layers:
-            layer = self.layers[number]
+            layer = own.layers.get(number, self.layers[number]) if own else self.layers[number]
             x = layer.before_attention(hidden)
             hidden = self._added(hidden, self._attention(number, layer, x, cos, sin, attend, adapters))
             x = layer.before_mlp(hidden)
-            gate, up = self._linear(number, "gate_up", x, adapters).chunk(2, dim=-1)
-            x = self._linear(number, "down", self._activation(gate) * up, adapters)
+            gate, up = _linear(layer, number, "gate_up", x, adapters).chunk(2, dim=-1)
+            x = _linear(layer, number, "down", self._activation(gate) * up, adapters)
             hidden = self._added(hidden, layer.after_mlp(x) if layer.after_mlp else x)
         return hidden
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+    def logits(self, hidden: torch.Tensor, own: Own | None = None) -> torch.Tensor:
         """Logits `[tokens, vocabulary]` in float32 of hidden states after the last layer."""
-        logits: torch.Tensor = self._head(self._norm(hidden)).float()
+        ends = own.ends if own and own.ends else self._ends
+        logits: torch.Tensor = ends.head(ends.norm(hidden)).float()
         if self._logits_scale != 1:
             logits = logits.div(self._logits_scale)
         return logits if self._logits_cap is None else torch.tanh(logits.div(self._logits_cap)).mul(self._logits_cap)
@@ -162,7 +226,7 @@ class Llama:
         adapters: Delta | None,
     ) -> torch.Tensor:
         turned = self.heads + self.kv_heads
-        qkv = self._linear(number, "qkv", x, adapters).view(len(x), -1, self.head_width)
+        qkv = _linear(layer, number, "qkv", x, adapters).view(len(x), -1, self.head_width)
         qk, v = qkv[:, :turned], qkv[:, turned:]
         if layer.q_norm and layer.k_norm:
             qk = torch.cat([layer.q_norm(qk[:, : self.heads]), layer.k_norm(qk[:, self.heads :])], dim=1)
@@ -170,24 +234,20 @@ class Llama:
             first, second = qk.chunk(2, dim=-1)
             qk = qk * cos + torch.cat([-second, first], dim=-1) * sin
         seen = attend(number, layer.window, qk[:, : self.heads], qk[:, self.heads :], v)
-        x = self._linear(number, "o", seen.flatten(1), adapters)
+        x = _linear(layer, number, "o", seen.flatten(1), adapters)
         return layer.after_attention(x) if layer.after_attention else x
-
-    def _linear(self, number: int, site: str, x: torch.Tensor, adapters: Delta | None) -> torch.Tensor:
-        y = self.layers[number].linears[site](x)
-        return adapters.add(number, site, x, y) if adapters else y
 
     def _added(self, hidden: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
         return hidden + change if self._residual == 1 else hidden + change * self._residual
 
-    def _layer(self, block: Any, number: int, config: Any, precision: ServingPrecision) -> Layer:
-        attention = block.self_attn
+    def _layer(self, block: Any, number: int) -> Layer:
+        attention, config = block.self_attn, self._config
         four_norms = hasattr(block, "pre_feedforward_layernorm")
         between = block.pre_feedforward_layernorm if four_norms else block.post_attention_layernorm
         no_rope = getattr(config, "no_rope_layers", None)  # smollm3's list says 1 where there *is* a rotation
         return Layer(
             before_attention=self._make_norm(block.input_layernorm),
-            linears={site: self._fused(block, names, precision) for site, names in SITES.items()},
+            linears={site: self._fused(block, names) for site, names in SITES.items()},
             before_mlp=self._make_norm(between),
             q_norm=self._make_norm(attention.q_norm) if hasattr(attention, "q_norm") else None,
             k_norm=self._make_norm(attention.k_norm) if hasattr(attention, "k_norm") else None,
@@ -197,7 +257,7 @@ class Llama:
             window=_window(attention, config, number),
         )
 
-    def _fused(self, block: Any, names: Sequence[str], precision: ServingPrecision) -> Linear:
+    def _fused(self, block: Any, names: Sequence[str]) -> Linear:
         modules = [block.get_submodule(name) for name in names]
         weight = torch.cat([module.weight.detach() for module in modules])
         biases = [_bias(module, self.dtype) for module in modules]
@@ -206,14 +266,16 @@ class Llama:
             for m, b in zip(modules, biases, strict=True)
         ]
         bias = None if all(bias is None for bias in biases) else torch.cat(known)
-        return pack(self._cast(weight, precision), bias, precision, self._wide)
+        return pack(self._cast(weight), bias, self._precision, self._wide)
 
-    def _cast(self, weight: torch.Tensor, precision: ServingPrecision) -> torch.Tensor:
-        return weight if precision in ("int8", "int4") else weight.to(self.dtype)
+    def _cast(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight if self._precision in ("int8", "int4") else weight.to(self.dtype)
 
     def _make_norm(self, norm: Any) -> Norm:
-        eps = getattr(norm, "variance_epsilon", None) or norm.eps
-        return Norm((norm.weight.detach().float() + self._offset).to(self.dtype), eps)
+        return self._norm_of(norm.weight.detach(), _eps(norm))
+
+    def _norm_of(self, weight: torch.Tensor, eps: float) -> Norm:
+        return Norm((weight.float() + self._offset).to(self.dtype), eps)
 
     def _rotations(self, rotary: Any, context: int) -> None:
         like = torch.empty(1, dtype=torch.float32, device=self.device)
@@ -226,6 +288,15 @@ class Llama:
         if scale is None and config.model_type.startswith("gemma"):
             scale = config.hidden_size**0.5
         return float(getattr(config, "embedding_multiplier", 1.0) if scale is None else scale)
+
+
+def _linear(layer: Layer, number: int, site: str, x: torch.Tensor, adapters: Delta | None) -> torch.Tensor:
+    y = layer.linears[site](x)
+    return adapters.add(number, site, x, y) if adapters else y
+
+
+def _eps(norm: Any) -> float:
+    return float(getattr(norm, "variance_epsilon", None) or norm.eps)
 
 
 def _bias(module: Any, dtype: torch.dtype) -> torch.Tensor | None:

@@ -7,13 +7,12 @@ import torch
 from moatelier.errors import DeadlineExceeded, IntegrityError, MoatelierError, ResourceExhausted
 from serving.adapters import Adapters
 from serving.batch import Passes
-from serving.llama import Llama
-from serving.lora import LoraWeights
 from serving.room import Rooms
 from serving.row import Lane, Row
 from serving.sampling import choose, likelihoods
 from serving.scheduler import Plan, Scheduler
 from serving.sharing import Sharing
+from serving.whole import TextWeights
 
 AHEAD = 128
 """A row's room is chosen so that an answer of so many tokens, if it may be as long, needs no larger one."""
@@ -23,7 +22,6 @@ class Loop:
     """The running of rows.
 
     Args:
-        model: The base.
         stop_ids: Tokens that end an answer.
         rooms: For what rows that run have computed.
         sharing: With those who begin alike.
@@ -33,16 +31,15 @@ class Loop:
 
     def __init__(
         self,
-        model: Llama,
         stop_ids: tuple[int, ...],
         *,
         rooms: Rooms,
         sharing: Sharing,
-        adapters: Adapters[LoraWeights],
+        adapters: Adapters[TextWeights],
         passes: Passes,
     ) -> None:
         self.scheduler = Scheduler()
-        self._model, self._stop_ids = model, stop_ids
+        self._stop_ids = stop_ids
         self.rooms, self._sharing, self._adapters, self._passes = rooms, sharing, adapters, passes
 
     def add(self, row: Row) -> None:
@@ -115,7 +112,7 @@ class Loop:
             except ResourceExhausted:
                 return False
         try:
-            lane.seat = self.rooms.enter(tokens)
+            lane.seat = self.rooms.enter(tokens, lane.owner)
         finally:
             if lane.seat is None and lane.adapter:
                 self._adapters.release(lane.adapter)
@@ -176,7 +173,7 @@ class Loop:
                 wanted.append((lane, at + tokens - 1))
             at += tokens
         if wanted:
-            logits = self._model.logits(hidden[[place for _, place in wanted]])
+            logits = self._passes.logits(hidden[[place for _, place in wanted]], [lane for lane, _ in wanted])
             for (lane, _), after in zip(wanted, logits, strict=True):
                 lane.logits = after
 
@@ -188,7 +185,8 @@ class Loop:
         following = lane.ids[start + 1 + skipped : lane.seat.tokens + 1]
         if following:
             tops = [row.scored or 0] * len(following)
-            logits = self._model.logits(hidden[skipped : skipped + len(following)])
+            part = hidden[skipped : skipped + len(following)]
+            logits = self._passes.logits(part, [lane] * len(part))
             row.prompt_told += likelihoods(logits, following, tops)
 
     def _choose(self, rows: Sequence[Row]) -> None:

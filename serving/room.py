@@ -51,6 +51,7 @@ class Room:
     """Slots of `capacity` tokens each.
 
     Attributes:
+        owner: Digest of the whole weights that all lanes here run with; empty for the base's.
         keys: `[layers, slots, kv_heads, capacity, head_width]`, as `values`.
         hidden: `[slots, capacity, width]` at the boundary.
         seats: Who sits where; those before `decoding` decode.
@@ -59,6 +60,7 @@ class Room:
     capacity: int
     shape: Shape
     memory: Memory
+    owner: str = ""
     keys: torch.Tensor = field(init=False)
     values: torch.Tensor = field(init=False)
     hidden: torch.Tensor = field(init=False)
@@ -171,28 +173,34 @@ class Rooms:
 
     def __init__(self, shape: Shape, memory: Memory) -> None:
         self._shape, self._memory = shape, memory
-        self._rooms: dict[int, Room] = {}
+        self._rooms: dict[tuple[str, int], Room] = {}
 
     def __iter__(self) -> Iterator[Room]:
         return iter(self._rooms.values())
 
-    def enter(self, tokens: int) -> Seat | None:
-        """A seat for so many tokens; None when memory has no room for it."""
-        capacity = SMALLEST << max(0, -(-tokens // SMALLEST) - 1).bit_length()
-        if capacity not in self._rooms:
-            self._rooms[capacity] = Room(capacity, self._shape, self._memory)
-        seat = self._rooms[capacity].join()
+    def enter(self, tokens: int, owner: str = "") -> Seat | None:
+        """A seat for so many tokens; None when memory has no room for it.
+
+        Args:
+            tokens: How many.
+            owner: See `Room`.
+        """
+        key = owner, SMALLEST << max(0, -(-tokens // SMALLEST) - 1).bit_length()
+        if key not in self._rooms:
+            self._rooms = {other: room for other, room in self._rooms.items() if room.seats or not room.owner}
+            self._rooms[key] = Room(key[1], self._shape, self._memory, owner)
+        seat = self._rooms[key].join()
         if seat is None:  # then nobody may keep slots for those who may come
             for room in self:
                 room.shrink(len(room.seats))
-            seat = self._rooms[capacity].join()
+            seat = self._rooms[key].join()
         return seat
 
     def stretch(self, seat: Seat, tokens: int) -> Seat | None:
         """The seat, or one in a larger room, so that it holds so many tokens; None when memory has no room."""
         if tokens <= seat.room.capacity:
             return seat
-        larger = self.enter(tokens)
+        larger = self.enter(tokens, seat.room.owner)
         if larger is None:
             return None
         decodes = seat.slot < seat.room.decoding

@@ -11,10 +11,11 @@ import torch
 from moatelier.errors import MoatelierError
 from serving.adapters import Loaded
 from serving.kv import BLOCK, BlockKey, Chain
-from serving.lora import LoraWeights
+from serving.llama import Own
 from serving.room import Seat
 from serving.sampling import Choice, Chooser, TokenLogprob
 from serving.textstream import TextStream
+from serving.whole import TextWeights, own
 
 FinishReason = Literal["stop", "length"]
 
@@ -92,7 +93,7 @@ class Lane:
         inset: What stands in the prompt beside words.
     """
 
-    adapter: Loaded[LoraWeights] | None
+    adapter: Loaded[TextWeights] | None
     ids: list[int]
     switch: int
     lower: Chain
@@ -105,6 +106,15 @@ class Lane:
     def unread(self) -> int:
         """Tokens of ids that have not been computed in all layers."""
         return len(self.ids) - (self.seat.tokens if self.seat else 0)
+
+    def own(self, last: int | None = None) -> Own | None:
+        """What its adapter has in place of the base's; None where that is nothing below layer `last`."""
+        return own(self.adapter.weights, last) if self.adapter else None
+
+    @property
+    def owner(self) -> str:
+        """Names the whole weights that it runs with; empty for the base's. Its adapter is held."""
+        return self.adapter.digest if self.adapter and self.own() else ""
 
     def making(self, tokens: int) -> set[BlockKey]:
         """Names of the blocks that computing so many more tokens makes."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from moatelier.ids import digest_json
 from modalities.frozen import FrozenStates, Layers, open_states
+from modalities.machine import DTYPES
 from modalities.text.model import TextBase
 from modalities.text.packed import Layout, common_beginning, layout, run_layers
 from training.acting import acting_on
@@ -106,6 +107,7 @@ class Source:
         prefix = self.prefix if items and any(items) else 0
         places = layout([len(row) for row in rows], prefix, self._device)
         embedded = self._base.model.get_input_embeddings()(torch.tensor([ids], device=self._device))
+        embedded = embedded.to(DTYPES[self._base.precision])  # embeddings that are trained are kept in float32
         states = run_layers(self._base.model.get_decoder(), embedded, places, 0, self._first)[0]
         return states if 0 in items else states[prefix:]
 
@@ -113,7 +115,7 @@ class Source:
         """The packed micro-batch of these rows, as indices into `examples`."""
         examples = [self._examples[row] for row in rows]
         items = [self._item[example.ids] for example in examples]
-        states = self._states.read([0, *items] if self.prefix else items).to(self._device)
+        states = self._read([0, *items] if self.prefix else items).to(self._device)
         places = layout([len(example.ids) - self.prefix for example in examples], self.prefix, self._device)
         predicting, targets = [], []
         for start, example in zip(places.starts, examples, strict=True):
@@ -126,6 +128,11 @@ class Source:
             targets=torch.tensor(targets, device=self._device),
             acting=self._acting(examples),
         )
+
+    def _read(self, items: Sequence[int]) -> Tensor:
+        if self._base.model.get_input_embeddings().weight.requires_grad:  # then nothing is frozen
+            return self._compute(items)
+        return self._states.read(items)
 
     def _acting(self, examples: Sequence[Example]) -> Tensor | None:
         if not any(example.acts for example in examples):

@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch.optim.lr_scheduler import LambdaLR
 
 from moatelier.contracts import TrainSpec
 from moatelier.errors import DataError, ResourceExhausted
 from moatelier.faults import fault_point
 from moatelier.job import Job
+from training import methods, schedules, stepping
 from training.batches import epoch_batches, micro_batches, steps_per_epoch
 from training.checkpoint import Checkpoints, State
-from training.objective import Objective, Stepwise
+from training.objective import Objective
 
 _DEV_ROWS = 64
 
@@ -42,16 +42,12 @@ class Loop:
         self._spec, self._objective, self._job = spec, objective, job
         self._train, self._dev = range(train_rows), range(train_rows, len(objective.sizes))
         self._accelerator = Accelerator(cpu=not torch.cuda.is_available())
-        self._parameters = [parameter for parameter in objective.model.parameters() if parameter.requires_grad]
         self.epoch_steps = steps_per_epoch(train_rows, spec.batch_rows)
         """Optimiser steps of an epoch."""
         self.steps = 0 if objective.solved else max(1, math.ceil(spec.epochs * self.epoch_steps))
         """Optimiser steps of the whole run."""
-        optimizer = torch.optim.AdamW(
-            self._parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
-        )
-        self._schedule = LambdaLR(optimizer, self._learning_rate)
-        self._optimizer = self._accelerator.prepare_optimizer(optimizer)
+        stepper = methods.stepper(spec.method)
+        self._stepper = stepping.make(spec, stepper, objective, self._accelerator, self._learning_rate, self.steps)
         self._checkpoints = Checkpoints(job.folder)
         self._began = time.monotonic() - state.seconds
         self._resumed = state
@@ -88,10 +84,7 @@ class Loop:
             return
         state, weights, rest = found
         self._objective.restore(weights)
-        self._optimizer.load_state_dict(rest["optimizer"])
-        self._schedule.load_state_dict(rest["schedule"])
-        if isinstance(self._objective, Stepwise) and "method" in rest:
-            self._objective.restore_state(rest["method"])
+        self._stepper.restore(rest["stepper"], state.step)
         torch.set_rng_state(rest["random"].cpu())
         if "random_cuda" in rest:
             torch.cuda.set_rng_state(rest["random_cuda"].cpu())
@@ -123,26 +116,15 @@ class Loop:
         return epoch_batches(sizes, self._spec.batch_rows, self._spec.seed, epoch)[at]
 
     def _train_on(self, rows: Sequence[int]) -> tuple[float, int]:
-        """Take one optimiser step; returns the mean loss per unit and the size of the rows together."""
+        """Take one step; returns the mean loss per unit and the size of the rows together."""
         self._objective.model.train()
-        units = max(1, sum(self._objective.units[row] for row in rows))
-        total = 0.0
-        for piece in micro_batches(self._objective.sizes, rows, self._objective.micro):
-            loss = self._objective.loss(piece) / units
-            self._accelerator.backward(loss)
-            total += float(loss.detach())
+        total = self._stepper.step(rows, self._step)
         if not math.isfinite(total):
             raise DataError(
                 f"The loss became {total} at step {self._step + 1}.",
                 where="training",
                 remedy="Lower the learning rate.",
             )
-        self._accelerator.clip_grad_norm_(self._parameters, self._spec.max_grad_norm)
-        self._optimizer.step()
-        self._schedule.step()
-        if isinstance(self._objective, Stepwise):
-            self._objective.after_step(self._step + 1, self.steps)
-        self._optimizer.zero_grad()
         return total, sum(self._objective.sizes[row] for row in rows)
 
     def _evaluate(self) -> None:
@@ -168,13 +150,7 @@ class Loop:
         return total / max(1, units)
 
     def _learning_rate(self, step: int) -> float:
-        warmup = round(self._spec.warmup_ratio * self.steps)
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        left = max(0.0, (self.steps - step) / max(1, self.steps - warmup))
-        if self._spec.schedule == "cosine":
-            return 0.5 * (1 - math.cos(math.pi * left))
-        return left if self._spec.schedule == "linear" else 1.0
+        return self._spec.learning_rate * schedules.share(self._spec, step, self.steps)
 
     def _has_time(self, *, evaluate: bool = False) -> bool:
         """Whether another step (or an evaluation) and the evaluation at the end fit into the time limit."""
@@ -201,7 +177,7 @@ class Loop:
             steps=self.steps,
             epoch=round(self._step / self.epoch_steps, 3),
             loss=round(loss, 6),
-            lr=self._schedule.get_last_lr()[0],
+            lr=self._learning_rate(self._step - 1),
             tokens_per_s=round(tokens / self._step_seconds[-1]),
             seconds_left=round(mean * (self.steps - self._step), 1),
         )
@@ -218,15 +194,9 @@ class Loop:
         )
 
     def _save(self) -> None:
-        rest: dict[str, Any] = {
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
-            "random": torch.get_rng_state(),
-        }
+        rest: dict[str, Any] = {"stepper": self._stepper.state(), "random": torch.get_rng_state()}
         if self._accelerator.device.type == "cuda":
             rest["random_cuda"] = torch.cuda.get_rng_state()
-        if isinstance(self._objective, Stepwise):
-            rest["method"] = self._objective.state()
         self._checkpoints.save(self._state(), self._objective.weights(), rest)
         self._job.emit("checkpoint", self._step)
 

@@ -1,6 +1,6 @@
-"""The loss through a frozen head, with the logits of a few tokens at a time.
+"""The loss through a head, with the logits of a few tokens at a time.
 
-The head is frozen, so all that backward needs is the loss's gradient at the head's input. It is computed piece by
+Where the head is frozen, all that backward needs is the loss's gradient at the head's input. It is computed piece by
 piece on the way forward and the logits are dropped at once: `[tokens, vocabulary]` never exists as a whole.
 """
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 _PIECE = 256
 
@@ -63,3 +65,24 @@ def frozen_head_loss(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], T
         A scalar in float32; its gradient reaches `hidden` only.
     """
     return _FrozenHeadLoss.apply(hidden, targets, head)  # type: ignore[no-any-return]  # torch's own
+
+
+def trained_head_loss(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
+    """The same with a gradient for the head too; the logits are computed once more on the way back."""
+    total = hidden.new_zeros((), dtype=torch.float32)
+    for start in range(0, len(targets), _PIECE):
+        piece = slice(start, start + _PIECE)
+        found = checkpoint(_summed, hidden[piece], targets[piece], head, use_reentrant=False, preserve_rng_state=False)
+        total = total + found
+    return total
+
+
+def _summed(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
+    return cross_entropy(head(hidden).float(), targets, reduction="sum")
+
+
+def wrong_tokens(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
+    """How many targets are not the likeliest token, a scalar in float32; it has no gradient."""
+    pieces = range(0, len(targets), _PIECE)
+    wrong = [(head(hidden[at : at + _PIECE]).argmax(-1) != targets[at : at + _PIECE]).sum() for at in pieces]
+    return torch.stack(wrong).sum().float()

@@ -28,8 +28,10 @@ class Preflight(Contract):
     """Rows without a single trained token; they cost time and teach nothing."""
 
 
-def check(examples: Sequence[Example], stop_ids: Sequence[int], pad_id: int | None, max_tokens: int) -> Preflight:
-    """Check the rows of a split as they will be trained.
+def check(
+    examples: Sequence[Example], stop_ids: Sequence[int] | None, pad_id: int | None, max_tokens: int
+) -> Preflight:
+    """Check the rows of a split as they will be trained. Without stop tokens rows may end anywhere, as plain text does.
 
     Raises:
         DataError: No rows, a row longer than `max_tokens`, an answer that does not end in a trained stop token, or
@@ -38,7 +40,7 @@ def check(examples: Sequence[Example], stop_ids: Sequence[int], pad_id: int | No
     """
     if not examples:
         raise DataError("There are no rows to train on.", where="train", remedy="Add rows.")
-    if pad_id is not None and pad_id in stop_ids:
+    if stop_ids is not None and pad_id is not None and pad_id in stop_ids:
         raise InvalidRequest(
             f"The base's padding token {pad_id} is also a stop token.",
             where="tokenizer",
@@ -61,7 +63,7 @@ def check(examples: Sequence[Example], stop_ids: Sequence[int], pad_id: int | No
     )
 
 
-def _check_row(example: Example, stop_ids: Sequence[int], max_tokens: int) -> None:
+def _check_row(example: Example, stop_ids: Sequence[int] | None, max_tokens: int) -> None:
     if len(example.ids) > max_tokens:
         lost = sum(example.trained[max_tokens:])
         raise DataError(
@@ -69,9 +71,9 @@ def _check_row(example: Example, stop_ids: Sequence[int], max_tokens: int) -> No
             where=example.name,
             remedy="Shorten the row, or let the curator drop or truncate rows that are too long.",
         )
-    for position in example.targets:
+    for position in example.targets if stop_ids is not None else ():
         ends = position + 1 == len(example.ids) or not example.trained[position + 1]
-        if ends and example.ids[position] not in stop_ids:
+        if ends and stop_ids is not None and example.ids[position] not in stop_ids:
             raise DataError(
                 "An answer does not end in a trained stop token: the model would never learn to stop.",
                 where=f"{example.name}, token {position}",

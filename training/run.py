@@ -27,8 +27,10 @@ OBJECTIVES = {
     "vision": "training.vision",
     "audio": "training.audio",
     "imagetext": "training.imagetext",
+    "pretraining": "training.plain",
 }
-"""Modality -> the module whose `prepare(spec, card, rows, job)` gives its `Prepared`."""
+"""Modality, or a kind of task that is learnt in its own way -> the module whose `prepare(spec, card, rows, job)` gives
+its `Prepared`."""
 _LIBRARIES = ("moatelier", "torch", "transformers", "peft", "accelerate")
 
 
@@ -45,10 +47,11 @@ def work(spec_fields: dict[str, Any], job: Job) -> dict[str, Any]:
     card = datasets.get_card(spec.dataset)
     fault_point("train.start")
     rows = {split: read_rows(card, split) for split in ("train", "dev")}
-    prepared: Prepared = importlib.import_module(OBJECTIVES[card.modality]).prepare(spec, card, rows, job)
+    module = OBJECTIVES.get(card.kind) or OBJECTIVES[card.modality]
+    prepared: Prepared = importlib.import_module(module).prepare(spec, card, rows, job)
     start = State(spec=spec.digest, data=prepared.data, seconds=prepared.seconds)
     try:
-        loop = Loop(spec, prepared, len(rows["train"]), job, start)
+        loop = Loop(spec, prepared, getattr(prepared, "train_rows", len(rows["train"])), job, start)
         state, finished = loop.run()
     finally:
         prepared.close()

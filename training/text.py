@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from safetensors.torch import save
@@ -13,6 +14,7 @@ from moatelier.errors import DataError
 from moatelier.ids import digest_json
 from moatelier.job import Job
 from modalities.bundle import CONFIG, WEIGHTS
+from modalities.machine import DTYPES
 from modalities.text.model import TextBase, load_base
 from modalities.text.packed import check_packed
 from modalities.text.template import Encoded, answer_header, encode_row
@@ -20,7 +22,7 @@ from training import methods, preflight
 from training.batches import MICRO_TOKENS, Example
 from training.filling import fill_progress
 from training.inputs import Source
-from training.loss import frozen_head_loss
+from training.loss import frozen_head_loss, trained_head_loss, wrong_tokens
 
 
 def prepare(
@@ -65,6 +67,8 @@ class TextObjective:
         self._source = Source(base, examples, self._first_layer, base.precision, fill_progress(spec, job, began))
         self.model = self._method.attach(base.model, spec, self._first_layer)
         self._head = base.model.get_output_embeddings()
+        trained = self._head.weight.requires_grad or base.model.get_input_embeddings().weight.requires_grad
+        self._head_loss = trained_head_loss if trained else frozen_head_loss
         if hasattr(self._method, "activate_by"):
             self._method.activate_by(self.model, header)
         self.sizes = [len(example.ids) for example in examples]
@@ -75,8 +79,9 @@ class TextObjective:
 
     def loss(self, rows: Sequence[int]) -> Tensor:
         """Cross-entropy summed over the rows' trained tokens."""
-        inputs = self._source.inputs(rows)
-        loss = frozen_head_loss(self._source.tuned(inputs), inputs.targets, self._head)
+        with self._computing():
+            inputs = self._source.inputs(rows)
+            loss = self._head_loss(self._source.tuned(inputs), inputs.targets, self._head)
         if self.model.training and hasattr(self._method, "penalty"):
             penalty = self._method.penalty(self.model) * sum(self.units[row] for row in rows)
             loss = loss + penalty - penalty.detach()  # it has its gradient, and the curve stays that of the tokens
@@ -97,6 +102,19 @@ class TextObjective:
         if state:
             self._method.restore_state(self.model, state)
 
+    def token_errors(self, rows: Sequence[int]) -> Tensor:
+        """How many of the rows' trained tokens are not what the model finds likeliest."""
+        with self._computing():
+            inputs = self._source.inputs(rows)
+            return wrong_tokens(self._source.tuned(inputs), inputs.targets, self._head)
+
+    def _computing(self) -> AbstractContextManager[Any]:
+        """What products are computed in, where what is trained is kept in another type than the base."""
+        if not hasattr(self._method, "computing"):
+            return nullcontext()
+        held: AbstractContextManager[Any] = self._method.computing(self._base.device.type, DTYPES[self.precision])
+        return held
+
     def weights(self) -> dict[str, Tensor]:
         """The adapter's tensors, named as PEFT saves them."""
         weights: dict[str, Tensor] = self._method.weights(self.model)
@@ -108,8 +126,9 @@ class TextObjective:
 
     def files(self) -> dict[str, bytes]:
         """The bundle's files, in PEFT's format."""
-        sealed = getattr(self._method, "sealed", self._method.weights)
-        weights = save(sealed(self.model), metadata={"format": "pt"})
+        sealed = getattr(self._method, "sealed", None)
+        tensors = sealed(self.model, DTYPES[self.precision]) if sealed else self.weights()
+        weights = save(tensors, metadata={"format": "pt"})
         return {CONFIG: self._method.config(self.model, self._spec.base), WEIGHTS: bytes(weights)}
 
     def manifest(self) -> dict[str, Any]:

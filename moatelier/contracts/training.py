@@ -24,9 +24,10 @@ class TrainSpec(Contract):
     epochs: float = Field(default=3.0, gt=0)
     batch_rows: int = Field(default=16, ge=1)
     warmup_ratio: float = 0.05
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt", "cosine_restarts", "polynomial"] = "cosine"
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    """Larger gradients are scaled down to this norm; 0 is no limit."""
     max_tokens: int = 1024
     """Longest row, prompt and answer together, in tokens."""
     checkpoint_every: int = Field(default=25, ge=1)
@@ -46,6 +47,17 @@ class TrainSpec(Contract):
     """Whether recordings are varied in speed, in noise and in their spectrum while they are trained on."""
     vision: str | None = Field(default=None, exclude_if=lambda vision: vision is None)
     """Catalogue id of the model that sees, where pictures are put before a language model."""
+    optimizer: Literal["sgd", "adagrad", "rmsprop", "adadelta", "adam", "adamw", "adafactor", "lion", "muon"] = Field(
+        default="adamw", exclude_if=lambda name: name == "adamw"
+    )
+    cycles: int = Field(default=3, ge=1, exclude_if=lambda cycles: cycles == 3)
+    """Of `cosine_restarts`."""
+    rounds: int = Field(default=1, ge=1, exclude_if=lambda rounds: rounds == 1)
+    """Of Half Fine-Tuning: each trains another half of the weights."""
+    noise: float = Field(default=1e-3, gt=0, exclude_if=lambda noise: noise == 1e-3)
+    """How far MeZO moves the weights to measure a slope, in their own units."""
+    minimise: Literal["loss", "token_errors"] = Field(default="loss", exclude_if=lambda told: told == "loss")
+    """What MeZO measures; `token_errors`, the share of trained tokens that are not the likeliest, has no gradient."""
 
 
 class AdapterManifest(Contract):

@@ -24,6 +24,8 @@ TEXT = Modality(
         "lora_fa",
         "dylora",
         "qlora",
+        "full",
+        "hft",
     ),
     suffixes=(".csv", ".jsonl"),
     max_tokens=1024,
@@ -33,6 +35,8 @@ TEXT = Modality(
     model="modalities.text.model:load_base",
 )
 
+WHOLE = "whole_weights"
+"""The field of an adapter's `adapter_config.json` that says that its tensors stand in place of the base's."""
 _LLAMA_LIKE = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LORA_TARGETS: dict[str, tuple[str, ...]] = {
     kind: _LLAMA_LIKE for kind in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "smollm3", "granite")

@@ -104,6 +104,12 @@ def encode_row(tokenizer: Any, messages: Messages, stop_ids: Sequence[int]) -> E
     return Encoded(ids, trained)
 
 
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """The ids of plain text, without any template; special tokens written out in it are text."""
+    with _tokenising:
+        return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+
+
 def answer_text(tokenizer: Any, ids: Sequence[int]) -> str:
     """Generated ids as text, without special tokens and otherwise unchanged."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))

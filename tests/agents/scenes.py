@@ -72,7 +72,7 @@ def outcome(
         test,
         train_file="file-train" if data else None,
         test_file="file-test" if test else None,
-        defaults=DEFAULTS,
+        defaults=keywords.pop("defaults", DEFAULTS),
         **keywords,
     )
 

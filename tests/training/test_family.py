@@ -153,7 +153,7 @@ def test_pissa_is_sealed_as_peft_itself_converts_it(base: TextBase, tmp_path: Pa
     stir(model)
     expected = model(IDS).logits
     model.save_pretrained(tmp_path / "theirs", path_initial_model_for_weight_conversion=str(tmp_path / "initial"))
-    theirs, ours = load_file(tmp_path / "theirs" / WEIGHTS), module.sealed(model)
+    theirs, ours = load_file(tmp_path / "theirs" / WEIGHTS), module.sealed(model, torch.float32)
     assert theirs.keys() == ours.keys() and all(torch.equal(theirs[name], ours[name]) for name in ours)
     sealed = json.loads(module.config(model, "tiny"))
     assert (sealed["r"], sealed["lora_alpha"], sealed["init_lora_weights"]) == (8, 16.0, True)
@@ -184,7 +184,9 @@ def test_adalora_that_ran_out_of_time_keeps_what_it_was_measured_with(base: Text
         stir(model, step)
         module.after_step(model, step, 10)
     assert json.loads(module.config(model, "tiny"))["rank_pattern"] is None
-    assert all(torch.equal(tensor, module.weights(model)[name]) for name, tensor in module.sealed(model).items())
+    assert all(
+        torch.equal(tensor, module.weights(model)[name]) for name, tensor in module.sealed(model, torch.float32).items()
+    )
 
 
 def test_adaloras_penalty_has_a_gradient_and_is_not_in_the_curve(base: TextBase) -> None:
@@ -348,7 +350,9 @@ def test_allocation_by_chance_is_to_the_target_too(base: TextBase) -> None:
     module, model = attached("adalora", base, 4)
     stir(model)
     allocate(module, model)
-    assert sum(len(tensor) for name, tensor in module.sealed(model).items() if "lora_E" in name) == 14 * 4
+    assert (
+        sum(len(tensor) for name, tensor in module.sealed(model, torch.float32).items() if "lora_E" in name) == 14 * 4
+    )
     assert all(len(tensor) == 6 for name, tensor in module.weights(model).items() if "lora_E" in name)
 
 

@@ -13,7 +13,7 @@ and, where the adapter acts from certain tokens on only,
 
 and, for text models, where it needs to,
 
-    sealed(model) -> dict[str, Tensor]          the bundle's tensors, where these differ from `weights`
+    sealed(model, dtype) -> dict[str, Tensor]   the bundle's tensors where these are not `weights`; in the base's type
     penalty(model) -> Tensor                    added to a step's mean loss, though not to its curve
     after_step(model, step, steps) -> None      called after the optimiser's step, the gradients still there
     state(model) -> dict                        what `after_step` remembers, for checkpoints; and
@@ -38,6 +38,8 @@ class MethodSpec(Contract):
     max_rank: int
     defaults: dict[str, float]
     """Fields of `TrainSpec` that suit the method."""
+    stepper: str = "training.stepping:Descent"
+    """What takes its steps, see `training.stepping`."""
 
 
 _registered: dict[str, MethodSpec] = {}
@@ -89,6 +91,11 @@ def load(spec: TrainSpec, modality: str) -> ModuleType:
             remedy=f"Use a rank of at most {method.max_rank}.",
         )
     return importlib.import_module(method.path)
+
+
+def stepper(name: str) -> str:
+    """The dotted path of what takes a method's steps; the ordinary one for a method that is not registered."""
+    return _registered[name].stepper if name in _registered else "training.stepping:Descent"
 
 
 register(
@@ -275,5 +282,52 @@ register(
         path="training.methods.llava",
         max_rank=256,
         defaults={"rank": 16, "alpha": 32.0, "learning_rate": 5e-4, "epochs": 2.0, "batch_rows": 16},
+    )
+)
+
+register(
+    MethodSpec(
+        name="full",
+        modality="text",
+        summary="All weights of the layers from the boundary up, or of the whole model.",
+        path="training.methods.full",
+        max_rank=256,
+        defaults={"rank": 1, "learning_rate": 1e-4, "epochs": 3.0, "batch_rows": 16},
+    )
+)
+
+register(
+    MethodSpec(
+        name="hft",
+        modality="text",
+        summary="Half Fine-Tuning: each round trains another random half of the weights; less is forgotten.",
+        path="training.methods.hft",
+        max_rank=256,
+        defaults={"rank": 1, "learning_rate": 1e-4, "epochs": 3.0, "batch_rows": 16},
+        stepper="training.halves:Halves",
+    )
+)
+
+register(
+    MethodSpec(
+        name="lomo",
+        modality="text",
+        summary="Full fine-tuning without gradients kept: SGD's update happens within back-propagation.",
+        path="training.methods.lomo",
+        max_rank=256,
+        defaults={"rank": 1, "learning_rate": 1e-2, "epochs": 3.0, "batch_rows": 16},
+        stepper="training.fused:Fused",
+    )
+)
+
+register(
+    MethodSpec(
+        name="mezo",
+        modality="text",
+        summary="Full fine-tuning by forward passes alone, in the memory of inference.",
+        path="training.methods.mezo",
+        max_rank=256,
+        defaults={"rank": 1, "learning_rate": 1e-6, "epochs": 20.0, "batch_rows": 16},
+        stepper="training.slopes:Slopes",
     )
 )

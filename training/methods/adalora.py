@@ -88,7 +88,7 @@ def restore(model: Any, weights: dict[str, Tensor]) -> None:
         tuner.restore(model, weights)
 
 
-def sealed(model: Any) -> dict[str, Tensor]:
+def sealed(model: Any, _: torch.dtype) -> dict[str, Tensor]:
     """The tensors with the ranks that are left; all of them where time ran out before the last cut."""
     with _with_pattern(model, _final(model)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*invalid shape")  # a layer may be left with no rank at all

@@ -40,7 +40,7 @@ def attach(model: Any, spec: TrainSpec, first_layer: int) -> Any:
     return adapted
 
 
-def sealed(model: Any) -> dict[str, Tensor]:
+def sealed(model: Any, _: torch.dtype) -> dict[str, Tensor]:
     """The adapter as an ordinary one of twice the rank."""
     both: dict[str, Tensor] = {}
     for name, tensor in weights(model).items():
