@@ -3,6 +3,8 @@
 What differs by modality is its `modalities.curating.Curating`.
 """
 
+import random
+from collections import defaultdict
 from typing import Any
 
 from evals import vault
@@ -74,7 +76,11 @@ def probing(material: Material) -> dict[str, Any]:
 
 
 def preflight(material: Material) -> float:
-    """What a row costs on average; refuses rows that nobody should be asked to approve. Raises DataError."""
+    """How many rows are trained on for each row of the file; refuses those that nobody should be asked to approve.
+
+    Raises:
+        DataError: Which these are.
+    """
     return _curating(material.plan).preflight(material)
 
 
@@ -107,6 +113,8 @@ def carry_out(
     plan, part = material.plan, _curating(material.plan)
     data = registry.load(registry.get(plan.modality.value).data)
     splits = part.split(material, findings, decision)
+    if plan.limits and plan.limits.rows:
+        splits["train"] = _some(splits["train"], plan.limits.rows, plan.seed)
     locked = data.locked_digest(splits["test"])
     looks.need_look(state["project"], locked, LOOKS)
     vault.lock(data.write_rows(splits["test"]), locked)
@@ -130,6 +138,17 @@ def carry_out(
     )
     datasets.add_card(state["project"], card, state["task"])
     return card
+
+
+def _some(rows: list[Any], most: int, seed: int) -> list[Any]:
+    """At most so many of the rows, taken by chance, in their order; of each label as many as it has a share."""
+    chance, by_label = random.Random(seed), defaultdict(list)
+    for place, row in enumerate(rows):
+        by_label[row.label].append(place)
+    turns: list[tuple[float, int]] = []
+    for places in by_label.values():
+        turns += [(at / len(places), place) for at, place in enumerate(chance.sample(places, len(places)))]
+    return [rows[place] for place in sorted(place for _, place in sorted(turns)[:most])]
 
 
 def _licence(findings: DataFindings) -> str:

@@ -15,7 +15,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
 from agents import curator, evaluator, planner, router, trainer
-from graphs import approval, closing, curation, evidence, routing
+from graphs import approval, closing, curation, evidence, forecasting, routing
 from graphs.checkpoint import prune, saver
 from graphs.nodes import decided, guarded, load, run_job, say, set_status
 from graphs.planner_endpoint import propose
@@ -90,19 +90,23 @@ def forecast(state: State) -> State:
     _, pulled = run_job(state, "pull", {"base": current.base.value})
     for model in curation.needs(material):
         run_job(state, "pull", {"base": model})
-    _, speed = run_job(state, "probe", pulled | curation.probing(material))
-    size = curation.preflight(material)
-    rows = round(evidence.profile(state).rows * evidence.train_share(current))
+    told = curation.probing(material)
+    rows, dev_rows = evidence.rows_to_train_on(state, current, curation.preflight(material))
+    _, speed = run_job(state, "probe", pulled | told | forecasting.tried(current, rows))
     set_status(state, "awaiting_approval")
-    return {"forecast": approval.forecast(rows, size, speed, current)}
+    return {"forecast": forecasting.forecast(rows, dev_rows, speed, told.get("lengths", {}), current)}
 
 
 @guarded
 def approve(state: State) -> State:
     """A person approves, edits or rejects exactly this version of the plan."""
     current = load(state, "plan", TaskPlan)
-    verdict, detail = approval.read_verdict(interrupt(approval.payload(state, current)), current)
+    said = interrupt(approval.payload(state, current))
+    verdict, detail = approval.read_verdict(said, current, state["forecast"])
     decided(state, "person", {"verdict": verdict, "version": current.digest}, str(detail or ""))
+    if verdict == "approve" and (refused := forecasting.refusal(current, state["forecast"])):  # asked again
+        decided(state, "trainer", {"refused": refused.to_dict()}, str(refused))
+        return {"verdict": "stale", "round": state["round"] + 1}
     if verdict == "edit":
         state = state | {"round": state["round"] + 1}
         try:
@@ -134,7 +138,7 @@ def curate(state: State) -> State:
     decided(state, "curator", {"dropped": len(decision.drop)}, " ".join(decision.reasons))
     card = curation.carry_out(state, material, findings, decision)
     say(state, "progress", phase="curate", card=card.model_dump(mode="json", exclude={"report"}))
-    pace, left = approval.pace(state["forecast"]), evidence.seconds_left(state)
+    pace, left = forecasting.pace(state["forecast"]), evidence.seconds_left(state)
     frozen = state["forecast"]["frozen_seconds"]
     spec = trainer.first_spec(current, card, seconds_left=left, pace=pace, frozen_seconds=frozen)
     decided(state, "trainer", spec.model_dump(mode="json"), trainer.explain(spec, card))

@@ -89,6 +89,8 @@ class Settings(BaseSettings):
     """What the engine computes in, and so what evaluation and gate score; `auto` is what this machine is faster at."""
     engine_memory_gb: float = Field(default=4.0, gt=0)
     """Upper bound for what the engine holds beside the base: running answers, cached prompts, adapters."""
+    price_per_hour: float | None = Field(default=None, ge=0)
+    """What an hour of this machine costs, in whatever money; forecasts then say what a training costs."""
     threads: int = 0
     """CPU threads for torch; 0 takes the cores of the cgroup."""
     log_level: str = "INFO"

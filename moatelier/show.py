@@ -129,10 +129,22 @@ def plan_table(plan: dict[str, Any], forecast: dict[str, Any]) -> None:
     console.print(table)
     for note in plan["notes"]:
         console.print(f"  [yellow]note[/] {escape(note)}")
-    minutes = forecast["seconds"] / 60
-    unit = "tokens" if "train_tokens_per_s" in forecast else "rows"
-    pace = f"{forecast[f'train_{unit}_per_s']:.0f} {unit}/s"
-    console.print(f"  one trial takes about {minutes:.1f} min here ({pace})")
+    if plan.get("limits"):
+        taken = ", ".join(f"at most {value:g} {name}" for name, value in plan["limits"].items() if value is not None)
+        console.print(f"  [yellow]limits[/] {escape(taken)}")
+    _forecast(forecast)
+
+
+def _forecast(forecast: dict[str, Any]) -> None:
+    minutes, pace = forecast["seconds"] / 60, f"{forecast['train_rows_per_s']:.1f} rows/s"
+    costs = f", costs {forecast['cost']:.2f}" if forecast["cost"] is not None else ""
+    memory = f"{forecast['peak_bytes'] / 1e9:.1f} GB of memory"
+    console.print(f"  one trial takes about {minutes:.1f} min here ({pace}), at most {memory}{costs}")
+    for place, option in enumerate(forecast["cheaper"], 1):
+        takes = option["estimate"]
+        costs = f", costs {takes['cost']:.2f}" if takes["cost"] is not None else ""
+        told = f"{option['change']}: {takes['seconds'] / 60:.1f} min, {takes['peak_bytes'] / 1e9:.1f} GB{costs}"
+        console.print(f"  [cyan]{place}[/] {escape(told)}")
 
 
 def rows(items: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:

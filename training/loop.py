@@ -57,7 +57,8 @@ class Loop:
         self._resumed = state
         self._tokens, self._step = state.tokens, 0
         self._curve, self._dev_curve = list(state.curve), list(state.dev_curve)
-        self._dev_seconds = 0.0
+        self.dev_seconds = 0.0
+        """What the last evaluation of the dev rows took."""
         self.step_seconds: list[float] = []
         """Of the last steps, at most 20 of them."""
 
@@ -149,7 +150,7 @@ class Loop:
         start = time.monotonic()
         loss = self._mean_loss(self._dev)
         self._dev_curve.append((self._step, loss))
-        self._dev_seconds = time.monotonic() - start
+        self.dev_seconds = time.monotonic() - start
         self._job.emit("metrics", self._step, dev_loss=round(loss, 6))
 
     def _mean_loss(self, rows: Sequence[int]) -> float:
@@ -179,7 +180,7 @@ class Loop:
             return True
         step_seconds = max(self.step_seconds, default=0.0)
         # Before the first evaluation: forward alone takes about a third of a step, row by row.
-        dev = self._dev_seconds or step_seconds / 2 * len(self._dev) / self._spec.batch_rows
+        dev = self.dev_seconds or step_seconds / 2 * len(self._dev) / self._spec.batch_rows
         left = self._spec.max_seconds - (time.monotonic() - self._began) - dev - (dev if evaluate else step_seconds)
         if left <= 0 and self._step == 0:
             raise ResourceExhausted(
