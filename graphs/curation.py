@@ -5,6 +5,7 @@ What differs by modality is its `modalities.curating.Curating`.
 
 import random
 from collections import defaultdict
+from collections.abc import Collection
 from typing import Any
 
 from evals import vault
@@ -103,18 +104,30 @@ def _told(state: LifecycleState, asked: Told | None, attempt: int) -> Told | Non
 
 
 def carry_out(
-    state: LifecycleState, material: Material, findings: DataFindings, decision: CurationDecision
+    state: LifecycleState,
+    material: Material,
+    findings: DataFindings,
+    decision: CurationDecision,
+    seen: Collection[int] = (),
 ) -> DatasetCard:
     """Split as decided, store the splits, lock the test rows, and write the card.
+
+    Args:
+        state: The task's.
+        material: The rows.
+        findings: On them.
+        decision: The curator's.
+        seen: Numbers of rows that something was chosen by before; they are not locked.
 
     Raises:
         LooksExhausted: These very rows have been locked before and had all their looks.
     """
     plan, part = material.plan, _curating(material.plan)
     data = registry.load(registry.get(plan.modality.value).data)
-    splits = part.split(material, findings, decision)
+    splits = divided(material, findings, decision)
+    splits["test"] = [row for row in splits["test"] if row.number not in seen]
     if plan.limits and plan.limits.rows:
-        splits["train"] = _some(splits["train"], plan.limits.rows, plan.seed)
+        splits["train"] = some(splits["train"], plan.limits.rows, plan.seed)
     locked = data.locked_digest(splits["test"])
     looks.need_look(state["project"], locked, LOOKS)
     vault.lock(data.write_rows(splits["test"]), locked)
@@ -140,7 +153,12 @@ def carry_out(
     return card
 
 
-def _some(rows: list[Any], most: int, seed: int) -> list[Any]:
+def divided(material: Material, findings: DataFindings, decision: CurationDecision) -> dict[SplitName, list[Any]]:
+    """The splits as decided. Raises DataError."""
+    return _curating(material.plan).split(material, findings, decision)
+
+
+def some(rows: list[Any], most: int, seed: int) -> list[Any]:
     """At most so many of the rows, taken by chance, in their order; of each label as many as it has a share."""
     chance, by_label = random.Random(seed), defaultdict(list)
     for place, row in enumerate(rows):

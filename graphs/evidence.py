@@ -122,6 +122,7 @@ def defaults() -> Defaults:
     return Defaults(
         # Only the bases that the engine serves: an adapter on another would be certified and then not be served.
         base=now.base,
+        bases=now.text_bases,
         trials=DEFAULT_TRIALS,
         seconds=DEFAULT_BUDGET_S,
         methods=text.methods,

@@ -140,11 +140,27 @@ def _forecast(forecast: dict[str, Any]) -> None:
     costs = f", costs {forecast['cost']:.2f}" if forecast["cost"] is not None else ""
     memory = f"{forecast['peak_bytes'] / 1e9:.1f} GB of memory"
     console.print(f"  one trial takes about {minutes:.1f} min here ({pace}), at most {memory}{costs}")
+    if forecast.get("bases"):
+        _bases(forecast["bases"])
     for place, option in enumerate(forecast["cheaper"], 1):
         takes = option["estimate"]
         costs = f", costs {takes['cost']:.2f}" if takes["cost"] is not None else ""
         told = f"{option['change']}: {takes['seconds'] / 60:.1f} min, {takes['peak_bytes'] / 1e9:.1f} GB{costs}"
         console.print(f"  [cyan]{place}[/] {escape(told)}")
+
+
+def _bases(table: list[dict[str, Any]]) -> None:
+    """The bases that a task could tune, best first, and why others could not be chosen."""
+    shown = Table(Column(overflow="fold"), title="bases", title_justify="left")
+    for heading in ("licence", "parameters", "context", "GB", "trial s", "zero-shot", "loss a byte", "not because"):
+        shown.add_column(heading)
+    for line in table:
+        size = f"{line['parameters'] / 1e6:.0f} M" if line["parameters"] else "-"
+        memory = None if line["peak_bytes"] is None else line["peak_bytes"] / 1e9
+        figures = [_figure(memory), _figure(line["seconds"]), _figure(line["zero_shot"]), _figure(line["loss"])]
+        told = [line["base"], line["licence"], size, _short(line["context"]), *figures, line["refused"]]
+        shown.add_row(*map(escape, told))
+    console.print(shown)
 
 
 def rows(items: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:

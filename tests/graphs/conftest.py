@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evals import router_card
+from evals import bases, router_card
 from evals.mixture import Given, Outcome, table
 from graphs import checkpoint, conversation, entry, jobs, lifecycle, mixture, worker
 from moatelier.contracts import (
@@ -33,6 +33,8 @@ from moatelier.contracts import (
     TrainSpec,
 )
 from moatelier.errors import MoatelierError
+from moatelier.job import Job
+from moatelier.settings import settings
 from modalities import bundle
 from serving.prototypes import profile, unit
 from store import adapters, artifacts, datasets, events, records, tasks
@@ -87,6 +89,9 @@ class FakeJobs:
         lengths = spec.get("lengths", {"rows": [[60, 6]]})["rows"]
         size = sum(tokens for tokens, _ in lengths) / len(lengths) / 60
         return self.speed | {name: rate / size for name, rate in self.speed.items() if name.endswith("_per_s")}
+
+    def _weigh(self, spec: dict[str, Any]) -> dict[str, Any]:
+        return bases.work(spec, Job(settings().home / "jobs" / f"weigh-{spec['base']}", quiet=True))
 
     def _train(self, data: dict[str, Any]) -> dict[str, Any]:
         spec = TrainSpec.model_validate(data)

@@ -126,6 +126,6 @@ def test_some_rows_are_of_all_labels_and_the_same_again() -> None:
             self.number, self.label = number, label
 
     rows = [Row(number, "a" if number % 4 else "b") for number in range(40)]
-    some = curation._some(rows, 12, seed=3)
-    assert [row.label for row in some].count("b") == 3 and some == curation._some(rows, 12, seed=3)
-    assert some != curation._some(rows, 12, seed=4) and curation._some(rows, 99, seed=3) == rows
+    some = curation.some(rows, 12, seed=3)
+    assert [row.label for row in some].count("b") == 3 and some == curation.some(rows, 12, seed=3)
+    assert some != curation.some(rows, 12, seed=4) and curation.some(rows, 99, seed=3) == rows
