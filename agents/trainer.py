@@ -15,7 +15,18 @@ from agents.starts import SOLVED, start
 from agents.trial import Trial
 from moatelier.contracts import Contract, DatasetCard, Diagnosis, MetricName, TaskPlan, TrainSpec
 
-__all__ = ["ACTIONS", "Stop", "Trial", "best", "explain", "first_spec", "next_spec", "usual_epochs"]
+__all__ = [
+    "ACTIONS",
+    "Stop",
+    "Trial",
+    "best",
+    "batch_rows",
+    "explain",
+    "first_epochs",
+    "first_spec",
+    "next_spec",
+    "usual_epochs",
+]
 
 STEPS_WANTED = 100
 """A small set is repeated until it gives about this many optimiser steps."""
@@ -48,15 +59,12 @@ def first_spec(
         plan: The approved plan.
         card: The curated dataset.
         seconds_left: Training time left in the budget.
-        pace: Training speed by the probe: tokens a second, prompt and answer together, or pictures or recordings.
+        pace: Training speed by the probe, in rows a second.
         frozen_seconds: Of the budget go to what is done once before the first step.
     """
     rows, usual = max(card.splits["train"].rows, 1), start(plan.method.value)
-    batch = usual.batch_rows if rows >= 6 * usual.batch_rows else usual.batch_rows // 2
-    wanted = min(max(math.ceil(STEPS_WANTED * batch / rows), usual.epochs), MAX_EPOCHS)
-    share = FIRST_SHARE if plan.budget.value.trials > 1 else 0.9
-    affordable = max(share * seconds_left - frozen_seconds, 0.0) / _epoch_seconds(card, pace)
-    epochs = _epochs(min(wanted, affordable))
+    batch = batch_rows(plan, rows)
+    epochs = first_epochs(plan, rows, seconds_left=seconds_left, pace=pace, frozen_seconds=frozen_seconds)
     return TrainSpec(
         method=plan.method.value,
         base=plan.base.value,
@@ -69,7 +77,7 @@ def first_spec(
         epochs=epochs,
         batch_rows=batch,
         max_tokens=_max_tokens(plan, card),
-        checkpoint_every=_checkpoint_every(card, batch, pace, epochs * rows / batch),
+        checkpoint_every=_checkpoint_every(batch, pace, epochs * rows / batch),
         max_seconds=round(max(seconds_left, 1.0), 1),
         seed=plan.seed,
         size=card.size,
@@ -112,9 +120,25 @@ def next_spec(
     )
 
 
+def batch_rows(plan: TaskPlan, rows: int) -> int:
+    """Rows of a step of a first trial on so many."""
+    usual = start(plan.method.value).batch_rows
+    return usual if rows >= 6 * usual else usual // 2
+
+
+def first_epochs(plan: TaskPlan, rows: int, *, seconds_left: float, pace: float, frozen_seconds: float) -> float:
+    """Epochs of a first trial on so many rows: as many as a small set wants, and as the time allows."""
+    wanted = max(math.ceil(STEPS_WANTED * batch_rows(plan, rows) / max(rows, 1)), start(plan.method.value).epochs)
+    most = (plan.limits and plan.limits.epochs) or MAX_EPOCHS
+    share = FIRST_SHARE if plan.budget.value.trials > 1 else 0.9
+    affordable = max(share * seconds_left - frozen_seconds, 0.0) / _epoch_seconds(rows, pace)
+    return most if most < MAX_EPOCHS and most <= min(wanted, affordable) else _epochs(min(wanted, most, affordable))
+
+
 def usual_epochs(plan: TaskPlan) -> float:
-    """How many epochs a first trial of the plan's method takes if time allows; 0 where nothing is done in steps."""
-    return 0.0 if plan.method.value in SOLVED else start(plan.method.value).epochs
+    """How many epochs a first trial of the plan takes at least if time allows; 0 where nothing is done in steps."""
+    most = (plan.limits and plan.limits.epochs) or MAX_EPOCHS
+    return 0.0 if plan.method.value in SOLVED else min(start(plan.method.value).epochs, most)
 
 
 def best(trials: Sequence[Trial], metric: MetricName) -> int:
@@ -245,13 +269,8 @@ def _epochs(wanted: float) -> float:
     return float(math.floor(wanted)) if wanted >= 2 else max(math.floor(10 * wanted) / 10, 0.1)
 
 
-def _row_size(card: DatasetCard) -> float:
-    """What a row costs in the unit of the pace: its tokens, or itself."""
-    return card.report.token_lengths.get("mean", 64.0) if card.modality == "text" else 1.0
-
-
-def _epoch_seconds(card: DatasetCard, pace: float) -> float:
-    return max(card.splits["train"].rows * _row_size(card) / max(pace, 1e-3), 1e-3)
+def _epoch_seconds(rows: int, pace: float) -> float:
+    return max(rows / max(pace, 1e-3), 1e-3)
 
 
 def _measured_epoch(trials: Sequence[Trial]) -> float:
@@ -281,7 +300,7 @@ def _max_tokens(plan: TaskPlan, card: DatasetCard) -> int:
     return max(1024, 64 * math.ceil(longest / 64) + 64)
 
 
-def _checkpoint_every(card: DatasetCard, batch: int, pace: float, steps: float) -> int:
+def _checkpoint_every(batch: int, pace: float, steps: float) -> int:
     """About every `CHECKPOINT_S`, and at least every quarter of the run."""
-    step_s = batch * _row_size(card) / max(pace, 1e-3)
+    step_s = batch / max(pace, 1e-3)
     return min(max(round(CHECKPOINT_S / max(step_s, 1e-3)), 5), max(round(steps / 4), 5), 200)

@@ -85,7 +85,8 @@ def write_report(
 
     Args:
         folder: Where to; made when missing. Older files of the same names are replaced.
-        task: `id`, `request`, `status`, and maybe `error` (a MoatelierError's dict) and `stopped_because`.
+        task: `id`, `request`, `status`, and maybe `error` (a MoatelierError's dict), `stopped_because`
+            and `bases`, the table that the base was chosen by.
         plan: What was approved.
         card: The dataset.
         trials: In order; `spec`, `result`, `dev` and `select` each, as JSON.
@@ -135,7 +136,7 @@ def _context(
     heading, tone = STATUS.get(task["status"], (str(task["status"]).replace("_", " ").capitalize(), "plain"))
     goal = plan.goal.value
     return {
-        "task": {"error": None, "stopped_because": "", **task},
+        "task": {"error": None, "stopped_because": "", "bases": [], **task},
         "heading": heading,
         "tone": tone,
         "plan": plan,

@@ -20,6 +20,7 @@ from openai import OpenAI
 from examples.making import sets
 from examples.making.writing import write
 from moatelier.client import Client, connect
+from moatelier.errors import MoatelierError
 from moatelier.journey import fetch_report
 from moatelier.settings import settings
 from moatelier.show import Teller, console, plan_table
@@ -140,6 +141,8 @@ def follow(client: Client, thread: str, stream: Iterator[Any], teller: Teller, p
             return result
         value = interrupts[0]["value"]
         plan_table(value["plan"], value["forecast"])
+        if value["refused"]:
+            raise MoatelierError.from_dict(value["refused"])
         console.print("[bold green]approved[/] (a person would be asked here)")
         answer = {"version": value["version"], "decisions": [{"type": "approve"}]}
         body = {

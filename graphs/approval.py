@@ -3,10 +3,9 @@
 from typing import Any
 
 from agents.kinds import NOUN
-from agents.trainer import usual_epochs
-from graphs import evidence
+from graphs import evidence, forecasting
 from graphs.state import LifecycleState
-from moatelier.contracts import Budget, Goal, TaskPlan
+from moatelier.contracts import Budget, Goal, TaskPlan, TrialLimits
 
 YES = frozenset({"yes", "y", "ok", "okay", "approve", "approved", "go", "go ahead", "do it", "start"})
 NO = frozenset({"no", "n", "reject", "stop", "cancel", "abort"})
@@ -20,6 +19,7 @@ def payload(state: LifecycleState, plan: TaskPlan) -> dict[str, Any]:
         "version": plan.digest,
         "plan": plan.model_dump(mode="json"),
         "forecast": state["forecast"],
+        "refused": refused.to_dict() if (refused := forecasting.refusal(plan, state["forecast"])) else None,
         "action_requests": [
             {"name": "train", "args": plan.model_dump(mode="json"), "description": describe(plan, state)}
         ],
@@ -38,6 +38,7 @@ def payload(state: LifecycleState, plan: TaskPlan) -> dict[str, Any]:
                         "too_long": {"enum": ["refuse", "drop", "truncate"]},
                         "seed": {"type": "integer"},
                         "name": {"type": "string"},
+                        "limits": TrialLimits.model_json_schema(),
                     },
                 },
             }
@@ -49,48 +50,14 @@ def describe(plan: TaskPlan, state: LifecycleState) -> str:
     """The plan in one sentence."""
     profile = evidence.profile(state)
     goal, budget = plan.goal.value, plan.budget.value
-    minutes = state["forecast"]["seconds"] / 60
+    told = state["forecast"]
+    price = f" and costs {told['cost']:.2f}" if told["cost"] is not None else ""
     rows = f"{profile.rows} {NOUN[profile.modality]}s of {profile.name}"
     return (
         f"Tune {plan.base.value} on {rows} until {goal.metric} is shown to be at least {goal.target:.1%}, in "
         f"at most {budget.trials} trials and {budget.seconds / 60:.0f} minutes of training; "
-        f"one trial takes about {minutes:.1f} minutes here."
+        f"one trial takes about {told['seconds'] / 60:.1f} minutes here{price}."
     )
-
-
-def forecast(rows: int, row_size: float, speed: dict[str, Any], plan: TaskPlan) -> dict[str, Any]:
-    """How long one trial takes, from this machine's measured speeds.
-
-    Args:
-        rows: Training rows after the split.
-        row_size: Mean length of prompt and answer in tokens; 1 for pictures and recordings.
-        speed: The probe's tokens, or pictures or recordings, per second.
-        plan: For the method and the budget.
-
-    Returns:
-        `seconds` of one trial with its parts, and whether the budget covers it.
-    """
-    unit = _unit(speed)
-    frozen = rows * row_size / speed[f"frozen_{unit}_per_s"] + speed.get("solve_seconds", 0.0)
-    training = rows * row_size * usual_epochs(plan) / pace(speed)
-    return {
-        "seconds": round(frozen + training, 1),
-        "frozen_seconds": round(frozen, 1),
-        "train_seconds": round(training, 1),
-        **({"tokens_per_row": round(row_size, 1)} if unit == "tokens" else {}),
-        "rows": rows,
-        "fits_budget": frozen + training <= plan.budget.value.seconds,
-        **speed,
-    }
-
-
-def pace(speed: dict[str, Any]) -> float:
-    """How fast is trained: tokens a second, or pictures or recordings."""
-    return float(speed[f"train_{_unit(speed)}_per_s"])
-
-
-def _unit(speed: dict[str, Any]) -> str:
-    return "rows" if "train_rows_per_s" in speed else "tokens"
 
 
 def answer_text(answer: Any) -> str:
@@ -100,13 +67,16 @@ def answer_text(answer: Any) -> str:
     return str(answer)
 
 
-def read_verdict(said: Any, plan: TaskPlan) -> tuple[str, Any]:
+def read_verdict(said: Any, plan: TaskPlan, forecast: dict[str, Any]) -> tuple[str, Any]:
     """What the person decided: (approve | edit | again | stale | reject, detail).
 
-    Plain text is understood too: yes, no, or anything else as a further message to the planner.
+    Plain text is understood too: yes, no, the number of a cheaper trial that was shown, or anything else as a further
+    message to the planner.
     """
     if isinstance(said, str):
         word = said.strip().strip(".!").lower()
+        if edit := forecasting.chosen(word, forecast):
+            return "edit", edit
         return ("approve", None) if word in YES else ("reject", said) if word in NO else ("again", said)
     if said.get("version", plan.digest) != plan.digest:
         return "stale", None

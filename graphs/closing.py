@@ -92,6 +92,7 @@ def _write_report(state: LifecycleState) -> None:
         "error": state.get("error"),
     }
     shown["stopped_because"] = state.get("stop", "")
+    shown["bases"] = state.get("forecast", {}).get("bases", [])
     report.write_report(
         draft,
         task=shown,

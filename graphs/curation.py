@@ -3,6 +3,9 @@
 What differs by modality is its `modalities.curating.Curating`.
 """
 
+import random
+from collections import defaultdict
+from collections.abc import Collection
 from typing import Any
 
 from evals import vault
@@ -74,7 +77,11 @@ def probing(material: Material) -> dict[str, Any]:
 
 
 def preflight(material: Material) -> float:
-    """What a row costs on average; refuses rows that nobody should be asked to approve. Raises DataError."""
+    """How many rows are trained on for each row of the file; refuses those that nobody should be asked to approve.
+
+    Raises:
+        DataError: Which these are.
+    """
     return _curating(material.plan).preflight(material)
 
 
@@ -97,16 +104,30 @@ def _told(state: LifecycleState, asked: Told | None, attempt: int) -> Told | Non
 
 
 def carry_out(
-    state: LifecycleState, material: Material, findings: DataFindings, decision: CurationDecision
+    state: LifecycleState,
+    material: Material,
+    findings: DataFindings,
+    decision: CurationDecision,
+    seen: Collection[int] = (),
 ) -> DatasetCard:
     """Split as decided, store the splits, lock the test rows, and write the card.
+
+    Args:
+        state: The task's.
+        material: The rows.
+        findings: On them.
+        decision: The curator's.
+        seen: Numbers of rows that something was chosen by before; they are not locked.
 
     Raises:
         LooksExhausted: These very rows have been locked before and had all their looks.
     """
     plan, part = material.plan, _curating(material.plan)
     data = registry.load(registry.get(plan.modality.value).data)
-    splits = part.split(material, findings, decision)
+    splits = divided(material, findings, decision)
+    splits["test"] = [row for row in splits["test"] if row.number not in seen]
+    if plan.limits and plan.limits.rows:
+        splits["train"] = some(splits["train"], plan.limits.rows, plan.seed)
     locked = data.locked_digest(splits["test"])
     looks.need_look(state["project"], locked, LOOKS)
     vault.lock(data.write_rows(splits["test"]), locked)
@@ -130,6 +151,22 @@ def carry_out(
     )
     datasets.add_card(state["project"], card, state["task"])
     return card
+
+
+def divided(material: Material, findings: DataFindings, decision: CurationDecision) -> dict[SplitName, list[Any]]:
+    """The splits as decided. Raises DataError."""
+    return _curating(material.plan).split(material, findings, decision)
+
+
+def some(rows: list[Any], most: int, seed: int) -> list[Any]:
+    """At most so many of the rows, taken by chance, in their order; of each label as many as it has a share."""
+    chance, by_label = random.Random(seed), defaultdict(list)
+    for place, row in enumerate(rows):
+        by_label[row.label].append(place)
+    turns: list[tuple[float, int]] = []
+    for places in by_label.values():
+        turns += [(at / len(places), place) for at, place in enumerate(chance.sample(places, len(places)))]
+    return [rows[place] for place in sorted(place for _, place in sorted(turns)[:most])]
 
 
 def _licence(findings: DataFindings) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agents import planner
+from agents.curator import OWN_TEST, SEPARATE_TEST
 from agents.planner import Defaults, Offer
 from agents.trainer import Trial
 from evals.statistics import CLAIM_ALPHA, required_correct
@@ -121,6 +122,7 @@ def defaults() -> Defaults:
     return Defaults(
         # Only the bases that the engine serves: an adapter on another would be certified and then not be served.
         base=now.base,
+        bases=now.text_bases,
         trials=DEFAULT_TRIALS,
         seconds=DEFAULT_BUDGET_S,
         methods=text.methods,
@@ -162,9 +164,12 @@ def _too_few(profile: AnyProfile) -> DataError:
     )
 
 
-def train_share(plan: TaskPlan) -> float:
-    """The share of the rows that is trained on."""
-    return 0.8 if plan.test_file else 0.6
+def rows_to_train_on(state: LifecycleState, plan: TaskPlan, size: float) -> tuple[int, int]:
+    """About how many rows will be trained on, and how many looked at meanwhile; `size` are made of a file's row."""
+    look = profile(state)
+    rows, own = look.rows - _repeats(look), OWN_TEST if plan.test_file is None else SEPARATE_TEST
+    most = (plan.limits and plan.limits.rows) or rows * size
+    return max(1, round(min(rows * own["train"] * size, most))), round(rows * own["dev"])
 
 
 def trials(state: LifecycleState) -> list[Trial]:

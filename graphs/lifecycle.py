@@ -8,6 +8,7 @@ a node that runs again after a crash finds it done. Interrupts are for people on
 it. Every agent's decision goes to the event log with its reason.
 """
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -15,7 +16,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
 from agents import curator, evaluator, planner, router, trainer
-from graphs import approval, closing, curation, evidence, routing
+from graphs import approval, bases, closing, curation, evidence, forecasting, routing
 from graphs.checkpoint import prune, saver
 from graphs.nodes import decided, guarded, load, run_job, say, set_status
 from graphs.planner_endpoint import propose
@@ -88,21 +89,32 @@ def forecast(state: State) -> State:
     material = curation.read(state, current)
     curation.check(material)
     _, pulled = run_job(state, "pull", {"base": current.base.value})
+    chosen, table = bases.choose(state, current, material)
+    if chosen.base.value != current.base.value:
+        _, pulled = run_job(state, "pull", {"base": chosen.base.value})
+    if chosen != current:
+        tasks.update_task(state["task"], plan=chosen, name=chosen.name)
+        current, material = chosen, replace(material, plan=chosen)
     for model in curation.needs(material):
         run_job(state, "pull", {"base": model})
-    _, speed = run_job(state, "probe", pulled | curation.probing(material))
-    size = curation.preflight(material)
-    rows = round(evidence.profile(state).rows * evidence.train_share(current))
+    told = curation.probing(material)
+    rows, dev_rows = evidence.rows_to_train_on(state, current, curation.preflight(material))
+    _, speed = run_job(state, "probe", pulled | told | forecasting.tried(current, rows))
     set_status(state, "awaiting_approval")
-    return {"forecast": approval.forecast(rows, size, speed, current)}
+    takes = forecasting.forecast(rows, dev_rows, speed, told.get("lengths", {}), current)
+    return {"plan": artifacts.put_json(current), "forecast": takes | table}
 
 
 @guarded
 def approve(state: State) -> State:
     """A person approves, edits or rejects exactly this version of the plan."""
     current = load(state, "plan", TaskPlan)
-    verdict, detail = approval.read_verdict(interrupt(approval.payload(state, current)), current)
+    said = interrupt(approval.payload(state, current))
+    verdict, detail = approval.read_verdict(said, current, state["forecast"])
     decided(state, "person", {"verdict": verdict, "version": current.digest}, str(detail or ""))
+    if verdict == "approve" and (refused := forecasting.refusal(current, state["forecast"])):  # asked again
+        decided(state, "trainer", {"refused": refused.to_dict()}, str(refused))
+        return {"verdict": "stale", "round": state["round"] + 1}
     if verdict == "edit":
         state = state | {"round": state["round"] + 1}
         try:
@@ -132,9 +144,9 @@ def curate(state: State) -> State:
     findings = curation.doubt(state, material, findings, kept)
     decision = curator.decide(findings, current, material.test_rows is not None, labels)
     decided(state, "curator", {"dropped": len(decision.drop)}, " ".join(decision.reasons))
-    card = curation.carry_out(state, material, findings, decision)
+    card = curation.carry_out(state, material, findings, decision, state["forecast"].get("weighed", ()))
     say(state, "progress", phase="curate", card=card.model_dump(mode="json", exclude={"report"}))
-    pace, left = approval.pace(state["forecast"]), evidence.seconds_left(state)
+    pace, left = forecasting.pace(state["forecast"]), evidence.seconds_left(state)
     frozen = state["forecast"]["frozen_seconds"]
     spec = trainer.first_spec(current, card, seconds_left=left, pace=pace, frozen_seconds=frozen)
     decided(state, "trainer", spec.model_dump(mode="json"), trainer.explain(spec, card))

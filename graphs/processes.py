@@ -24,6 +24,7 @@ from store import events, tasks
 MODULES = {
     "pull": "modalities.pulljob",
     "probe": "training.probe",
+    "weigh": "evals.bases",
     "doubt": "modalities.doubting",
     "train": "training.run",
     "evaluate": "evals.run",

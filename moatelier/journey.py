@@ -82,9 +82,16 @@ def _approval(value: dict[str, Any], *, yes: bool, as_json: bool) -> Any:
     else:
         plan_table(value["plan"], value["forecast"])
         console.print(f"  {value['action_requests'][0]['description']}", markup=False)
+    refused = value.get("refused")
+    if yes and refused:
+        raise MoatelierError.from_dict(refused)  # a yes would be refused and asked for again
+    if refused and not as_json:
+        console.print(f"  {MoatelierError.from_dict(refused)}", markup=False)
     if yes:
         return {"version": value["version"], "decisions": [{"type": "approve"}]}
-    said = _prompt("approve? yes, no, or what to change", value["task"], [])
+    said = _prompt(
+        "approve? yes, no, or what to change" if not refused else "a number, no, or what to change", value["task"], []
+    )
     if said is None or said.strip().lower() not in ("yes", "y"):
         return said
     return {"version": value["version"], "decisions": [{"type": "approve"}]}

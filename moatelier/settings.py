@@ -66,6 +66,8 @@ class Settings(BaseSettings):
     project: str = "default"
     base: str = "smollm2-135m-instruct"
     """The catalogue id of the base that new tasks on texts tune and the engine serves."""
+    more_bases: tuple[str, ...] = ()
+    """Catalogue ids of further bases for texts that are served, and that a task may choose if they are pulled."""
     vision_base: str = "efficientnet-lite0"
     """The catalogue id of the base that new tasks on images tune and the engine serves."""
     audio_base: str = "whisper-tiny.en"
@@ -89,6 +91,10 @@ class Settings(BaseSettings):
     """What the engine computes in, and so what evaluation and gate score; `auto` is what this machine is faster at."""
     engine_memory_gb: float = Field(default=4.0, gt=0)
     """Upper bound for what the engine holds beside the base: running answers, cached prompts, adapters."""
+    licences: tuple[str, ...] = ()
+    """Licences that a base may have to be chosen by a task, such as Apache-2.0; none allows all."""
+    price_per_hour: float | None = Field(default=None, ge=0)
+    """What an hour of this machine costs, in whatever money; forecasts then say what a training costs."""
     threads: int = 0
     """CPU threads for torch; 0 takes the cores of the cgroup."""
     log_level: str = "INFO"
@@ -97,9 +103,14 @@ class Settings(BaseSettings):
     """Comma-separated fault points at which a process waits to be killed (moatelier/faults.py); for tests only."""
 
     @property
+    def text_bases(self) -> tuple[str, ...]:
+        """The bases for texts that are served, the default first."""
+        return tuple(dict.fromkeys((self.base, *self.more_bases)))
+
+    @property
     def bases(self) -> tuple[str, ...]:
-        """The bases that are served, that of texts first."""
-        return self.base, self.vision_base, self.audio_base
+        """The bases that are served, those of texts first."""
+        return *self.text_bases, self.vision_base, self.audio_base
 
     @property
     def store_url(self) -> str:

@@ -129,10 +129,38 @@ def plan_table(plan: dict[str, Any], forecast: dict[str, Any]) -> None:
     console.print(table)
     for note in plan["notes"]:
         console.print(f"  [yellow]note[/] {escape(note)}")
-    minutes = forecast["seconds"] / 60
-    unit = "tokens" if "train_tokens_per_s" in forecast else "rows"
-    pace = f"{forecast[f'train_{unit}_per_s']:.0f} {unit}/s"
-    console.print(f"  one trial takes about {minutes:.1f} min here ({pace})")
+    if plan.get("limits"):
+        taken = ", ".join(f"at most {value:g} {name}" for name, value in plan["limits"].items() if value is not None)
+        console.print(f"  [yellow]limits[/] {escape(taken)}")
+    _forecast(forecast)
+
+
+def _forecast(forecast: dict[str, Any]) -> None:
+    minutes, pace = forecast["seconds"] / 60, f"{forecast['train_rows_per_s']:.1f} rows/s"
+    costs = f", costs {forecast['cost']:.2f}" if forecast["cost"] is not None else ""
+    memory = f"{forecast['peak_bytes'] / 1e9:.1f} GB of memory"
+    console.print(f"  one trial takes about {minutes:.1f} min here ({pace}), at most {memory}{costs}")
+    if forecast.get("bases"):
+        _bases(forecast["bases"])
+    for place, option in enumerate(forecast["cheaper"], 1):
+        takes = option["estimate"]
+        costs = f", costs {takes['cost']:.2f}" if takes["cost"] is not None else ""
+        told = f"{option['change']}: {takes['seconds'] / 60:.1f} min, {takes['peak_bytes'] / 1e9:.1f} GB{costs}"
+        console.print(f"  [cyan]{place}[/] {escape(told)}")
+
+
+def _bases(table: list[dict[str, Any]]) -> None:
+    """The bases that a task could tune, best first, and why others could not be chosen."""
+    shown = Table(Column(overflow="fold"), title="bases", title_justify="left")
+    for heading in ("licence", "parameters", "context", "GB", "trial s", "zero-shot", "loss a byte", "not because"):
+        shown.add_column(heading)
+    for line in table:
+        size = f"{line['parameters'] / 1e6:.0f} M" if line["parameters"] else "-"
+        memory = None if line["peak_bytes"] is None else line["peak_bytes"] / 1e9
+        figures = [_figure(memory), _figure(line["seconds"]), _figure(line["zero_shot"]), _figure(line["loss"])]
+        told = [line["base"], line["licence"], size, _short(line["context"]), *figures, line["refused"]]
+        shown.add_row(*map(escape, told))
+    console.print(shown)
 
 
 def rows(items: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:

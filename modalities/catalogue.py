@@ -309,6 +309,8 @@ def check() -> None:
         NotFound, InvalidRequest: One is not; `where` names the setting.
     """
     _of_kind("text", settings().base, "MOATELIER_BASE")
+    for more in settings().more_bases:
+        _of_kind("text", more, "MOATELIER_MORE_BASES")
     for modality in ("text", "vision", "audio"):
         embedder(modality)
 

@@ -50,7 +50,7 @@ class Curating(Protocol):
         """What the probe must know of these rows to measure how fast they are learnt from, beside the base."""
 
     def preflight(self, material: Material) -> float:
-        """What a row costs on average, in the unit of the base's pace: its tokens, or 1 for an image or a recording.
+        """How many rows are trained on for each row of the file, on average: 1 if nothing is left out or made of it.
 
         Raises:
             DataError: Nobody should be asked to approve this.

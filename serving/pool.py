@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from moatelier.errors import Cancelled, InvalidRequest, MoatelierError, NotFound
@@ -27,11 +26,12 @@ from modalities import registry
 from modalities.bundle import read_manifest
 from modalities.imagetext.config import NAME as SHOWN
 from serving import labelling, parts, sensing
+from serving.bases import Bases
 from serving.driver import Driver, Ticket
 from serving.embeddings import Embedder, EmbeddingRequest
 from serving.engine import Delta, TextEngine
 from serving.process import serve
-from serving.protocol import DONE, ChatRequest, Wire, envelope
+from serving.protocol import DONE, ChatRequest, LoadRequest, UnloadRequest, Wire, envelope
 from serving.row import Row
 from serving.sampling import TokenLogprob
 from serving.senses import Senses, decode
@@ -41,21 +41,6 @@ from serving.sse import event
 T = TypeVar("T")
 LOOKING = "serving.looking:LookingEngine"
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-
-
-class LoadRequest(BaseModel):
-    """Body of `/v1/load_lora_adapter`."""
-
-    lora_name: str
-    lora_path: str
-    pinned: bool = False
-    """Ours: keep the weights in memory, whatever else needs room."""
-
-
-class UnloadRequest(BaseModel):
-    """Body of `/v1/unload_lora_adapter`."""
-
-    lora_name: str
 
 
 class Pool:
@@ -90,10 +75,15 @@ class Pool:
             self._looking = registry.load(LOOKING)(self.base, text=self.engine())
         return self._looking
 
-    def models(self) -> list[dict[str, Any]]:
+    @property
+    def mine(self) -> dict[str, Any]:
+        """The adapters on this base that are loaded, by their names."""
+        return (self._engine.adapters if self._engine else {}) | (self._looking.adapters if self._looking else {})
+
+    def models(self, sensed: bool = True) -> list[dict[str, Any]]:
         """The base and all adapters as the dialect lists them, `root` and `parent` as vLLM does."""
         names: dict[str, tuple[str, str | None]] = {self.base: (self.base, None)}
-        loaded = self.senses.adapters | (self._engine.adapters if self._engine else {})
+        loaded = (self.senses.adapters if sensed else {}) | (self._engine.adapters if self._engine else {})
         names |= {name: (manifest.digest, manifest.base) for name, manifest in loaded.items()}
         frame = {"object": "model", "created": self.started, "owned_by": "moatelier"}
         return [{"id": name, **frame, "root": root, "parent": parent} for name, (root, parent) in names.items()]
@@ -294,17 +284,18 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def create_app(pool: Pool) -> FastAPI:
-    """The engine's server."""
+def create_app(first: Pool) -> FastAPI:
+    """The engine's server; `first` answers what belongs to none of `settings().more_bases`, opened when asked for."""
     app = FastAPI(title="Moatelier engine", docs_url=None, redoc_url=None, openapi_url=None)
-    embedder = Embedder()
-    sensing.add_routes(app, pool.senses)
+    bases, embedder = Bases(first, lambda base: Pool(base, first.senses)), Embedder()
+    sensing.add_routes(app, first.senses)
     app.add_exception_handler(Exception, _fail)
     for kind in (MoatelierError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _fail)
 
     @app.post("/v1/chat/completions")
     async def chat(body: ChatRequest, request: Request) -> Response:
+        pool = bases.of(body.model)
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
         spell = pool.spell if body.logprobs or body.prompt_logprobs is not None else None
         wire = Wire(body.model, pool.fingerprint(body.model), include_usage, spell, logprobs=bool(body.logprobs))
@@ -314,36 +305,41 @@ def create_app(pool: Pool) -> FastAPI:
         if not body.stream:
             return JSONResponse(await unless_gone(request, ticket, whole(ticket, wire)))
         # The first token decides about the status: what goes wrong before it is an error, not a broken stream.
-        first = await unless_gone(request, ticket, ticket.__anext__())
-        return StreamingResponse(stream(ticket, first, wire), media_type="text/event-stream", headers=STREAM_HEADERS)
+        head = await unless_gone(request, ticket, ticket.__anext__())
+        return StreamingResponse(stream(ticket, head, wire), media_type="text/event-stream", headers=STREAM_HEADERS)
 
     @app.post("/v1/embeddings")
     async def embeddings(body: EmbeddingRequest) -> dict[str, Any]:
-        if pool.is_sensed(body.model):
-            return await sensing.embed(pool.senses, body)
+        if bases.of(body.model).is_sensed(body.model):
+            return await sensing.embed(first.senses, body)
         return await embedder.answer(body)
 
     @app.post("/v1/classify")
     async def classify(body: ClassifyRequest, request: Request) -> dict[str, Any]:
+        pool = bases.of(body.model)
         if pool.is_sensed(body.model):
             return await sensing.classify(pool.senses, body)
         return await pool.label(body, request)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": pool.models(), "has_more": False}
+        known = [entry for pool in bases.open.values() for entry in pool.models(sensed=pool is first)]
+        return {"object": "list", "data": known, "has_more": False}
 
     @app.get("/v1/models/{model:path}")
     async def model(model: str) -> dict[str, Any]:
+        pool = bases.of(model)
         pool.fingerprint(model)
         return next(entry for entry in pool.models() if entry["id"] == model)
 
     @app.post("/v1/load_lora_adapter")
     async def load(body: LoadRequest) -> Response:
-        if body.lora_name == pool.base:
+        if body.lora_name in settings().text_bases or body.lora_name == first.base:
             raise InvalidRequest("An adapter cannot have the base's name.", where="lora_name", remedy="Use another.")
         path = Path(body.lora_path)
-        if (await asyncio.to_thread(read_manifest, path)).modality == SHOWN:
+        manifest = await asyncio.to_thread(read_manifest, path)
+        pool = bases.of_base(manifest.base)
+        if manifest.modality == SHOWN:
             await pool.driver.call(lambda _: pool.looking().load_adapter(body.lora_name, path, body.pinned))
         elif await pool.senses.takes(path):
             await pool.senses.load(body.lora_name, path, body.pinned)
@@ -353,6 +349,7 @@ def create_app(pool: Pool) -> FastAPI:
 
     @app.post("/v1/unload_lora_adapter")
     async def unload(body: UnloadRequest) -> Response:
+        pool = bases.of(body.lora_name)
         if body.lora_name in pool.senses.adapters:
             await pool.senses.unload(body.lora_name)
         elif pool.is_shown(body.lora_name):
@@ -363,8 +360,9 @@ def create_app(pool: Pool) -> FastAPI:
 
     @app.get("/healthz")
     async def health() -> dict[str, Any]:
-        state = {"status": "ok", "base": pool.base, "loaded": pool.loaded, "busy": pool.driver.busy}
-        return state | pool.counts()
+        busy = sum(pool.driver.busy for pool in bases.open.values())
+        state = {"status": "ok", "base": first.base, "loaded": first.loaded, "busy": busy}
+        return state | first.counts()
 
     return app
 

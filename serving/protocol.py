@@ -89,6 +89,21 @@ class ResponseFormat(BaseModel):
         raise InvalidRequest(f"The response format {told}.", where="response_format", remedy=remedy)
 
 
+class LoadRequest(BaseModel):
+    """Body of `/v1/load_lora_adapter`."""
+
+    lora_name: str
+    lora_path: str
+    pinned: bool = False
+    """Ours: keep the weights in memory, whatever else needs room."""
+
+
+class UnloadRequest(BaseModel):
+    """Body of `/v1/unload_lora_adapter`."""
+
+    lora_name: str
+
+
 class ChatRequest(BaseModel):
     """The body of a chat completion. Fields that would change the answer and cannot be honoured are refused.
 

@@ -88,9 +88,8 @@ def resolve(wanted: tuple[str, str]) -> Target:
         NotFound: The project knows no such model; the error lists near names.
     """
     project, name = wanted
-    base = settings().base
-    if name == base:
-        return Target(name, base, base, None, None, "base")
+    if name in settings().text_bases:
+        return Target(name, name, name, None, None, "base")
     if name in (settings().vision_base, settings().audio_base):
         return Target(name, name, name, None, None, "base", modality=catalogue.get(name).kind)
     record = adapters.get(project, name)

@@ -57,6 +57,25 @@ def tiny_llama(folder: Path, *, layers: int = 6, width: int = 32) -> Path:
     return folder
 
 
+def taught_llama(folder: Path, source: Path, rows: list[list[dict[str, str]]], steps: int = 60) -> Path:
+    """Save a copy of a tiny model that has seen conversations, all of its weights trained on all of their tokens."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
+    texts = [tokenizer.apply_chat_template(row, tokenize=False) for row in rows]
+    inputs = tokenizer(texts, return_tensors="pt", padding=True)
+    labels = inputs.input_ids.masked_fill(inputs.attention_mask == 0, -100)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM.from_pretrained(source).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+        for _ in range(steps):
+            model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, labels=labels).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def tiny_catalogue(file: Path, model: Path, embedding: Path | None = None, *further: dict[str, Any]) -> Path:
     """A catalogue file whose entries are local folders: `tiny`, `tiny-sentences` where there is one, and further ones.
 

@@ -53,8 +53,10 @@ class Loop:
         self._resumed = state
         self._tokens, self._step = state.tokens, 0
         self._curve, self._dev_curve = list(state.curve), list(state.dev_curve)
-        self._dev_seconds = 0.0
-        self._step_seconds: list[float] = []
+        self.dev_seconds = 0.0
+        """What the last evaluation of the dev rows took."""
+        self.step_seconds: list[float] = []
+        """Of the last steps, at most 20 of them."""
 
     def run(self) -> tuple[State, bool]:
         """Train to the end or the time limit; returns the final state and whether the end was reached.
@@ -99,7 +101,7 @@ class Loop:
         self._step += 1
         self._tokens += tokens
         self._curve.append((self._step, loss))
-        self._step_seconds = [*self._step_seconds[-19:], time.monotonic() - start]
+        self.step_seconds = [*self.step_seconds[-19:], time.monotonic() - start]
         self._report(loss, tokens)
         fault_point("train.between_checkpoints" if self._checkpoints.any else "train.before_first_checkpoint")
         if self._step % self.epoch_steps == 0 and self._step < self.steps and self._has_time(evaluate=True):
@@ -134,7 +136,7 @@ class Loop:
         start = time.monotonic()
         loss = self._mean_loss(self._dev)
         self._dev_curve.append((self._step, loss))
-        self._dev_seconds = time.monotonic() - start
+        self.dev_seconds = time.monotonic() - start
         self._job.emit("metrics", self._step, dev_loss=round(loss, 6))
 
     def _mean_loss(self, rows: Sequence[int]) -> float:
@@ -156,9 +158,9 @@ class Loop:
         """Whether another step (or an evaluation) and the evaluation at the end fit into the time limit."""
         if self._spec.max_seconds is None:
             return True
-        step_seconds = max(self._step_seconds, default=0.0)
+        step_seconds = max(self.step_seconds, default=0.0)
         # Before the first evaluation: forward alone takes about a third of a step, row by row.
-        dev = self._dev_seconds or step_seconds / 2 * len(self._dev) / self._spec.batch_rows
+        dev = self.dev_seconds or step_seconds / 2 * len(self._dev) / self._spec.batch_rows
         left = self._spec.max_seconds - (time.monotonic() - self._began) - dev - (dev if evaluate else step_seconds)
         if left <= 0 and self._step == 0:
             raise ResourceExhausted(
@@ -169,7 +171,7 @@ class Loop:
         return left > 0
 
     def _report(self, loss: float, tokens: int) -> None:
-        mean = sum(self._step_seconds) / len(self._step_seconds)
+        mean = sum(self.step_seconds) / len(self.step_seconds)
         self._job.emit(
             "progress",
             self._step,
@@ -178,7 +180,7 @@ class Loop:
             epoch=round(self._step / self.epoch_steps, 3),
             loss=round(loss, 6),
             lr=self._learning_rate(self._step - 1),
-            tokens_per_s=round(tokens / self._step_seconds[-1]),
+            tokens_per_s=round(tokens / self.step_seconds[-1]),
             seconds_left=round(mean * (self.steps - self._step), 1),
         )
 

@@ -65,14 +65,17 @@ class TextObjective:
         self._method = methods.load(spec, "text")
         self._first_layer = base.first_layer_default if spec.layers == "top_third" else 0
         self._source = Source(base, examples, self._first_layer, base.precision, fill_progress(spec, job, began))
+        self.frozen_seconds = time.monotonic() - began
+        """What the frozen layers took, once for all rows."""
+        self.cached = self._source.cached
         self.model = self._method.attach(base.model, spec, self._first_layer)
         self._head = base.model.get_output_embeddings()
         trained = self._head.weight.requires_grad or base.model.get_input_embeddings().weight.requires_grad
         self._head_loss = trained_head_loss if trained else frozen_head_loss
         if hasattr(self._method, "activate_by"):
             self._method.activate_by(self.model, header)
-        self.sizes = [len(example.ids) for example in examples]
-        self.units = [sum(example.trained) for example in examples]
+        self.sizes: Sequence[int] = [len(example.ids) for example in examples]
+        self.units: Sequence[int] = [sum(example.trained) for example in examples]
         self.data = digest_json([[example.ids, example.trained] for example in examples])
         self.precision = base.precision
         self.seconds = time.monotonic() - began

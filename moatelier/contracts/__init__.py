@@ -37,7 +37,7 @@ from moatelier.contracts.mixture import (
     MixtureSpec,
     MixtureTable,
 )
-from moatelier.contracts.plan import Budget, Goal, Question, Sourced, TaskPlan
+from moatelier.contracts.plan import Budget, Goal, Question, Sourced, TaskPlan, TrialLimits
 from moatelier.contracts.profile import ColumnGuess, ColumnProfile, DataProfile, RowProblem
 from moatelier.contracts.profiles import AnyProfile, read_profile
 from moatelier.contracts.recipes import (
@@ -144,6 +144,7 @@ __all__ = [
     "Trace",
     "TrainResult",
     "TrainSpec",
+    "TrialLimits",
     "Voice",
     "Way",
     "now",

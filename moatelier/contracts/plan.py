@@ -33,6 +33,17 @@ class Budget(Contract):
     trials: int = Field(ge=1, le=20)
 
 
+class TrialLimits(Contract):
+    """What a person took off a trial so that it fits. None takes nothing off."""
+
+    epochs: float | None = Field(default=None, gt=0)
+    """Of the first trial, at most."""
+    rows: int | None = Field(default=None, ge=1)
+    """To train on, at most: some are taken by chance."""
+    tokens: int | None = Field(default=None, ge=1)
+    """Of a text that is trained on, at most: longer ones are left out of training, not out of the tests."""
+
+
 class TaskPlan(Contract):
     """What a task will do. The version that a person approves is `digest`."""
 
@@ -56,6 +67,7 @@ class TaskPlan(Contract):
     seed: int = 0
     notes: tuple[str, ...] = ()
     """What a person should know before approving, such as a goal that the locked rows cannot show."""
+    limits: TrialLimits | None = Field(default=None, exclude_if=lambda limits: limits is None)
 
 
 class Question(Contract):

@@ -41,7 +41,7 @@ def probing(material: Material) -> Told:
 
 
 def preflight(material: Material) -> float:
-    """Questions a picture: what a row of the file costs in the unit of the pace."""
+    """Questions a picture."""
     return float(len(FORMS))
 
 

@@ -5,7 +5,6 @@ A `modalities.curating.Curating`.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -29,6 +28,10 @@ MESSAGE_TOKENS = 5
 """About what a chat template adds to a message."""
 MAX_TOKENS = 1024
 """The longest row for a base whose catalogue entry names no context."""
+HEADER_TOKENS = 3
+"""About what opens a turn in a chat template."""
+STAND = 64
+"""Rows whose lengths stand for those of all, at most."""
 SPARE_TOKENS = 64
 """A row that is cut to fit is cut to this much less than the context: templates differ in what they add."""
 
@@ -51,12 +54,31 @@ def needs(material: Material) -> tuple[str, ...]:
 
 
 def probing(material: Material) -> Told:
-    """Nothing: the pace is that of tokens."""
-    return {}
+    """How long the rows are, by some that stand for all; see `training.tryout`."""
+    rows = [row for row in material.rows if row.problem is None]
+    measure = _measure(material.plan.base.value)
+    told = sorted(measure(row) for row in rows)
+    kept = [each for each in told if each[0] <= _most_tokens(material.plan)] or told[:1]
+    stand = [kept[(2 * place + 1) * len(kept) // (2 * STAND)] for place in range(STAND)] if len(kept) > STAND else kept
+    firsts = {row.messages[0]["content"] for row in rows}
+    shared = token_counts(material.plan.base.value)(firsts.pop()) + HEADER_TOKENS if len(firsts) == 1 else 0
+    return {"lengths": {"rows": [list(each) for each in stand], "shared": shared, "longest": kept[-1][0]}}
+
+
+def _measure(base: str) -> Callable[[data.Row], tuple[int, int]]:
+    """A row's tokens, and how many of them are trained: the assistant's and those that end its turns."""
+    count = token_counts(base)
+
+    def measure(row: data.Row) -> tuple[int, int]:
+        counts = [(message["role"], count(message["content"])) for message in row.messages]
+        learnt = [tokens - MESSAGE_TOKENS + 1 for role, tokens in counts if role == "assistant"]
+        return sum(tokens for _, tokens in counts), sum(learnt)
+
+    return measure
 
 
 def preflight(material: Material) -> float:
-    """Mean tokens a row; refuses rows that do not fit before anybody is asked to approve.
+    """The share of the rows that is trained on; refuses rows that do not fit before anybody is asked to approve.
 
     Raises:
         DataError: A row is longer than the base's context, and it may not be dropped or cannot be cut. Rows of a
@@ -73,7 +95,7 @@ def preflight(material: Material) -> float:
         for row, length in zip(rows, lengths, strict=True):
             if length > context:
                 data.shorten(row, count, context - SPARE_TOKENS)
-    return mean(lengths + test_lengths)
+    return sum(length <= _most_tokens(plan) for length in lengths) / max(1, len(lengths))
 
 
 def questions(material: Material) -> Told | None:
@@ -110,7 +132,21 @@ def split(material: Material, findings: DataFindings, decision: CurationDecision
     count, room, cut = token_counter(plan.base.value), _context(plan) - SPARE_TOKENS, set(decision.shorten)
     for name in splits if material.test_rows is None else splits.keys() - {"test"}:
         splits[name] = [data.shorten(row, count, room) if row.number in cut else row for row in splits[name]]
+    if plan.limits and plan.limits.tokens:
+        splits["train"] = _short(plan, splits["train"], count)
     return splits
+
+
+def _short(plan: TaskPlan, rows: Rows, count: Callable[[data.Row], int]) -> list[data.Row]:
+    """The rows that the plan's limit leaves to be trained on."""
+    kept = [row for row in rows if count(row) <= _most_tokens(plan)]
+    if not kept:
+        raise DataError(
+            f"None of the {len(rows)} training rows has at most {_most_tokens(plan)} tokens.",
+            where="limits.tokens",
+            remedy="Allow longer rows.",
+        )
+    return kept
 
 
 def report(material: Material, findings: DataFindings, decision: CurationDecision, train: Rows) -> CurationReport:
@@ -126,8 +162,20 @@ def card_fields(material: Material, findings: DataFindings) -> dict[str, Any]:
 
 def token_counter(base: str) -> Callable[[data.Row], int]:
     """Counts a row's tokens, prompt and answer, by the base's own tokenizer; needs no torch."""
+    count = token_counts(base)
+    return lambda row: sum(count(message["content"]) for message in row.messages)
+
+
+def token_counts(base: str) -> Callable[[str], int]:
+    """Counts the tokens of a message with what a chat template adds to it."""
     tokenizer = Tokenizer.from_file(str(catalogue.folder(base) / "tokenizer.json"))
-    return lambda row: sum(len(tokenizer.encode(m["content"]).ids) + MESSAGE_TOKENS for m in row.messages)
+    return lambda content: len(tokenizer.encode(content).ids) + MESSAGE_TOKENS
+
+
+def _most_tokens(plan: TaskPlan) -> int:
+    """Of a row that is trained on."""
+    most = plan.limits.tokens if plan.limits else None
+    return min(_context(plan), most or _context(plan))
 
 
 def _context(plan: TaskPlan) -> int:

@@ -7,6 +7,8 @@ from tests.agents.scenes import planned
 from tests.agents.trials import SPEC, card, report, trial
 
 PLAN = planned("accuracy of 95%, 20 minutes, 5 trials")
+PACE = 900 / 35
+"""Rows a second."""
 
 
 def following(*trials: Trial, left: float = 1000) -> TrainSpec | Stop:
@@ -21,41 +23,41 @@ def following(*trials: Trial, left: float = 1000) -> TrainSpec | Stop:
     [(24, 12, 8), (96, 12, 16), (352, 5, 16), (540, 3, 16), (8000, 3, 16)],
 )
 def test_a_small_set_is_repeated_more_often(rows: int, epochs: float, batch: int) -> None:
-    spec = first_spec(PLAN, card(rows), seconds_left=1800, pace=900)
+    spec = first_spec(PLAN, card(rows), seconds_left=1800, pace=PACE)
     assert (spec.epochs, spec.batch_rows) == (epochs, batch)
 
 
 def test_a_small_set_of_labels_is_learned_at_twice_the_rate() -> None:
     """Its steps are few; an answer in words keeps the lower rate, whatever its rows."""
-    rates = [first_spec(PLAN, card(n), seconds_left=1800, pace=900).learning_rate for n in (100, 2000, 2001)]
+    rates = [first_spec(PLAN, card(n), seconds_left=1800, pace=PACE).learning_rate for n in (100, 2000, 2001)]
     assert rates == [2e-3, 2e-3, 1e-3]
 
 
 def test_the_first_trial_fits_into_the_time_and_leaves_some_for_another() -> None:
-    spec = first_spec(PLAN, card(8000), seconds_left=600, pace=900)
-    seconds = spec.epochs * 8000 * 35 / 900
+    spec = first_spec(PLAN, card(8000), seconds_left=600, pace=PACE)
+    seconds = spec.epochs * 8000 / PACE
     assert 0 < seconds <= 0.6 * 600
     assert spec.max_seconds == 600
 
 
 def test_a_single_trial_may_use_nearly_all_of_it() -> None:
     one = planned("accuracy of 95%, 15 minutes, a single trial")
-    assert first_spec(one, card(8000), seconds_left=900, pace=900).epochs == 2
-    assert first_spec(PLAN, card(8000), seconds_left=900, pace=900).epochs < 2
+    assert first_spec(one, card(8000), seconds_left=900, pace=PACE).epochs == 2
+    assert first_spec(PLAN, card(8000), seconds_left=900, pace=PACE).epochs < 2
 
 
 def test_the_spec_names_the_plan_and_the_data() -> None:
     plan = planned("accuracy of 95%, seed 7, use base tiny, call it desk")
-    spec = first_spec(plan, card(), seconds_left=1800, pace=900)
+    spec = first_spec(plan, card(), seconds_left=1800, pace=PACE)
     assert (spec.base, spec.suffix, spec.seed, spec.method) == ("tiny", "desk", 7, "lora")
     assert spec.dataset == card().digest
-    assert spec.digest == first_spec(plan, card(), seconds_left=1800, pace=900).digest
+    assert spec.digest == first_spec(plan, card(), seconds_left=1800, pace=PACE).digest
 
 
 @pytest.mark.parametrize("plan", [PLAN, planned("accuracy of 95%, truncate long rows")])
 def test_long_rows_get_room(plan: TaskPlan) -> None:
     """The curator has cut what does not fit into the context; what is left fits, and is trained whole."""
-    assert first_spec(plan, card(longest=3000), seconds_left=900, pace=900).max_tokens >= 3000
+    assert first_spec(plan, card(longest=3000), seconds_left=900, pace=PACE).max_tokens >= 3000
 
 
 def test_degenerate_numbers_make_a_valid_spec() -> None:

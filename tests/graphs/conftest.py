@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evals import router_card
+from evals import bases, router_card
 from evals.mixture import Given, Outcome, table
 from graphs import checkpoint, conversation, entry, jobs, lifecycle, mixture, worker
 from moatelier.contracts import (
@@ -33,15 +33,21 @@ from moatelier.contracts import (
     TrainSpec,
 )
 from moatelier.errors import MoatelierError
+from moatelier.job import Job
+from moatelier.settings import settings
 from modalities import bundle
 from serving.prototypes import profile, unit
 from store import adapters, artifacts, datasets, events, records, tasks
 from tests import fakes
 
 SPEED = {
-    "train_tokens_per_s": 500.0,
-    "frozen_tokens_per_s": 2000.0,
-    "generate_tokens_per_s": 100.0,
+    "train_rows_per_s": 10.0,
+    "frozen_rows_per_s": 40.0,
+    "dev_rows_per_s": 30.0,
+    "start_seconds": 0.5,
+    "peak_bytes": 2_000_000_000,
+    "held_bytes": 1_000_000_000,
+    "cache_bytes": 1000,
     "precision": "fp32",
 }
 
@@ -67,6 +73,7 @@ class FakeJobs:
         self.recipe, self.routed = "1" * 90 + "0" * 10, "1" * 60 + "0" * 40
         self.embedding_digest = "e" * 64
         self.fail: dict[str, MoatelierError] = {}
+        self.speed: dict[str, Any] = dict(SPEED)
         self.ran: list[tuple[str, dict[str, Any]]] = []
 
     def run_job(self, kind: str, spec: dict[str, Any], **_: Any) -> tuple[str, dict[str, Any]]:
@@ -78,8 +85,13 @@ class FakeJobs:
     def _pull(self, spec: dict[str, Any]) -> dict[str, Any]:
         return {"base": spec["base"], "digest": "0" * 64}
 
-    def _probe(self, _: dict[str, Any]) -> dict[str, Any]:
-        return SPEED
+    def _probe(self, spec: dict[str, Any]) -> dict[str, Any]:
+        lengths = spec.get("lengths", {"rows": [[60, 6]]})["rows"]
+        size = sum(tokens for tokens, _ in lengths) / len(lengths) / 60
+        return self.speed | {name: rate / size for name, rate in self.speed.items() if name.endswith("_per_s")}
+
+    def _weigh(self, spec: dict[str, Any]) -> dict[str, Any]:
+        return bases.work(spec, Job(settings().home / "jobs" / f"weigh-{spec['base']}", quiet=True))
 
     def _train(self, data: dict[str, Any]) -> dict[str, Any]:
         spec = TrainSpec.model_validate(data)

@@ -9,7 +9,7 @@ from tests.modalities.vision.conftest import Pulled, pulled
 from tests.modalities.vision.towers import timm_folder
 from tests.sentences import tiny_embedding
 from tests.training.spoken import pull_ears
-from training import probe
+from training import probe, tryout
 
 __all__ = ["pulled"]
 
@@ -17,7 +17,8 @@ __all__ = ["pulled"]
 def test_a_base_is_measured_once(home: Path, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "_SECONDS", 0.1)
     measured = probe.work({"base": tiny}, Job(home / "jobs" / "probe", quiet=True))
-    assert measured.keys() == {"train_tokens_per_s", "frozen_tokens_per_s", "generate_tokens_per_s", "precision"}
+    told = {"train_rows_per_s", "frozen_rows_per_s", "dev_rows_per_s", "start_seconds", "peak_bytes", "precision"}
+    assert told <= measured.keys() and measured["steps"] == tryout.STEPS
     assert all(value > 0 for name, value in measured.items() if name != "precision")
     assert json.loads(probe.probe_file(tiny).read_text()) == measured
     monkeypatch.setattr(probe, "load_base", None)
@@ -67,6 +68,7 @@ def test_image_models_are_measured_at_each_size(
             "train_rows_per_s",
             "frozen_rows_per_s",
             "solve_seconds",
+            "peak_bytes",
             "precision",
         }
     )
@@ -98,6 +100,6 @@ def test_pictures_and_captions_are_measured_with_their_words(
     )
     spec = {"base": base, "kind": "retrieval"}
     measured = probe.work(spec, Job(home / "jobs" / "probe", quiet=True))
-    assert measured.keys() == {"train_rows_per_s", "frozen_rows_per_s", "solve_seconds", "precision"}
+    assert measured.keys() == {"train_rows_per_s", "frozen_rows_per_s", "solve_seconds", "peak_bytes", "precision"}
     assert measured["train_rows_per_s"] > 0 and measured["frozen_rows_per_s"] > 0
     assert not probe.probe_file(base).exists() and probe.probe_file(base, {"kind": "retrieval"}).exists()

@@ -76,7 +76,7 @@ def enter(name: str, project: Project) -> dict[str, Any]:
         Conflict: It is tuned on another base than the one that is served.
     """
     record = adapters.get(project, name)
-    if record.base != settings().base:
+    if record.base not in settings().text_bases:
         raise Conflict(
             f"The adapter is tuned on {record.base}, and {settings().base} is served.",
             where=name,

@@ -35,7 +35,7 @@ def _mixture(stored: recipes.StoredRecipe) -> dict[str, Any]:
 def list_models(project: Project, shared: Shared) -> dict[str, Any]:
     """All names a request may use as `model`; `root` is what the name stands for, `parent` its base."""
     base = settings().base
-    data = [_model(base, root=base, parent=None)]
+    data = [_model(each, root=each, parent=None) for each in settings().text_bases]
     if shared.auto.offered(project):
         data.append(_model(AUTO, root=AUTO, parent=base))
     for stored in recipes.list_recipes(project):
