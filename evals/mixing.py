@@ -7,6 +7,7 @@ select rows, or dev rows where it has none, answered by the parent and by the mi
 """
 
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 from evals import answers
@@ -41,7 +42,7 @@ def work(spec_fields: dict[str, Any], job: Job) -> dict[str, Any]:
     manifest = read_manifest(bundle_folder(bundle))
     engine = open_engine(manifest.base, manifest.modality)
     answers.load_subject(engine, bundle)
-    table = []
+    table: list[Retained] = []
     for parent in spec.mixing.parents:
         for dataset in tasks_of(read_manifest(bundle_folder(parent))):
             table.append(_retained(engine, bundle, parent, dataset, job, len(table)))
@@ -57,13 +58,13 @@ def tasks_of(manifest: AdapterManifest) -> list[str]:
     return list(dict.fromkeys(dataset for parent in parents for dataset in tasks_of(parent)))
 
 
-def open_rows(card: DatasetCard) -> tuple[SplitName, list[EvalRow]]:
-    """The rows that may be looked at as often as one likes: of select, else of dev.
+def open_rows(card: DatasetCard, splits: Sequence[SplitName] = _OPEN) -> tuple[SplitName, list[EvalRow]]:
+    """The rows that may be looked at as often as one likes: of the first split that has any, and its name.
 
     Raises:
         DataError: There are none.
     """
-    for split in _OPEN:
+    for split in splits:
         try:
             return split, split_rows(card, split)
         except DataError:
