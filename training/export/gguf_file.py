@@ -59,20 +59,22 @@ def write(folder: Path, model: Any, base: TextBase, manifest: AdapterManifest, n
         raise _unknown(f"models of the type {config.model_type!r}", base)
     quantisation, file_type, _ = _NUMBERS[numbers]
     writer = GGUFWriter(folder / FILE, arch=arch.name.lower(), use_temp_file=False)
-    writer.add_name(f"{manifest.base} {manifest.suffix}")
-    writer.add_license(manifest.licence)
-    writer.add_file_type(file_type)
-    _shape(writer, config, base)
-    _words(writer, base, manifest, config.vocab_size)
-    for name, tensor in _tensors(model, arch):
-        kind = quantisation if tensor.ndim > 1 else GGMLQuantizationType.F32
-        if kind is GGMLQuantizationType.Q8_0 and tensor.shape[-1] % _BLOCK:
-            kind = GGMLQuantizationType.F16
-        writer.add_tensor(name, quantize(tensor, kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    try:
+        writer.add_name(f"{manifest.base} {manifest.suffix}")
+        writer.add_license(manifest.licence)
+        writer.add_file_type(file_type)
+        _shape(writer, config, base)
+        _words(writer, base, manifest, config.vocab_size)
+        for name, tensor in _tensors(model, arch):
+            kind = quantisation if tensor.ndim > 1 else GGMLQuantizationType.F32
+            if kind is GGMLQuantizationType.Q8_0 and tensor.shape[-1] % _BLOCK:
+                kind = GGMLQuantizationType.F16
+            writer.add_tensor(name, quantize(tensor, kind), raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    finally:
+        writer.close()
 
 
 def read(folder: Path, manifest: AdapterManifest) -> tuple[Any, Any, str]:

@@ -92,9 +92,9 @@ class TextExport:
                 pad_token_id=tokenizer.pad_token_id,
             )
         new = made[0, ids.shape[1] :].tolist()
-        stops = [place for place, token in enumerate(new) if token in self._manifest.stop_ids]
-        new = new[: stops[0]] if stops else new
-        return Answer(tuple(new), tokenizer.decode(new, skip_special_tokens=True), bool(stops))
+        stopped = bool(new) and new[-1] in self._manifest.stop_ids
+        new = new[:-1] if stopped else new  # a stop token further inside is one at which it should have stopped
+        return Answer(tuple(new), tokenizer.decode(new, skip_special_tokens=True), stopped)
 
     def _logits(self, model: Any) -> list[Tensor]:
         """Logits `[positions, vocabulary]` at which each answer's tokens are chosen."""
