@@ -13,7 +13,7 @@ from typing import Any
 from evals.mixing import open_rows
 from evals.rows import EvalRow
 from evals.scorers import Answered, metrics_of, score
-from moatelier.contracts import AdapterManifest, DatasetCard, ExportSpec, Parity
+from moatelier.contracts import AdapterManifest, DatasetCard, ExportSpec, Kind, Parity
 from moatelier.errors import IntegrityError, MoatelierError
 from moatelier.ids import digest_json
 from moatelier.job import Job, main
@@ -54,7 +54,7 @@ def export(spec: ExportSpec, job: Job) -> Parity:
     card = datasets.get_card(manifest.dataset)
     rows = open_rows(card, ("dev", "select"))[1][:SCORED]
     with drafting(spec, exporter.size) as draft:
-        ours = exporter.ask([row.prompt for row in rows])
+        ours = exporter.ask([row.prompt for row in rows], [row.truth for row in rows])
         _tell(job, 1, "asked")
         exporter.write(draft)
         _tell(job, 2, "written")
@@ -79,9 +79,10 @@ def compared(
     reading: Reading,
 ) -> Parity:
     """The figures, whatever they are."""
-    metric = metrics_of(card.kind)[0]
+    kind: Kind = "chat" if card.kind == "retrieval" else card.kind  # among the captions asked for, one is right
+    metric = metrics_of(kind)[0]
     own, theirs = (
-        score(card.kind, card.labels, [Answered(row.truth, a.text, a.stopped, row.group) for row, a in pairs])
+        score(kind, card.labels, [Answered(row.truth, a.text, a.stopped, row.group) for row, a in pairs])
         for pairs in (list(zip(rows, ours, strict=True)), list(zip(rows, reading.answers, strict=True)))
     )
     asked = rows[:PROMPTS]

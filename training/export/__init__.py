@@ -4,7 +4,7 @@ A format's exporter is a class `(spec, manifest)` loaded by its dotted path. It 
 
     size                            about how many bytes the export will have
     tolerance, score_tolerance      what is let through by the parity gate of `evals.exporting`
-    ask(prompts) -> list[Answer]    what our own engine answers, in float32
+    ask(prompts, truths)            what our own engine answers, in float32; truths are what images are told by
     write(folder) -> None           the files
     read(folder) -> Reading         what the other library, which reads the files anew, answers to the same prompts
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from moatelier.contracts import AdapterManifest, ExportSpec
-from moatelier.errors import InvalidRequest
+from moatelier.errors import InvalidRequest, ModelUnavailable
 from modalities import registry
 from modalities.bundle import CONFIG
 
@@ -26,6 +26,8 @@ EXPORTERS: Mapping[tuple[str, str], str] = {
     ("text", "peft"): _TEXT,
     ("text", "safetensors"): _TEXT,
     ("text", "gguf"): _TEXT,
+    ("vision", "onnx"): "training.export.vision:VisionExport",
+    ("audio", "onnx"): "training.export.audio:AudioExport",
 }
 """(modality, format) -> its exporter."""
 
@@ -63,8 +65,8 @@ class Exporter(Protocol):
     tolerance: float
     score_tolerance: float
 
-    def ask(self, prompts: Prompts) -> list[Answer]:
-        """What our own engine answers."""
+    def ask(self, prompts: Prompts, truths: Sequence[str]) -> list[Answer]:
+        """What our own engine answers; where images are told by captions, these are the captions."""
 
     def write(self, folder: Any) -> None:
         """Write the files.
@@ -82,6 +84,7 @@ def load(spec: ExportSpec, manifest: AdapterManifest) -> Exporter:
 
     Raises:
         InvalidRequest: The adapter has no such form; the remedy names those it has.
+        ModelUnavailable: A package that the format needs is not installed.
     """
     path = EXPORTERS.get((manifest.modality, spec.format))
     if path is None:
@@ -96,5 +99,12 @@ def load(spec: ExportSpec, manifest: AdapterManifest) -> Exporter:
         raise InvalidRequest(f"{spec.format} is written in f32 only.", where="numbers", remedy="Leave it out.")
     if CONFIG not in manifest.files:
         raise InvalidRequest("This bundle holds no adapter in PEFT's format.", where=manifest.suffix)
-    exporter: Exporter = registry.load(path)(spec, manifest)
+    try:
+        exporter: Exporter = registry.load(path)(spec, manifest)
+    except ModuleNotFoundError as error:
+        raise ModelUnavailable(
+            f"To write {spec.format}, the package {error.name} is needed.",
+            where="format",
+            remedy="Install the extra: pip install 'moatelier[export]'",
+        ) from error
     return exporter

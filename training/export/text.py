@@ -50,7 +50,7 @@ class TextExport:
         self._expected: list[Tensor] = []
         self._merge_difference: float | None = None
 
-    def ask(self, prompts: Prompts) -> list[Answer]:
+    def ask(self, prompts: Prompts, truths: Sequence[str]) -> list[Answer]:
         """What the engine answers, greedily."""
         engine = TextEngine(self._manifest.base, "fp32")
         engine.load_adapter("it", self._folder)
