@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader
+from peft import IA3Config, LoraConfig, PromptTuningConfig, VeraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -21,6 +22,7 @@ from moatelier.settings import settings
 from modalities import catalogue, pull
 from modalities.bundle import bundle_folder
 from modalities.exported import PARITY, export_folder, read_export
+from modalities.text.model import load_base
 from tests.evals.conftest import Train
 from tests.fakes import tiny_catalogue, tiny_tokenizer
 from training.export import gguf_file, load, merged_folder, text
@@ -230,17 +232,48 @@ def test_what_has_no_such_form_is_refused_with_those_it_has(train: Train, tmp_pa
         load(wish(bundle, "peft"), manifest.model_copy(update={"files": {}}))
 
 
-def test_what_peft_cannot_merge_is_refused(tmp_path: Path) -> None:
-    class Prompt:
-        peft_config = {"default": type("Config", (), {"peft_type": "PROMPT_TUNING"})}
+def saved(folder: Path, config: Any) -> Any:
+    """The tiny base with an adapter of any kind, saved by PEFT and attached as exports do."""
+    adapted = get_peft_model(load_base("tiny", "fp32").model, config)
+    chance = torch.Generator().manual_seed(0)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data += torch.randn(parameter.shape, generator=chance) * 0.2
+    adapted.save_pretrained(folder)
+    return text.attached(load_base("tiny", "fp32"), folder)
 
-        def get_output_embeddings(self) -> None:
-            return None
 
-        get_input_embeddings = get_output_embeddings
+KINDS = {
+    "dora": LoraConfig(r=4, target_modules=["q_proj", "down_proj"], use_dora=True),
+    "rslora": LoraConfig(r=4, target_modules=["q_proj", "down_proj"], use_rslora=True),
+    "ia3": IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]),
+    "vera": VeraConfig(r=4, target_modules=["q_proj"]),
+}
 
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_kinds_are_merged_by_peft(tiny: str, tmp_path: Path, kind: str) -> None:
+    model, ids = saved(tmp_path, KINDS[kind]), torch.tensor([[1, 5, 9, 13]])
+    with torch.inference_mode():
+        before = model(input_ids=ids).logits
+        plain = text.merged(model)
+        after, bare = plain(input_ids=ids).logits, load_base("tiny", "fp32").model(input_ids=ids).logits
+    assert (after - before).abs().max() < 1e-4 < (after - bare).abs().max()
+    assert not [name for name in plain.state_dict() if "lora" in name or "vera" in name or "ia3" in name]
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's own about tied layers
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_a_tied_head_that_is_changed_is_not_merged(tiny: str, tmp_path: Path, target: str) -> None:
+    model = saved(tmp_path, LoraConfig(r=4, target_modules=["q_proj", target]))
+    with pytest.raises(InvalidRequest, match="shares its weights"):
+        text.merged(model)
+
+
+def test_what_peft_cannot_merge_is_refused(tiny: str, tmp_path: Path) -> None:
+    model = saved(tmp_path, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
     with pytest.raises(InvalidRequest, match="cannot merge prompt_tuning"):
-        text.merged(Prompt())
+        text.merged(model)
 
 
 def test_a_model_with_biases_and_a_head_of_its_own_goes_to_gguf(

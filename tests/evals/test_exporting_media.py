@@ -17,6 +17,7 @@ from moatelier.job import Job
 from modalities.bundle import read_manifest
 from modalities.exported import export_folder
 from modalities.vision import data as vision_data
+from tests import sentences
 from tests.evals.test_media import curated, pictures, spoken_card
 from tests.modalities.vision.conftest import Pulled, pulled
 from tests.modalities.vision.pictures import COLOURS
@@ -66,6 +67,21 @@ def test_towers_of_images_and_words_that_met(pulled: Pulled, tmp_path: Path) -> 
     assert parity.merge_difference is not None and parity.merge_difference < 1e-3
     tokens = onnxruntime.InferenceSession(str(folder / "texts.onnx")).get_inputs()[0]
     assert tokens.name == "tokens"
+
+
+def test_an_embedding_model_that_met_an_image_tower(
+    pulled: Pulled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = sentences.tiny_embedding(tmp_path / "words", " ".join(LABELS))
+    eyes = timm_folder(tmp_path / "eyes", "test_efficientnet")
+    pulled(eyes=(eyes, "vision", "hf_vision"), words=(words, "embedding", "hf_embedding"))
+    card = curated(vision_data, pictures, modality="vision", kind="retrieval", labels=())
+    parity, folder = export(met("eyes", "words", dataset=card.digest, kind="retrieval").folder.name, tmp_path)
+    assert parity.equal_answers == 9
+    session = onnxruntime.InferenceSession(str(folder / "texts.onnx"))
+    for length in (3, 7):  # so is that of texts
+        [vectors] = session.run(None, {"tokens": np.full((2, length), 3, np.int64)})
+        assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
 def test_an_encoder_with_a_head_for_recordings(pulled: Pulled, tmp_path: Path) -> None:

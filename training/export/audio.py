@@ -71,6 +71,7 @@ class AudioExport:
         model = method.attach(bare, spec, self._manifest.first_layer, shape=base.config, place=self._place)
         method.restore(model, read_tensors(self._folder))
         mels, lengths = self._heard(base)
+        lengths = lengths.to(base.device)
         with torch.inference_mode():
             before = self._states(model.eval(), mels, lengths)
             plain = model.merge_and_unload(safe_merge=True)

@@ -43,8 +43,8 @@ def write_graph(
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # the exporter's about itself
             torch.onnx.export(
-                module.eval(),
-                tuple(example.values()),
+                module.eval().cpu(),
+                tuple(tensor.cpu() for tensor in example.values()),
                 file,
                 input_names=list(example),
                 output_names=[output],

@@ -133,8 +133,7 @@ def merged(model: Any) -> Any:
     other = "Export it as `peft`, or tune the adapter by `lora`."
     if getattr(config, "alora_invocation_tokens", None):
         raise InvalidRequest("It acts on answers only, which weights cannot say.", where="format", remedy=other)
-    head, words = model.get_output_embeddings(), model.get_input_embeddings()
-    if head is not None and not isinstance(head, torch.nn.Linear) and head.weight is words.weight:
+    if _changes_tied(model):
         raise InvalidRequest("It changes a head that shares its weights with the words.", where="format", remedy=other)
     merge: Callable[..., Any] = getattr(model, "merge_and_unload", lambda **_: None)
     try:
@@ -144,6 +143,13 @@ def merged(model: Any) -> Any:
     if plain is None:
         raise InvalidRequest(f"PEFT cannot merge {kind}.", where="format", remedy=other)
     return plain.eval()
+
+
+def _changes_tied(model: Any) -> bool:
+    """Whether words or head are no plain layer where one matrix is both: merging one would change the other."""
+    plain = {"get_input_embeddings": torch.nn.Embedding, "get_output_embeddings": torch.nn.Linear}
+    tied = getattr(getattr(model, "config", None), "tie_word_embeddings", False)
+    return tied and any(type(getattr(model, name)()) is not kind for name, kind in plain.items())
 
 
 def _with_system(messages: Sequence[Mapping[str, Any]], system: str) -> list[Mapping[str, Any]]:

@@ -114,7 +114,7 @@ class VisionExport:
     def _write_towers(self, folder: Path, base: VisionBase) -> None:
         assert self._words is not None
         pairs = self._tuned(Pairs(base))
-        self._tokens = base.tokenizer(self._captions)
+        self._tokens = base.tokenizer(self._captions).to(base.device)
         with torch.inference_mode():
             before = pairs.text(self._tokens)
             pairs.text = pairs.text.merge_and_unload(safe_merge=True)
