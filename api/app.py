@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from api import errors
 from api.decisions import DecisionLog
-from api.routes.admin import adapters, mixture, recipes, tasks
+from api.routes.admin import adapters, derived, mixture, recipes, tasks
 from api.routes.monitoring import health, page
 from api.routes.openai import chat, classify, embeddings, feedback, files, models, transcriptions
 from api.routes.threads import runs, threads
@@ -43,6 +43,7 @@ ROUTES = (
     runs,
     threads,
     tasks,
+    derived,  # before adapters, whose names take any path
     adapters,
     recipes,
     mixture,

@@ -15,8 +15,8 @@ from langgraph.graph import END, START, StateGraph
 from graphs import routing
 from graphs.checkpoint import prune, saver
 from graphs.state import EntryState
-from moatelier.errors import NotFound
-from store import artifacts, tasks
+from moatelier.errors import InvalidRequest, NotFound
+from store import adapters, artifacts, tasks
 
 
 def first_input(run: tasks.Run, thread: tasks.Thread) -> dict[str, Any]:
@@ -28,6 +28,12 @@ def first_input(run: tasks.Run, thread: tasks.Thread) -> dict[str, Any]:
 def ask(state: EntryState) -> EntryState:
     """Write down what the routing job shall do, so that a node that runs again asks for the very same job."""
     decision = routing.gate_verdict(state["project"], state["adapter"])
+    if decision is None and adapters.get(state["project"], state["adapter"]).manifest.mixing is not None:
+        raise InvalidRequest(
+            "It was mixed of others and no gate has judged it, so that `auto` does not choose it.",
+            where=state["adapter"],
+            remedy="Ask it by its name.",
+        )
     if decision is None:
         raise NotFound(
             "The record of what the gate decided on this adapter is gone.",

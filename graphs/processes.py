@@ -32,6 +32,8 @@ MODULES = {
     "routing": "evals.routing",
     "mixture": "graphs.held_out",
     "candidates": "graphs.candidates",
+    "mix": "evals.mixing",
+    "export": "evals.exporting",
 }
 MAX_DEATHS = 5
 FAILED = 1

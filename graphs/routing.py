@@ -60,7 +60,9 @@ def spec(project: str, decision: GateDecision) -> RoutingSpec:
             where=decision.candidate,
             remedy="Ask it by its name.",
         )
-    alike = {digest for digest, record in everyone.items() if record.manifest.modality == modality}
+    # What was mixed has its parents' rows, and no gate has judged it: it would only make a twin of one of them.
+    trained = {digest: record.manifest for digest, record in everyone.items() if record.manifest.mixing is None}
+    alike = {digest for digest, manifest in trained.items() if manifest.modality == modality}
     others = [e for e in roster.on_roster(entered) if e.adapter not in (decision.candidate, decision.champion)]
     others = [entry for entry in others if entry.adapter in alike]
     known = [entry for entry in others if (made := roster.profile_of(entry)) and roster.comparable(made)]

@@ -72,6 +72,19 @@ class EntryState(LifecycleState, total=False):
     adapter: str
 
 
+class DerivationState(TaskState, total=False):
+    """Something made of adapters because a person asked for it: no task's work. `stream` is its own thread."""
+
+    job: str
+    """`mix` or `export`."""
+    spec: dict[str, Any]
+    """What the job is to do: a MixSpec or an ExportSpec as JSON."""
+    attempt: int
+    """How often it has been tried before."""
+    made: str
+    """The job's result: the digest of an artifact."""
+
+
 class ConversationState(TypedDict, total=False):
     """One conversation: what was said, and the task it is about."""
 

@@ -22,7 +22,7 @@ from filelock import FileLock
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
-from graphs import conversation, entry, jobs, lifecycle, mixture, processes
+from graphs import conversation, derivation, entry, jobs, lifecycle, mixture, processes
 from graphs.checkpoint import saver
 from moatelier.contracts import Event
 from moatelier.errors import MoatelierError
@@ -33,6 +33,7 @@ GRAPHS: dict[str, Any] = {
     "conversation": conversation.build,
     "lifecycle": lifecycle.build,
     "entry": entry.build,
+    "derivation": derivation.build,
     "mixture": mixture.build,
 }
 SWEEP_S = 3.0
@@ -89,6 +90,7 @@ GRAPHS_INPUT: dict[str, Any] = {
     "conversation": conversation.first_input,
     "lifecycle": lifecycle.first_input,
     "entry": entry.first_input,
+    "derivation": derivation.first_input,
     "mixture": mixture.first_input,
 }
 

@@ -217,21 +217,38 @@ def adapters_route(
         enter_router(client, name, as_json)
 
 
+@adapters_app.command("mix")
+def adapters_mix(
+    names: Annotated[list[str], typer.Argument(help="Model ids, aliases or digests of adapters of one base.")],
+    name: Annotated[str, typer.Option("--name", help="What the mixed one is called.")],
+    weights: Annotated[str, typer.Option("--weights", help="One number for each adapter: 0.5,0.5")],
+    method: Annotated[str, typer.Option("--method", help="cat, linear, svd, ties, dare_ties, ...")] = "cat",
+    density: Annotated[float | None, typer.Option("--density", help="Share that pruning leaves: 0.5, say.")] = None,
+    rank: Annotated[int | None, typer.Option("--rank", help="Of what svd leaves.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of what DARE drops.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Mix adapters into a new one, without training, and show what it retains of each task."""
+    from moatelier import deriving
+
+    wish: dict[str, Any] = {"adapters": names, "name": name, "method": method, "weights": deriving.weights_of(weights)}
+    with service() as client:
+        deriving.mix(client, wish | {"density": density, "rank": rank, "seed": seed}, as_json)
+
+
 @adapters_app.command("export")
 def adapters_export(
     name: str,
-    to: Annotated[Path, typer.Option("--to", help="The zip to write.")] = Path("adapter.zip"),
+    format: Annotated[str, typer.Option("--format", help="bundle, peft, safetensors, gguf or onnx.")] = "bundle",
+    numbers: Annotated[str | None, typer.Option("--numbers", help="Of GGUF: f32, f16 or q8_0.")] = None,
+    to: Annotated[Path, typer.Option("--to", help="A zip to write, or a folder.")] = Path("adapter.zip"),
     as_json: Json = False,
 ) -> None:
-    """Write an adapter's sealed bundle (PEFT format) as a zip."""
-    draft = to.with_name(f".{to.name}.part")
-    try:
-        with service() as client, draft.open("wb") as file:
-            size = client.download(f"/adapters/{name}/export", file)
-        draft.replace(to)
-    finally:
-        draft.unlink(missing_ok=True)
-    typer.echo(json.dumps({"file": str(to), "bytes": size}) if as_json else f"{to}: {size} bytes")
+    """Write an adapter's sealed bundle, or files for other programs once these answer as we do."""
+    from moatelier import deriving
+
+    with service() as client:
+        deriving.export(client, name, format, numbers, to, as_json)
 
 
 @app.command()

@@ -23,7 +23,9 @@ from store import keyring
 from store.db import insert_once, reading, session
 from store.tables import RecordRow, Stored
 
-RecordKind = Literal["eval_report", "gate_decision", "router_profile", "router_card", "mixture_decision"]
+RecordKind = Literal[
+    "eval_report", "gate_decision", "router_profile", "router_card", "mixture_decision", "retention", "parity"
+]
 
 
 class Record(Stored):

@@ -86,8 +86,13 @@ def _fixed(spec: TrainSpec, card: DatasetCard) -> dict[str, Any]:
         "dataset": spec.dataset,
         "licence": catalogue.get(spec.base).licence,
         "spec": spec,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries that decide what comes out."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
 
 
 def _result(state: State, finished: bool, bundle: str, epoch_steps: int, precision: str) -> TrainResult:

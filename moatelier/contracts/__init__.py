@@ -16,6 +16,7 @@ from moatelier.contracts.dataset import (
     SplitInfo,
     Suspicion,
 )
+from moatelier.contracts.derived import ExportFormat, ExportSpec, MixSpec, Numbers, Parity, Retained, Retention
 from moatelier.contracts.evaluation import (
     Diagnosis,
     EvalReport,
@@ -67,7 +68,7 @@ from moatelier.contracts.routing import (
 )
 from moatelier.contracts.serving import Event, Feedback, RouteDecision
 from moatelier.contracts.traces import Extent, Proposal, Trace, Way
-from moatelier.contracts.training import AdapterManifest, TrainResult, TrainSpec
+from moatelier.contracts.training import AdapterManifest, Mixing, MixMethod, TrainResult, TrainSpec
 
 __all__ = [
     "CANDIDATES",
@@ -97,6 +98,8 @@ __all__ = [
     "EvalReport",
     "EvalSpec",
     "Event",
+    "ExportFormat",
+    "ExportSpec",
     "Extent",
     "Feedback",
     "Finding",
@@ -113,13 +116,18 @@ __all__ = [
     "KnownProfile",
     "Layer",
     "MetricName",
+    "MixMethod",
+    "MixSpec",
+    "Mixing",
     "MixtureDecision",
     "MixtureLine",
     "MixtureLook",
     "MixtureResult",
     "MixtureSpec",
     "MixtureTable",
+    "Numbers",
     "PairedComparison",
+    "Parity",
     "PrivateFinding",
     "ProfileSource",
     "Proposal",
@@ -127,6 +135,8 @@ __all__ = [
     "Question",
     "Recipe",
     "RecipeState",
+    "Retained",
+    "Retention",
     "RouteDecision",
     "RouterCard",
     "RouterEntry",

@@ -60,6 +60,37 @@ class TrainSpec(Contract):
     """What MeZO measures; `token_errors`, the share of trained tokens that are not the likeliest, has no gradient."""
 
 
+MixMethod = Literal[
+    "cat",
+    "linear",
+    "svd",
+    "ties",
+    "ties_svd",
+    "dare_linear",
+    "dare_linear_svd",
+    "dare_ties",
+    "dare_ties_svd",
+    "magnitude_prune",
+    "magnitude_prune_svd",
+]
+
+
+class Mixing(Contract):
+    """How an adapter was made of others, without training."""
+
+    method: MixMethod
+    parents: tuple[str, ...] = Field(min_length=2, max_length=16)
+    """Digests of their bundles."""
+    weights: tuple[float, ...]
+    """One for each parent; its change of the base is multiplied by it."""
+    density: float | None = Field(default=None, gt=0, le=1)
+    """Share of the weights that pruning leaves; None where nothing is pruned."""
+    rank: int | None = Field(default=None, ge=1, le=1024)
+    """Of what the singular value decomposition leaves; None is the highest of the parents'."""
+    seed: int = 0
+    """Of what DARE drops."""
+
+
 class AdapterManifest(Contract):
     """`manifest.json` of a sealed bundle: what training fixes, no clock times. Its digest names the bundle."""
 
@@ -82,6 +113,9 @@ class AdapterManifest(Contract):
     versions: dict[str, str]
     files: dict[str, str]
     """File name -> SHA-256, for every other file in the bundle."""
+    mixing: Mixing | None = Field(default=None, exclude_if=lambda mixing: mixing is None)
+    """How it was made of others; None where it was trained. `spec` and `dataset` are then the first parent's, with the
+    rank that came out."""
 
 
 class TrainResult(Contract):

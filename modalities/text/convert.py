@@ -43,7 +43,7 @@ def gguf_text(source: Path, to: Path, context: int | None) -> None:
     if file is None:
         raise ModelUnavailable("There is no .gguf file.", where=str(source))
     try:
-        model, tokenizer = _read(file)
+        model, tokenizer = read_gguf(file)
     except Exception as error:  # transformers and gguf raise many kinds
         raise IntegrityError(
             f"The GGUF file cannot be converted: {type(error).__name__}: {error}", where=str(file)
@@ -65,7 +65,8 @@ def gguf_text(source: Path, to: Path, context: int | None) -> None:
     _settle_configs(to, _told(model.config), int(checked.pad_token_id))
 
 
-def _read(file: Path) -> tuple[Any, Any]:
+def read_gguf(file: Path) -> tuple[Any, Any]:
+    """Model and tokenizer of a GGUF file by transformers, in float32."""
     where = {"gguf_file": file.name, "local_files_only": True}
     with contextlib.redirect_stderr(io.StringIO()):  # the reader draws a progress bar that cannot be turned off
         model = AutoModelForCausalLM.from_pretrained(

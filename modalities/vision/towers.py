@@ -192,7 +192,7 @@ class _ClipEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         patches = self.conv1(x).flatten(2).transpose(1, 2)
-        token = self.class_embedding.to(patches.dtype).expand(len(x), 1, -1)
+        token = self.class_embedding.to(patches.dtype).expand(x.shape[0], 1, -1)  # len() would fix it in a graph
         positions = self.positional_embedding.to(patches.dtype)
         embedded: Tensor = self.ln_pre(torch.cat([token, patches], dim=1) + positions)
         return embedded

@@ -149,3 +149,37 @@ def test_archives_are_not_left_behind(http: httpx.Client, monkeypatch: pytest.Mo
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     http.get(f"/adapters/{make_adapter().digest}/export")
     wait_until(lambda: list(folder.iterdir()) == [])
+
+
+def test_mixing_and_exporting_start_one_run_a_wish(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "submit_run", lambda _: None)
+    first, second = (make_adapter(f"task-{seed}", seed=seed) for seed in (0, 1))
+    body = {"adapters": [first.model_id, second.digest], "weights": [0.5, 0.5], "method": "cat", "name": "both"}
+    asked = http.post("/adapters/mix", json=body)
+    assert asked.status_code == 202 and asked.json()["object"] == "adapter.mix" and asked.json()["result"] is None
+    assert http.post("/adapters/mix", json=body).json()["run"] == asked.json()["run"]
+    assert http.get(f"/adapters/mix/{asked.json()['run']}").json() == asked.json()
+    written = http.post(f"/adapters/{first.model_id}/export", json={"format": "gguf"})
+    assert written.status_code == 202 and written.json()["adapter"] == first.digest
+    run = written.json()["run"]
+    assert http.get(f"/adapters/{first.digest}/export/{run}").json()["status"] == "pending"
+    assert http.get(f"/adapters/{second.digest}/export/{run}").status_code == 404
+    early = http.get(f"/adapters/{first.digest}/export/{run}/files").json()["error"]
+    assert early["code"] == "conflict" and "pending" in early["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/adapters/mix", {"adapters": ["a"], "weights": [1.0], "name": "x"}, 400),
+        ("/adapters/mix", {"adapters": ["a", "b"], "weights": [1.0, 1.0], "name": "x"}, 404),
+        ("/adapters/mix", {"adapters": ["a", "b"], "weights": [1.0, 1.0], "name": "x", "method": "stir"}, 400),
+        ("/adapters/mix", {"adapters": ["a", "b"], "weights": [1.0, 1.0], "name": "x", "density": 2.0}, 400),
+        ("/adapters/none/export", {"format": "gguf"}, 404),
+        ("/adapters/none/export", {"format": "tarot"}, 400),
+        ("/adapters/none/export", {}, 400),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(http: httpx.Client, path: str, body: dict[str, object], status: int) -> None:
+    answer = http.post(path, json=body)
+    assert answer.status_code == status and answer.json()["error"]["message"]

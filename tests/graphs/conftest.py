@@ -12,21 +12,26 @@ import pytest
 
 from evals import bases, router_card
 from evals.mixture import Given, Outcome, table
-from graphs import checkpoint, conversation, entry, jobs, lifecycle, mixture, worker
+from graphs import checkpoint, conversation, derivation, entry, jobs, lifecycle, mixture, worker
 from moatelier.contracts import (
     BuiltProfile,
     CandidatesResult,
     CandidatesSpec,
     EvalReport,
     Event,
+    ExportSpec,
     GateDecision,
     GateSpec,
     HeldOut,
     Interval,
+    MixSpec,
     MixtureLook,
     MixtureResult,
     MixtureSpec,
     PairedComparison,
+    Parity,
+    Retained,
+    Retention,
     RouterProfile,
     RoutingResult,
     RoutingSpec,
@@ -35,7 +40,7 @@ from moatelier.contracts import (
 from moatelier.errors import MoatelierError
 from moatelier.job import Job
 from moatelier.settings import settings
-from modalities import bundle
+from modalities import bundle, exported
 from serving.prototypes import profile, unit
 from store import adapters, artifacts, datasets, events, records, tasks
 from tests import fakes
@@ -171,6 +176,48 @@ class FakeJobs:
         artifact = artifacts.put_bytes("".join(json.dumps(line) + "\n" for line in lines).encode())
         return CandidatesResult(artifact=artifact, rows=60, left_out=3, solvable=0.9).model_dump(mode="json")
 
+    def _mix(self, data: dict[str, Any]) -> dict[str, Any]:
+        spec = MixSpec.model_validate(data)
+        first = bundle.read_manifest(adapters.bundle_path(spec.mixing.parents[0]))
+        fields = {name: getattr(first, name) for name in type(first).model_fields if name != "files"}
+        fields |= {"suffix": spec.suffix, "mixing": spec.mixing}
+        digest = bundle.seal({"adapter_config.json": b"{}"}, **fields)
+        gap = PairedComparison(other="parent", difference=interval(0.0), p_value=1.0, wins=1, losses=1)
+        table = [
+            Retained(
+                parent=parent,
+                dataset=first.dataset,
+                split="select",
+                rows=40,
+                metric="accuracy",
+                by_parent=interval(0.9),
+                by_mixed=interval(0.85),
+                comparison=gap,
+            )
+            for parent in spec.mixing.parents
+        ]
+        return Retention(adapter=digest, mixing=spec.mixing, table=tuple(table)).model_dump(mode="json")
+
+    def _export(self, data: dict[str, Any]) -> dict[str, Any]:
+        spec = ExportSpec.model_validate(data)
+        parity = Parity(
+            adapter=spec.bundle,
+            format=spec.format,
+            numbers=spec.numbers,
+            reader="nobody 1.0",
+            prompts=16,
+            prompts_digest="p" * 64,
+            tolerance=0.1,
+            largest_difference=0.02,
+            equal_answers=16,
+            score=0.9,
+            score_exported=0.9,
+            score_tolerance=0.0,
+        )
+        with exported.drafting(spec, 1) as draft:
+            (draft / "model.bin").write_bytes(b"weights")
+            return exported.publish(draft, spec, parity).model_dump(mode="json")
+
     def _routing(self, data: dict[str, Any]) -> dict[str, Any]:
         spec = RoutingSpec.model_validate(data)
         random = np.random.default_rng(0)
@@ -271,7 +318,7 @@ def player(tiny: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     for thread in threads:
         thread.join(10)
     checkpoint.saver().conn.close()
-    for cached in (checkpoint.saver, conversation.build, lifecycle.build, entry.build, mixture.build):
+    for cached in (checkpoint.saver, conversation.build, lifecycle.build, entry.build, mixture.build, derivation.build):
         cached.cache_clear()
 
 

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from moatelier import cli
 from moatelier.client import Client
-from moatelier.errors import Conflict, MoatelierError, ModelUnavailable, UpstreamError
+from moatelier.errors import Conflict, InvalidRequest, MoatelierError, ModelUnavailable, UpstreamError
 from moatelier.settings import settings
 from tests import fakes
+from tests.api.conftest import make_adapter
 from tests.graphs.conftest import FakeJobs
 from tests.graphs.test_routing import pulled as pulled
 from tests.moatelier.conftest import Command
@@ -227,3 +228,35 @@ def test_doctor_looks_at_the_machine(home: Path) -> None:
     )
     names = [check["name"] for check in json.loads(done.stdout)]
     assert names == ["python", "packages", "disk", "memory", "data directory", "base model", "service"]
+
+
+def test_adapters_are_mixed_and_the_table_is_shown(command: Command, tmp_path: Path) -> None:
+    names = [make_adapter(f"task-{seed}", seed=seed).model_id for seed in (0, 1)]
+    words = ("adapters", "mix", *names, "--method", "ties", "--density", "0.5", "--weights", "0.5,0.5")
+    done = command(*words, "--name", "both")
+    assert done.exit_code == 0, done.output
+    told = " ".join(done.output.split())
+    assert "also known as both" in told and "85.0%" in told and "points" in told
+    made = json.loads(command(*words, "--name", "both", "--json").stdout)
+    assert made["mixing"]["method"] == "ties" and made["model"].split(":")[2] == "both"
+    taken = command(*words[:-1], "0.7,0.3", "--name", "both")
+    assert isinstance(taken.exception, Conflict) and "already names" in str(taken.exception)
+    wrong = command(*words[:-1], "half,half", "--name", "other")
+    assert isinstance(wrong.exception, InvalidRequest) and wrong.exception.where == "--weights"
+
+
+def test_an_export_for_other_programs_is_fetched_as_a_folder_or_a_zip(command: Command, tmp_path: Path) -> None:
+    name, folder = make_adapter().model_id, tmp_path / "out"
+    words = ("adapters", "export", name, "--format", "gguf", "--numbers", "q8_0")
+    done = command(*words, "--to", str(folder))
+    assert done.exit_code == 0, done.output
+    assert "16 of 16 answers are ours" in " ".join(done.output.split())
+    parity = json.loads((folder / "parity.json").read_bytes())
+    assert (folder / "model.bin").read_bytes() == b"weights" and parity["numbers"] == "q8_0"
+    packed = tmp_path / "out.zip"
+    told = json.loads(command(*words, "--to", str(packed), "--json").stdout)
+    assert told["parity"] == parity and told["bytes"] == packed.stat().st_size
+    assert command("adapters", "export", name, "--to", str(tmp_path / "sealed")).exit_code == 0
+    assert (tmp_path / "sealed" / "manifest.json").exists()
+    wrong = command("adapters", "export", name, "--format", "tarot", "--to", str(tmp_path / "x"))
+    assert isinstance(wrong.exception, InvalidRequest) and not (tmp_path / "x").exists()
