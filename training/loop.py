@@ -22,7 +22,7 @@ from moatelier.faults import fault_point
 from moatelier.job import Job
 from training.batches import epoch_batches, micro_batches, steps_per_epoch
 from training.checkpoint import Checkpoints, State
-from training.objective import Objective
+from training.objective import Objective, Together
 
 _DEV_ROWS = 64
 
@@ -123,6 +123,7 @@ class Loop:
     def _train_on(self, rows: Sequence[int]) -> tuple[float, int]:
         """Take one optimiser step; returns the mean loss per unit and the size of the rows together."""
         self._objective.model.train()
+        self._begin(rows)
         units = max(1, sum(self._objective.units[row] for row in rows))
         total = 0.0
         for piece in micro_batches(self._objective.sizes, rows, self._objective.micro):
@@ -140,6 +141,11 @@ class Loop:
         self._schedule.step()
         self._optimizer.zero_grad()
         return total, sum(self._objective.sizes[row] for row in rows)
+
+    def _begin(self, rows: Sequence[int]) -> None:
+        """Let an objective whose rows depend on each other see them together, before they are cut."""
+        if isinstance(self._objective, Together):
+            self._objective.begin(self._step, rows)
 
     def _evaluate(self) -> None:
         """Note the loss of the dev rows."""
@@ -159,6 +165,7 @@ class Loop:
         total, units = 0.0, sum(self._objective.units[row] for row in ordered)
         with torch.no_grad():
             for at in range(0, len(ordered), _DEV_ROWS):
+                self._begin(ordered[at : at + _DEV_ROWS])
                 for piece in micro_batches(sizes, ordered[at : at + _DEV_ROWS], self._objective.micro):
                     total += float(self._objective.loss(piece))
         return total / max(1, units)
@@ -200,6 +207,7 @@ class Loop:
             lr=self._schedule.get_last_lr()[0],
             tokens_per_s=round(tokens / self._step_seconds[-1]),
             seconds_left=round(mean * (self.steps - self._step), 1),
+            **(self._objective.told if isinstance(self._objective, Together) else {}),
         )
 
     def _state(self) -> State:

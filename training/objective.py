@@ -1,7 +1,7 @@
 """What the loop minimises: each modality's model and rows behind one face."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -33,6 +33,24 @@ class Objective(Protocol):
 
     def restore(self, weights: dict[str, Tensor]) -> None:
         """Put them back, bit by bit."""
+        ...
+
+
+@runtime_checkable
+class Together(Protocol):
+    """What an objective has besides whose rows depend on each other within a step, or are made in it.
+
+    Attributes:
+        told: Figures of the last step for its progress event.
+    """
+
+    told: dict[str, float]
+
+    def begin(self, step: int, rows: Sequence[int]) -> None:
+        """See the rows of a whole step, or of a piece of the dev rows, before `loss` is asked for parts of them.
+
+        Must be a function of the weights, the spec's seed, `step` and `rows` alone.
+        """
         ...
 
 

