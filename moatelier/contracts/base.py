@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict
 from moatelier.ids import digest_json
 
 Kind = Literal["classification", "chat", "transcription", "retrieval", "preference", "thumbs", "prompts"]
-"""`preference`: pairs of a chosen and a rejected answer; `thumbs`: answers with a thumb up or down; `prompts`: only what
-is asked, for training by rewards."""
+"""`preference`: pairs of a chosen and a rejected answer; `thumbs`: answers with a thumb up or down; `prompts`: what is
+asked and no more, for training by rewards."""
 MetricName = Literal[
     "accuracy", "macro_f1", "exact_match", "word_accuracy", "recall_at_1", "recall_at_5", "preference_accuracy"
 ]

@@ -21,7 +21,7 @@ class RewardSpec(Contract):
     memory_mb: int = Field(default=256, ge=64)
     """`unit_test`: of address space."""
     upstream: str = ""
-    """`judge`: a name of `MOATELIER_UPSTREAMS`, or an address."""
+    """`judge`: a name of `MOATELIER_UPSTREAMS`."""
     model: str = ""
     """`judge`: the model to ask there."""
     rubric: str = ""

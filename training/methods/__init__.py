@@ -143,6 +143,42 @@ register(
 
 register(
     MethodSpec(
+        name="reward_model",
+        modality="text",
+        summary="LoRA and a head that scores answers, learnt from pairs; used as a reward.",
+        path="training.methods.reward_model",
+        max_rank=256,
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 5e-4, "epochs": 2.0, "batch_rows": 16},
+        objective="training.reward_model",
+    )
+)
+
+register(
+    MethodSpec(
+        name="grpo",
+        modality="text",
+        summary="LoRA by rewards of sampled answers, each against its group's mean and spread.",
+        path="training.methods.grpo",
+        max_rank=256,
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 5e-4, "epochs": 1.0, "batch_rows": 8},
+        objective="training.reinforce",
+    )
+)
+
+register(
+    MethodSpec(
+        name="rloo",
+        modality="text",
+        summary="LoRA by rewards of sampled answers, each against the mean of the others.",
+        path="training.methods.rloo",
+        max_rank=256,
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 5e-4, "epochs": 1.0, "batch_rows": 8},
+        objective="training.reinforce",
+    )
+)
+
+register(
+    MethodSpec(
         name="linear_probe",
         modality="vision",
         summary="A logistic regression on an image tower's frozen features.",

@@ -5,7 +5,8 @@ place, where PEFT's passes over the tokens several times more and, beside a base
 float32 for every product.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -87,6 +88,20 @@ def restore(model: Any, weights: dict[str, Tensor]) -> None:
             remedy="Start the training anew.",
         )
     set_peft_model_state_dict(model, weights)
+
+
+@contextmanager
+def silenced(model: Any) -> Iterator[None]:
+    """Let the adapter add nothing, so that the model is its base."""
+    layers = [layer for layer in model.modules() if isinstance(layer, LoraLinear)]
+    scales = [dict(layer.scaling) for layer in layers]
+    for layer in layers:
+        layer.scaling.update(dict.fromkeys(layer.scaling, 0.0))
+    try:
+        yield
+    finally:
+        for layer, scale in zip(layers, scales, strict=True):
+            layer.scaling.update(scale)
 
 
 def config(model: Any, base: str) -> bytes:
