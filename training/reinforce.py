@@ -186,9 +186,9 @@ class ReinforceObjective:
         with torch.no_grad():
             for row, held in answers.items():
                 lengths = [len(one.targets) for one in held]
-                policy = self._tuned.token_logprobs(range(len(held)), held)
+                policy = self._logprobs(held)
                 with silenced(self.model):
-                    told = self._tuned.token_logprobs(range(len(held)), held)
+                    told = self._logprobs(held)
                 reference[row] = list(torch.split(told, lengths))
                 drifts += [float(part.sum()) for part in torch.split(policy - told, lengths)]
         return reference, torch.tensor(drifts)
@@ -202,13 +202,16 @@ class ReinforceObjective:
         if not held:  # nothing to learn: all answers to each prompt earned the same
             return sum((parameter.sum() * 0.0 for parameter in self._parameters()), torch.zeros(()))
         examples = [now.answers[row][at] for row, at in held]
-        logprobs = self._tuned.token_logprobs(range(len(held)), examples)
+        logprobs = self._logprobs(examples)
         lengths = torch.tensor([len(one.targets) for one in examples], device=logprobs.device)
         owner = torch.repeat_interleave(lengths)
         reference = torch.cat([now.reference[row][at] for row, at in held]) if now.reference else None
         gains = torch.stack([now.gains[row][at] for row, at in held]).to(logprobs.device)
         losses: Tensor = self._method.loss(logprobs, reference, gains, owner, self._beta)
         return losses.sum()
+
+    def _logprobs(self, examples: Sequence[Example]) -> Tensor:
+        return self._tuned.token_logprobs(range(len(examples)), examples, self._spec.temperature)
 
     def _parameters(self) -> list[Tensor]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]

@@ -70,12 +70,15 @@ class Tuned:
         chosen = self.examples if examples is None else examples
         return _sums(self.token_logprobs(rows, examples), [len(chosen[row].targets) for row in rows])
 
-    def token_logprobs(self, rows: Sequence[int], examples: Sequence[Example] | None = None) -> Tensor:
-        """`[targets]`, of each trained token, row after row; see `logprobs`."""
+    def token_logprobs(
+        self, rows: Sequence[int], examples: Sequence[Example] | None = None, temperature: float = 1.0
+    ) -> Tensor:
+        """`[targets]`, of each trained token, row after row, as sampled at a temperature; see `logprobs`."""
         source = None
         if examples is not None:
             source = Source(self.base, examples, self.first_layer, self.base.precision, cache=False)
-        return frozen_head_logprobs(*self.states(rows, source), self._head)
+        head = self._head if temperature == 1 else lambda states: self._head(states) / temperature
+        return frozen_head_logprobs(*self.states(rows, source), head)
 
     def _refer(self) -> Tensor:
         """Once a base and set of answers, kept beside the frozen layers' output, for all trials of a search."""

@@ -2,11 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import pad
 
 from moatelier.contracts import RewardSpec, TrainResult
 from moatelier.errors import Cancelled, DataError, IntegrityError, InvalidRequest
@@ -18,6 +20,7 @@ from tests.training.preferences import card_of, pair_rows
 from tests.training.rows import rows, spec
 from tests.training.test_run import StopAt
 from training import reinforce
+from training.batches import Example
 from training.methods import grpo, lora, rloo
 from training.reinforce import ReinforceObjective
 from training.reward_model import SCORE, RewardModel
@@ -96,8 +99,8 @@ def test_a_toy_format_is_learnt(home: Path, tiny: str, method: str, beta: float 
 
 def test_a_plain_row_is_asked_without_its_answer(home: Path, tiny: str) -> None:
     [row] = rows(1)
-    asked = reinforce.asked_of(row)
-    assert asked["truth"] == row["label"] and asked["messages"] == row["messages"][:-1]
+    told_of = reinforce.asked_of(row)
+    assert told_of["truth"] == row["label"] and told_of["messages"] == row["messages"][:-1]
     card = card_of("classification", rows(8), [])
     train(home, learning(card, epochs=1.0, rewards=(RewardSpec(kind="exact_match"),)))
     assert told(home)[0].keys() >= {"reward", "reward_spread", "answer_tokens"}
@@ -160,19 +163,83 @@ def test_the_silenced_model_is_the_base(objective: ReinforceObjective) -> None:
         assert torch.equal(objective.model(ids).logits, stirred) and not torch.equal(stirred, before)
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.2])
-def test_the_loss_is_trls(home: Path, tiny: str, beta: float) -> None:
-    """TRL's formula on its trainer's inputs: `loss_type="grpo"`, one step a batch."""
-    logprobs, reference = -torch.rand(3, 5).requires_grad_(), -torch.rand(3, 5)
-    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]]).bool()
-    gains = torch.tensor([1.0, -0.5, 0.3])
-    ratio = torch.clamp(torch.exp(logprobs - logprobs.detach()), 0.8, 1.2)
-    losses = -ratio * gains[:, None] + beta * (torch.exp(reference - logprobs) - (reference - logprobs) - 1)
-    theirs = ((losses * mask).sum(-1) / mask.sum(-1)).sum()
-    mine = grpo.loss(logprobs[mask], reference[mask], gains, mask.nonzero()[:, 0], beta).sum()
-    torch.testing.assert_close(mine, theirs)
-    grads = [torch.autograd.grad(each, logprobs, retain_graph=True)[0] for each in (mine, theirs)]
-    torch.testing.assert_close(*grads)
+@pytest.mark.parametrize(
+    ("method", "beta", "temperature"), [("grpo", 0.2, 1.0), ("grpo", 0.0, 0.7), ("rloo", 0.0, 1.0)]
+)
+def test_loss_and_gradients_are_trls(home: Path, tiny: str, method: str, beta: float, temperature: float) -> None:
+    fields = {"rewards": (SHORT,), "new_tokens": 4, "group": 4, "dropout": 0.1}  # dropout: PEFT's own product
+    told = spec("0" * 64, method=method, beta=beta, temperature=temperature, **fields)
+    made = reinforce.prepare(told, None, {"train": prompts(3), "dev": []}, Job(home / "made", quiet=True))
+    made.model.train()
+    stir(made.model)
+    made.begin(0, range(3))
+    made._step = replace(made._step, gains={row: torch.tensor([1.0, -0.5, 0.2, -0.7]) for row in range(3)})
+    made.model.eval()  # without dropout
+    made.model.training = True
+    mine = made.loss(range(3)) / 12
+    mine.backward()
+    gradients = [parameter.grad.clone() for parameter in made._parameters() if parameter.grad is not None]
+    made.model.zero_grad()
+    trainer, inputs = trls(home, made, beta, temperature)
+    theirs = trainer._compute_loss(made.model.eval(), inputs)
+    theirs.backward()
+    assert float(mine.detach()) == pytest.approx(float(theirs.detach()), abs=1e-5)
+    for own, parameter in zip(gradients, made._parameters(), strict=True):
+        torch.testing.assert_close(own, parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+def trls(home: Path, made: ReinforceObjective, beta: float, temperature: float) -> tuple[Any, dict[str, torch.Tensor]]:
+    """TRL's trainer around the same model, and the sampled answers padded as it pads them."""
+    import trl  # noqa: PLC0415  (slow to import)
+    from datasets import Dataset  # noqa: PLC0415
+
+    grouped = made._method is grpo
+    config, kind = (trl.GRPOConfig, trl.GRPOTrainer) if grouped else (trl.RLOOConfig, trl.RLOOTrainer)
+    arguments = config(
+        output_dir=str(home / "trl"),
+        beta=beta,
+        temperature=temperature,
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+        num_generations=4,
+        per_device_train_batch_size=12,
+        gradient_checkpointing=False,
+        **({"loss_type": "grpo"} if grouped else {}),
+    )
+    trainer = kind(
+        model=made.model,
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        args=arguments,
+        train_dataset=Dataset.from_list([{"prompt": "a"}] * 12),
+        processing_class=made._tuned.base.tokenizer,
+    )
+    examples = [one for held in made._step.answers.values() for one in held]
+    prompts, answers = ([list(part(one)) for one in examples] for part in (asked, answered))
+    wide, long = max(map(len, prompts)), max(map(len, answers))
+    inputs = {
+        "prompt_ids": torch.tensor([[0] * (wide - len(one)) + one for one in prompts]),
+        "prompt_mask": torch.tensor([[0] * (wide - len(one)) + [1] * len(one) for one in prompts]),
+        "completion_ids": torch.tensor([one + [0] * (long - len(one)) for one in answers]),
+        "completion_mask": torch.tensor([[1] * len(one) + [0] * (long - len(one)) for one in answers]),
+        "advantages": torch.cat(list(made._step.gains.values())),
+        "num_items_in_batch": torch.tensor(sum(map(len, answers))),
+    }
+    if made._step.reference:
+        reference = [one for held in made._step.reference.values() for one in held]
+        inputs["ref_per_token_logps"] = torch.stack([pad(one, (0, long - len(one))) for one in reference])
+    if not grouped:
+        with torch.no_grad():
+            inputs["old_logps"] = made._tuned.logprobs(range(12), examples)
+    return trainer, inputs
+
+
+def asked(one: Example) -> tuple[int, ...]:
+    return one.ids[: one.targets[0]]
+
+
+def answered(one: Example) -> tuple[int, ...]:
+    return one.ids[one.targets[0] :]
 
 
 # ------------------------------------------------------------------------------------------------- reward model

@@ -29,14 +29,16 @@ def loss(logprobs: Tensor, reference: Tensor | None, gains: Tensor, owner: Tenso
     Args:
         logprobs: `[tokens]` of all answers.
         reference: `[tokens]`, the base's; needed for `beta` above 0, the weight of the KL estimate
-            `p0 / p - log(p0 / p) - 1`.
+            `p0 / p - log(p0 / p) - 1`; it too is weighed by the ratio, which makes its gradient the KL's own
+            (DeepSeek-AI 2025, arXiv 2512.02556).
         gains: `[answers]`, the advantages.
         owner: `[tokens]`, to which answer a token belongs.
         beta: Weight of the KL term.
     """
-    losses = -torch.exp(logprobs - logprobs.detach()) * gains[owner]
+    losses = -gains[owner]
     if beta and reference is not None:
         ratio = reference - logprobs
         losses = losses + beta * (torch.exp(ratio) - ratio - 1)
+    losses = torch.exp(logprobs - logprobs.detach()) * losses
     lengths = torch.bincount(owner, minlength=len(gains))
     return losses.new_zeros(len(gains)).index_add(0, owner, losses) / lengths
