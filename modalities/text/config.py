@@ -10,9 +10,9 @@ from modalities.base import Modality
 
 TEXT = Modality(
     name="text",
-    kinds=("classification", "chat"),
-    metrics=("accuracy", "macro_f1", "exact_match"),
-    methods=("lora", "alora"),
+    kinds=("classification", "chat", "preference", "thumbs"),
+    metrics=("accuracy", "macro_f1", "exact_match", "preference_accuracy"),
+    methods=("lora", "alora", "dpo", "orpo", "kto"),
     suffixes=(".csv", ".jsonl"),
     max_tokens=1024,
     content="messages",

@@ -125,9 +125,15 @@ def card_fields(material: Material, findings: DataFindings) -> dict[str, Any]:
 
 
 def token_counter(base: str) -> Callable[[data.Row], int]:
-    """Counts a row's tokens, prompt and answer, by the base's own tokenizer; needs no torch."""
+    """Counts a row's tokens, prompt and longer answer, by the base's own tokenizer; needs no torch."""
     tokenizer = Tokenizer.from_file(str(catalogue.folder(base) / "tokenizer.json"))
-    return lambda row: sum(len(tokenizer.encode(m["content"]).ids) + MESSAGE_TOKENS for m in row.messages)
+
+    def count(row: data.Row) -> int:
+        *before, last = [len(tokenizer.encode(turn["content"]).ids) + MESSAGE_TOKENS for turn in row.messages]
+        other = 0 if row.rejected is None else len(tokenizer.encode(row.rejected).ids) + MESSAGE_TOKENS
+        return sum(before) + max(last, other)
+
+    return count
 
 
 def _context(plan: TaskPlan) -> int:
