@@ -126,6 +126,21 @@ class Adapters(Generic[W]):
             loaded.pinned = True
         return loaded
 
+    def renew(self, name: str, path: Path) -> None:
+        """Verify a bundle and let a name stand for it from now on; unlike with `add` it may change nothing yet.
+
+        Raises:
+            ResourceExhausted: Memory has no room for it.
+        """
+        manifest, weights = self._read(path)
+        if name in self._named:
+            self.remove(name)
+        loaded: Loaded[W] = Loaded(
+            name, path, manifest, manifest.digest, weights.first_layer, weights.invocation, weights=None
+        )
+        self._keep(loaded, weights)
+        self._named[name] = loaded
+
     def remove(self, name: str) -> None:
         """Forget an adapter's name now, and its weights when no answer needs them any more.
 

@@ -124,6 +124,10 @@ class TextEngine:
         """
         return self._adapters.add(name, bundle, pinned).manifest
 
+    def renew_adapter(self, name: str, bundle: Path) -> None:
+        """As `load_adapter`, but for an adapter in training, in place of what it was before; raises as that does."""
+        self._adapters.renew(name, bundle)
+
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter. Answers it is in the middle of are finished with it.
 

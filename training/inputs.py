@@ -88,7 +88,7 @@ class Source:
             sizes=tuple(len(own) for own in self._own),
             width=embedding.shape[1],
             dtype=embedding.dtype,
-            batches=_fill_batches([len(own) for own in self._own]),
+            batches=fill_batches([len(own) for own in self._own]),
         )
         if not cache or self._first == 0:  # embeddings are looked up faster than they are read
             return FrozenStates(layers, self._compute, None, None)
@@ -154,10 +154,12 @@ class Source:
         self._states.close()
 
 
-def _fill_batches(sizes: Sequence[int]) -> tuple[range, ...]:
+def fill_batches(sizes: Sequence[int], most: int | None = None) -> tuple[range, ...]:
+    """Consecutive items whose sizes add up to at most `most` (`FILL_TOKENS`); a larger item stands alone."""
+    limit = FILL_TOKENS if most is None else most
     batches, start, tokens = [], 0, 0
     for item, size in enumerate(sizes):
-        if tokens and tokens + size > FILL_TOKENS:
+        if tokens and tokens + size > limit:
             batches.append(range(start, item))
             start, tokens = item, 0
         tokens += size

@@ -22,7 +22,7 @@ from moatelier.job import Job
 from training import methods, schedules, stepping
 from training.batches import epoch_batches, micro_batches, steps_per_epoch
 from training.checkpoint import Checkpoints, State
-from training.objective import Objective
+from training.objective import Objective, Together
 
 _DEV_ROWS = 64
 
@@ -120,6 +120,7 @@ class Loop:
     def _train_on(self, rows: Sequence[int]) -> tuple[float, int]:
         """Take one step; returns the mean loss per unit and the size of the rows together."""
         self._objective.model.train()
+        self._begin(rows)
         total = self._stepper.step(rows, self._step)
         if not math.isfinite(total):
             raise DataError(
@@ -128,6 +129,11 @@ class Loop:
                 remedy="Lower the learning rate.",
             )
         return total, sum(self._objective.sizes[row] for row in rows)
+
+    def _begin(self, rows: Sequence[int]) -> None:
+        """Let an objective whose rows depend on each other see them together, before they are cut."""
+        if isinstance(self._objective, Together):
+            self._objective.begin(self._step, rows)
 
     def _evaluate(self) -> None:
         """Note the loss of the dev rows."""
@@ -147,6 +153,7 @@ class Loop:
         total, units = 0.0, sum(self._objective.units[row] for row in ordered)
         with torch.no_grad():
             for at in range(0, len(ordered), _DEV_ROWS):
+                self._begin(ordered[at : at + _DEV_ROWS])
                 for piece in micro_batches(sizes, ordered[at : at + _DEV_ROWS], self._objective.micro):
                     total += float(self._objective.loss(piece))
         return total / max(1, units)
@@ -182,6 +189,7 @@ class Loop:
             lr=self._learning_rate(self._step - 1),
             tokens_per_s=round(tokens / self.step_seconds[-1]),
             seconds_left=round(mean * (self.steps - self._step), 1),
+            **(self._objective.told if isinstance(self._objective, Together) else {}),
         )
 
     def _state(self) -> State:

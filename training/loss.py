@@ -15,6 +15,42 @@ from torch.utils.checkpoint import checkpoint
 _PIECE = 256
 
 
+class _FrozenHeadLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
+        told = hidden.new_empty(len(targets), dtype=torch.float32)
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(targets), _PIECE):
+            piece = slice(start, start + _PIECE)
+            with torch.set_grad_enabled(gradient is not None):
+                states = hidden[piece].detach().requires_grad_(gradient is not None)
+                logprobs = -cross_entropy(head(states).float(), targets[piece], reduction="none")
+                if gradient is not None:  # a token's rests on its own state alone, so the sum's is that of each
+                    (gradient[piece],) = torch.autograd.grad(logprobs.sum(), states)
+            told[piece] = logprobs.detach()
+        ctx.save_for_backward(gradient)
+        return told
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return (gradient * grads[0][:, None].to(gradient.dtype) if gradient is not None else None), None, None
+
+
+def frozen_head_logprobs(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
+    """The log probability of each token, in nats, for losses that are more than a sum over tokens.
+
+    Args:
+        hidden: `[tokens, width]`, the states that predict the targets.
+        targets: `[tokens]`, the ids to predict.
+        head: From `[n, width]` to logits `[n, vocabulary]`; nothing in it is trained.
+
+    Returns:
+        `[tokens]` in float32; its gradient reaches `hidden` only.
+    """
+    return _FrozenHeadLogprobs.apply(hidden, targets, head)  # type: ignore[no-any-return]  # torch's own
+
+
 class _FrozenHeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:

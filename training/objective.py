@@ -53,6 +53,24 @@ class Stepwise(Protocol):
         ...
 
 
+@runtime_checkable
+class Together(Protocol):
+    """What an objective has besides whose rows depend on each other within a step, or are made in it.
+
+    Attributes:
+        told: Figures of the last step for its progress event.
+    """
+
+    told: dict[str, float]
+
+    def begin(self, step: int, rows: Sequence[int]) -> None:
+        """See the rows of a whole step, or of a piece of the dev rows, before `loss` is asked for parts of them.
+
+        Must be a function of the weights, the spec's seed, `step` and `rows` alone.
+        """
+        ...
+
+
 class Prepared(Objective, Protocol):
     """An objective together with what its bundle will hold.
 

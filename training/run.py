@@ -18,6 +18,7 @@ from moatelier.job import Job, main
 from modalities import catalogue
 from modalities.bundle import seal
 from store import artifacts, datasets
+from training import methods
 from training.checkpoint import State
 from training.loop import Loop, peak_bytes
 from training.objective import Prepared
@@ -30,7 +31,7 @@ OBJECTIVES = {
     "pretraining": "training.plain",
 }
 """Modality, or a kind of task that is learnt in its own way -> the module whose `prepare(spec, card, rows, job)` gives
-its `Prepared`."""
+its `Prepared`; some methods name another."""
 _LIBRARIES = ("moatelier", "torch", "transformers", "peft", "accelerate")
 
 
@@ -47,7 +48,8 @@ def work(spec_fields: dict[str, Any], job: Job) -> dict[str, Any]:
     card = datasets.get_card(spec.dataset)
     fault_point("train.start")
     rows = {split: read_rows(card, split) for split in ("train", "dev")}
-    module = OBJECTIVES.get(card.kind) or OBJECTIVES[card.modality]
+    asked = methods.get(spec.method, card.modality).objective
+    module = asked or OBJECTIVES.get(card.kind) or OBJECTIVES[card.modality]
     prepared: Prepared = importlib.import_module(module).prepare(spec, card, rows, job)
     start = State(spec=spec.digest, data=prepared.data, seconds=prepared.seconds)
     try:

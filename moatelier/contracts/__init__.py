@@ -68,7 +68,7 @@ from moatelier.contracts.routing import (
 )
 from moatelier.contracts.serving import Event, Feedback, RouteDecision
 from moatelier.contracts.traces import Extent, Proposal, Trace, Way
-from moatelier.contracts.training import AdapterManifest, Mixing, MixMethod, TrainResult, TrainSpec
+from moatelier.contracts.training import AdapterManifest, Mixing, MixMethod, RewardSpec, TrainResult, TrainSpec
 
 __all__ = [
     "CANDIDATES",
@@ -137,6 +137,7 @@ __all__ = [
     "RecipeState",
     "Retained",
     "Retention",
+    "RewardSpec",
     "RouteDecision",
     "RouterCard",
     "RouterEntry",

@@ -1,15 +1,24 @@
 """Which column of a table plays which role, by modality."""
 
+from pydantic import Field
+
 from moatelier.contracts.base import Contract
 
 
 class Columns(Contract):
-    """Which column plays which role. Classification needs `input` and `target`; chat `messages`, or both."""
+    """Which column plays which role. Classification needs `input` and `target`; chat `messages`, or both.
+
+    For preferences `target` is the chosen answer, or the one that a thumb is about.
+    """
 
     input: str | None = None
     target: str | None = None
     messages: str | None = None
     group: str | None = None
+    rejected: str | None = Field(default=None, exclude_if=lambda column: column is None)
+    """The answer that is liked less."""
+    thumb: str | None = Field(default=None, exclude_if=lambda column: column is None)
+    """Whether an answer is good: true or false, 1 or 0, yes or no, up or down, good or bad."""
 
     @property
     def told(self) -> str | None:

@@ -32,7 +32,7 @@ class ColumnProfile(Contract):
 class ColumnGuess(Contract):
     """How sure we are that a column plays a role."""
 
-    role: Literal["input", "target", "messages", "group"]
+    role: Literal["input", "target", "messages", "group", "rejected", "thumb"]
     column: str
     confidence: float = Field(ge=0, le=1)
     reason: str = ""

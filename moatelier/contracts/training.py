@@ -1,10 +1,40 @@
 """One adapter: what determines it, what it is, how its training went."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from moatelier.contracts.base import Contract, Kind
+
+
+class RewardSpec(Contract):
+    """What an answer is rewarded for, from 0 to 1; a training may weigh several."""
+
+    kind: Literal["exact_match", "regex", "json_schema", "unit_test", "judge", "reward_model"]
+    weight: float = Field(default=1.0, gt=0)
+    pattern: str = ""
+    """`regex`: what the whole answer, without outer white space, must match."""
+    json_schema: str = "{}"
+    """`json_schema`: a JSON schema, as JSON text, that the answer satisfies."""
+    seconds: float = Field(default=5.0, gt=0, le=60)
+    """`unit_test`: of processor time, and of wall time thrice that."""
+    memory_mb: int = Field(default=256, ge=64)
+    """`unit_test`: of address space."""
+    upstream: str = ""
+    """`judge`: a name of `MOATELIER_UPSTREAMS`."""
+    model: str = ""
+    """`judge`: the model to ask there."""
+    rubric: str = ""
+    """`judge`: what makes an answer good, in plain words."""
+    bundle: str = ""
+    """`reward_model`: digest of a sealed reward model."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        needed = {"regex": "pattern", "judge": "upstream", "reward_model": "bundle"}.get(self.kind)
+        if needed and not getattr(self, needed):
+            raise ValueError(f"a reward of kind {self.kind!r} needs {needed!r}")
+        return self
 
 
 class TrainSpec(Contract):
@@ -58,6 +88,17 @@ class TrainSpec(Contract):
     """How far MeZO moves the weights to measure a slope, in their own units."""
     minimise: Literal["loss", "token_errors"] = Field(default="loss", exclude_if=lambda told: told == "loss")
     """What MeZO measures; `token_errors`, the share of trained tokens that are not the likeliest, has no gradient."""
+    beta: float | None = Field(default=None, ge=0, exclude_if=lambda beta: beta is None)
+    """How strongly a preference method holds on to the reference: DPO's and KTO's beta, ORPO's lambda, the weight of
+    the KL term of GRPO and RLOO. None is the method's default."""
+    group: int = Field(default=8, ge=2, exclude_if=lambda group: group == 8)
+    """GRPO and RLOO: answers sampled to each prompt."""
+    new_tokens: int = Field(default=64, ge=1, exclude_if=lambda tokens: tokens == 64)
+    """GRPO and RLOO: most tokens of a sampled answer."""
+    temperature: float = Field(default=1.0, gt=0, le=2, exclude_if=lambda temperature: temperature == 1.0)
+    """GRPO and RLOO: at which answers are sampled."""
+    rewards: tuple[RewardSpec, ...] = Field(default=(), exclude_if=lambda rewards: not rewards)
+    """GRPO and RLOO: what answers are rewarded for; the weighted mean counts."""
 
 
 MixMethod = Literal[

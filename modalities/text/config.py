@@ -10,8 +10,8 @@ from modalities.base import Modality
 
 TEXT = Modality(
     name="text",
-    kinds=("classification", "chat"),
-    metrics=("accuracy", "macro_f1", "exact_match"),
+    kinds=("classification", "chat", "preference", "thumbs"),
+    metrics=("accuracy", "macro_f1", "exact_match", "preference_accuracy"),
     methods=(
         "lora",
         "alora",
@@ -26,6 +26,9 @@ TEXT = Modality(
         "qlora",
         "full",
         "hft",
+        "dpo",
+        "orpo",
+        "kto",
     ),
     suffixes=(".csv", ".jsonl"),
     max_tokens=1024,

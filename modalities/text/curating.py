@@ -161,9 +161,14 @@ def card_fields(material: Material, findings: DataFindings) -> dict[str, Any]:
 
 
 def token_counter(base: str) -> Callable[[data.Row], int]:
-    """Counts a row's tokens, prompt and answer, by the base's own tokenizer; needs no torch."""
-    count = token_counts(base)
-    return lambda row: sum(count(message["content"]) for message in row.messages)
+    """Counts a row's tokens, prompt and longer answer, by the base's own tokenizer; needs no torch."""
+    counts = token_counts(base)
+
+    def count(row: data.Row) -> int:
+        *before, last = [counts(turn["content"]) for turn in row.messages]
+        return sum(before) + max(last, 0 if row.rejected is None else counts(row.rejected))
+
+    return count
 
 
 def token_counts(base: str) -> Callable[[str], int]:

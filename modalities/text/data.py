@@ -5,6 +5,8 @@ records it, `write_rows` and `parse_rows` keep a split as JSON lines:
 
     {"id": "<16 hex>", "row": 12, "messages": [{"role": "...", "content": "..."}, ...], "label": "...", "group": null}
 
+Preferences also have `"rejected": "..."`, thumbs `"good": true`.
+
 Nothing here imports torch.
 """
 
@@ -204,6 +206,8 @@ def write_rows(rows: Sequence[Row]) -> bytes:
     """A split as JSON lines, in the order given. Whatever splits lines, splits it into rows."""
     lines = (
         {"id": row.id, "row": row.number, "messages": list(row.messages), "label": row.label, "group": row.group}
+        | ({} if row.rejected is None else {"rejected": row.rejected})
+        | ({} if row.good is None else {"good": row.good})
         for row in rows
     )
     text = "".join(canonical_json(line).decode() + "\n" for line in lines)
@@ -216,19 +220,32 @@ def write_rows(rows: Sequence[Row]) -> bytes:
 def parse_rows(data: bytes) -> list[Row]:
     """The rows that `write_rows` wrote."""
     values = [json.loads(line) for line in data.split(b"\n") if line]
-    return [Row(value["row"], tuple(value["messages"]), value["label"], value["group"]) for value in values]
+    return [
+        Row(
+            value["row"],
+            tuple(value["messages"]),
+            value["label"],
+            value["group"],
+            rejected=value.get("rejected"),
+            good=value.get("good"),
+        )
+        for value in values
+    ]
 
 
 def locked_digest(rows: Sequence[Row]) -> str:
     """The content hash of locked rows; neither their order nor their numbers matter."""
-    return digest_json(sorted(digest_json([list(row.messages), row.label]) for row in rows))
+    return digest_json(sorted(digest_json([list(row.messages), row.label, *row.liking]) for row in rows))
 
 
 # ---------------------------------------------------------------- facts
 
 
 def _copies(rows: Sequence[Row]) -> set[int]:
-    keys = ((normalise(row.prompt), row.label if row.label is not None else normalise(row.answer)) for row in rows)
+    keys = (
+        (normalise(row.prompt), row.label if row.label is not None else normalise(row.answer), row.liking)
+        for row in rows
+    )
     return {rows[i].number for group in exact_groups(keys) for i in group[1:]}
 
 
@@ -258,4 +275,6 @@ def _private(row: Row) -> list[PrivateFinding]:
         field = "input" if row.label is not None else f"messages[{index}].content"
         kinds = dict.fromkeys(span.kind for span in find_private(message["content"]))
         found += [PrivateFinding(row=row.number, field=field, kind=kind, action="allowed") for kind in kinds]
+    kinds = dict.fromkeys(span.kind for span in find_private(row.rejected or ""))
+    found += [PrivateFinding(row=row.number, field="rejected", kind=kind, action="allowed") for kind in kinds]
     return found

@@ -12,9 +12,9 @@ from moatelier.contracts import ColumnGuess, ColumnProfile, DataProfile, Kind, R
 from modalities.clusters import exact_groups
 from modalities.text.duplicates import normalise
 from modalities.text.reading import Record, Table, as_text, read_table
-from modalities.text.rows import malformed, problem, text_problem
+from modalities.text.rows import malformed, problem, text_problem, thumb_of
 
-Role = Literal["input", "target", "messages", "group"]
+Role = Literal["input", "target", "messages", "group", "rejected", "thumb"]
 
 _INPUT = {"text", "message", "question", "utterance", "body", "content", "prompt", "query", "input", "review"}
 _INPUT |= {"sentence", "instruction", "request", "comment", "email"}
@@ -22,12 +22,15 @@ _LABEL = {"label", "intent", "category", "class", "target", "topic", "tag", "sen
 _ANSWER = {"answer", "output", "response", "completion", "reply", "target"}
 _GROUP = {"group", "user", "customer", "conversation", "thread", "session", "author", "account"}
 
+_CHOSEN, _REJECTED = {"chosen", "preferred", "better", "winner"}, {"rejected", "dispreferred", "worse", "loser"}
+_THUMB = {"thumb", "thumbs", "liked", "good", "feedback", "accepted", "helpful", "upvoted", "label"}
+
 _MOST_LABELS = 1000
 _MOST_PROBLEMS = 50
 _TOP = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Column:
     name: str
     values: list[str]  # filled ones
@@ -114,6 +117,37 @@ def _profile_column(column: _Column) -> ColumnProfile:
 
 
 def _guesses(columns: Sequence[_Column], rows: int) -> tuple[ColumnGuess, ...]:
+    return _liking_guesses(columns) or _answer_guesses(columns, rows)
+
+
+def _liking_guesses(columns: Sequence[_Column]) -> tuple[ColumnGuess, ...]:
+    """Of a table of preferences: a prompt with two answers, or with one and a thumb; else nothing."""
+    texts = [column for column in columns if not column.lists and column.values]
+    prompts = [column for column in texts if column.words & _INPUT]
+    chosen = [column for column in texts if column.words & _CHOSEN]
+    rejected = [column for column in texts if column.words & _REJECTED]
+    if len(prompts) == len(chosen) == len(rejected) == 1 and len({*prompts, *chosen, *rejected}) == 3:
+        return (
+            _guess("input", prompts[0], 0.95, "what was asked, beside two answers"),
+            _guess("target", chosen[0], 0.95, f"the liked answer in a column named {chosen[0].name!r}"),
+            _guess("rejected", rejected[0], 0.95, f"the other answer in a column named {rejected[0].name!r}"),
+        )
+    thumbs = [column for column in texts if column.words & _THUMB and _all_thumbs(column)]
+    answers = [column for column in texts if column.free_text and column.words & _ANSWER and column not in prompts]
+    if len(prompts) == len(answers) == len(thumbs) == 1:
+        return (
+            _guess("input", prompts[0], 0.95, "what was asked, beside an answer"),
+            _guess("target", answers[0], 0.95, f"the answer in a column named {answers[0].name!r}"),
+            _guess("thumb", thumbs[0], 0.95, f"up or down in a column named {thumbs[0].name!r}"),
+        )
+    return ()
+
+
+def _all_thumbs(column: _Column) -> bool:
+    return {thumb_of(value) for value in column.values} == {True, False}
+
+
+def _answer_guesses(columns: Sequence[_Column], rows: int) -> tuple[ColumnGuess, ...]:
     found = [guess for column in columns if (guess := _guess_messages(column, rows))]
     texts = [column for column in columns if column.free_text]
     categories = [column for column in columns if column.categorical and not column.free_text]
@@ -180,6 +214,8 @@ def _apart(guesses: Sequence[ColumnGuess]) -> list[ColumnGuess]:
 
 def _kind(columns: Sequence[_Column], guesses: Sequence[ColumnGuess]) -> Kind | None:
     best = {guess.role: guess for guess in reversed(guesses)}
+    if "rejected" in best or "thumb" in best:
+        return "preference" if "rejected" in best else "thumbs"
     if "messages" in best and best["messages"].confidence >= 0.5:
         return "chat"
     if "target" not in best or "input" not in best:
@@ -192,7 +228,8 @@ def _best_columns(guesses: Sequence[ColumnGuess], kind: Kind | None) -> tuple[st
     best = {guess.role: guess.column for guess in reversed(guesses) if guess.confidence >= 0.5}
     if kind == "chat" and "messages" in best:
         return (best["messages"],)
-    return (best["input"], best["target"]) if {"input", "target"} <= best.keys() else ()
+    liking = [best[role] for role in ("rejected", "thumb") if role in best]
+    return (best["input"], best["target"], *liking) if {"input", "target"} <= best.keys() else ()
 
 
 def _duplicates(records: Sequence[Record], columns: Sequence[str]) -> int:

@@ -1,7 +1,8 @@
 """A table's records as rows of messages, the one form that training, evaluation and serving share."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 from rapidfuzz import process
@@ -17,10 +18,18 @@ Message = dict[str, str]
 SYSTEM: dict[Kind, str] = {
     "classification": "Name the category of the message.",
     "chat": "You are a helpful assistant.",
+    "preference": "You are a helpful assistant.",
+    "thumbs": "You are a helpful assistant.",
 }
 """The system message of rows that bring none. It names no labels, so that prompts stay short."""
 
 _ROLES = ("system", "user", "assistant")
+_THUMBS = dict.fromkeys(("true", "1", "1.0", "yes", "up", "good", "+1", "\U0001f44d"), True)
+_THUMBS |= dict.fromkeys(("false", "0", "0.0", "no", "down", "bad", "-1", "\U0001f44e"), False)
+_NEEDED: dict[Kind, tuple[str, ...]] = {
+    "preference": ("input", "target", "rejected"),
+    "thumbs": ("input", "target", "thumb"),
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,8 @@ class Row:
         file: What the owner calls the file.
         line: The file's line the row starts on, from 1.
         problem: Why the row cannot be used at all.
+        rejected: The answer that is liked less than the last message, for preferences.
+        good: Whether the last message is a good answer, for thumbs.
     """
 
     number: int
@@ -44,11 +55,18 @@ class Row:
     file: str = ""
     line: int = 0
     problem: RowProblem | None = None
+    rejected: str | None = None
+    good: bool | None = None
 
     @property
     def id(self) -> str:
-        """16 hex digits, a hash of messages and label: equal content has equal ids."""
-        return digest_json([list(self.messages), self.label])[:16]
+        """16 hex digits, a hash of messages, label and liking: equal content has equal ids."""
+        return digest_json([list(self.messages), self.label, *self.liking])[:16]
+
+    @property
+    def liking(self) -> tuple[str | bool, ...]:
+        """What is said of the answer, or nothing."""
+        return tuple(each for each in (self.rejected, self.good) if each is not None)
 
     @property
     def prompt(self) -> str:
@@ -110,7 +128,7 @@ def _check_columns(table: Table, kind: Kind, columns: Columns) -> None:
                 where=table.name,
                 remedy=f"{hint}The columns are {', '.join(table.columns)}.",
             )
-    needed = () if kind == "chat" and columns.messages else ("input", "target")
+    needed = () if kind == "chat" and columns.messages else _NEEDED.get(kind, ("input", "target"))
     for role in needed:
         if role not in named:
             raise DataError(
@@ -118,9 +136,10 @@ def _check_columns(table: Table, kind: Kind, columns: Columns) -> None:
                 where=table.name,
                 remedy=f"Name one of {', '.join(table.columns)}.",
             )
-    if needed and columns.input == columns.target:
+    twice = next((pair for pair in combinations(needed, 2) if named[pair[0]] == named[pair[1]]), None)
+    if twice:
         raise DataError(
-            f"The column {columns.input!r} cannot be input and target at once.",
+            f"The column {named[twice[0]]!r} cannot be {twice[0]} and {twice[1]} at once.",
             where=table.name,
             remedy=f"Name two of {', '.join(table.columns)}.",
         )
@@ -133,6 +152,7 @@ def _group(record: Record, columns: Columns) -> str | None:
 def _pair_row(name: str, record: Record, kind: Kind, columns: Columns) -> Row:
     assert columns.input and columns.target  # held by _check_columns
     found = text_problem(record, columns.input) or text_problem(record, columns.target)
+    found = found or _liking_problem(record, kind, columns)
     if found:
         return Row(record.number, (), file=name, line=record.line, problem=found)
     answer = as_text(record.values[columns.target]) or ""
@@ -142,7 +162,30 @@ def _pair_row(name: str, record: Record, kind: Kind, columns: Columns) -> Row:
         {"role": "assistant", "content": answer},
     )
     label = answer if kind == "classification" else None
-    return Row(record.number, messages, label, _group(record, columns), name, record.line)
+    row = Row(record.number, messages, label, _group(record, columns), name, record.line)
+    if columns.rejected and kind == "preference":
+        return replace(row, rejected=as_text(record.values[columns.rejected]))
+    return replace(row, good=thumb_of(record.values[columns.thumb])) if columns.thumb and kind == "thumbs" else row
+
+
+def thumb_of(value: Any) -> bool | None:
+    """What a cell says of an answer, if it does."""
+    text = as_text(value)
+    return None if text is None else _THUMBS.get(text.lower())
+
+
+def _liking_problem(record: Record, kind: Kind, columns: Columns) -> RowProblem | None:
+    if kind == "preference":
+        assert columns.rejected and columns.target  # held by _check_columns
+        if found := text_problem(record, columns.rejected):
+            return found
+        if as_text(record.values[columns.rejected]) == as_text(record.values[columns.target]):
+            return problem(record, columns.rejected, "Both answers are the same.", "Give two that differ.")
+    if kind == "thumbs":
+        assert columns.thumb
+        if thumb_of(record.values.get(columns.thumb)) is None:
+            return problem(record, columns.thumb, "The value is no thumb.", "Write true or false.")
+    return None
 
 
 def _chat_row(name: str, record: Record, kind: Kind, columns: Columns) -> Row:

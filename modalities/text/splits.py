@@ -33,4 +33,4 @@ def redact_row(row: Row) -> Row:
         message if row.label is not None and index == last else {**message, "content": redact(message["content"])}
         for index, message in enumerate(row.messages)
     )
-    return replace(row, messages=messages)
+    return replace(row, messages=messages, rejected=None if row.rejected is None else redact(row.rejected))

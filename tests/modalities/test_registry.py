@@ -14,7 +14,7 @@ from training import methods
 
 def test_text_is_there_and_its_parts_load() -> None:
     text = registry.get("text")
-    assert "text" in registry.names() and text.kinds == ("classification", "chat")
+    assert "text" in registry.names() and text.kinds == ("classification", "chat", "preference", "thumbs")
     assert registry.load(text.data).__name__ == "modalities.text.data"
     assert callable(registry.load(text.model))
 

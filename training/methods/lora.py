@@ -5,7 +5,8 @@ place, and computes in the base's type, where PEFT's passes over the tokens seve
 bfloat16, makes and keeps a copy of them in float32 for every product.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -67,6 +68,20 @@ def adapt(model: Any, spec: TrainSpec, targets: Sequence[str], **fields: Any) ->
 def adapted_layers(model: Any) -> list[Any]:
     """The linear layers with low-rank adapters, in the model's order."""
     return [layer for layer in model.modules() if isinstance(layer, LoraLinear)]
+
+
+@contextmanager
+def silenced(model: Any) -> Iterator[None]:
+    """Let the adapter add nothing, so that the model is its base."""
+    layers = adapted_layers(model)
+    scales = [dict(layer.scaling) for layer in layers]
+    for layer in layers:
+        layer.scaling.update(dict.fromkeys(layer.scaling, 0.0))
+    try:
+        yield
+    finally:
+        for layer, scale in zip(layers, scales, strict=True):
+            layer.scaling.update(scale)
 
 
 class _Product(torch.autograd.Function):

@@ -1,0 +1,121 @@
+"""Preferences and rewards on the pack: a courtesy that is preferred in pairs, and JSON that is rewarded.
+
+Parts of `benchmarks.training`. Customers' messages of banking77 are what is asked; answers are the pack's own.
+
+dpo      the pack's first sentence with a courtesy after it is preferred to the sentence alone or to all it says; then
+         the share of held-out messages whose greedy answer ends in the courtesy
+grpo     JSON of a schema is rewarded, JSON that opens with a brace a little; then the share of held-out messages whose
+         greedy answer is valid. The prompt shows one example, which the pack follows in about a quarter of its samples
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks import tuning
+from benchmarks.text import read
+from moatelier.contracts import Columns, DatasetCard, RewardSpec, SplitInfo, TrainResult, TrainSpec
+from moatelier.job import Job
+from moatelier.settings import settings
+from modalities.bundle import bundle_folder
+from serving.engine import TextEngine
+from serving.sampling import Sampling
+from store import artifacts
+from training.rewards import valid_json
+from training.run import work
+
+COURTESY = " Have a lovely day!"
+PAIRS, PROMPTS, HELD = 128, 128, 64
+LONGEST = 40
+SHOWN: list[dict[str, str]] = [
+    {"role": "system", "content": "Reply with JSON."},
+    {"role": "user", "content": "My card has not arrived yet!"},
+    {"role": "assistant", "content": '{"topic": "card", "urgent": true}'},
+]
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["topic", "urgent"],
+    "properties": {"topic": {"type": "string"}, "urgent": {"type": "boolean"}},
+    "additionalProperties": False,
+}
+console = Console(stderr=True)
+
+
+def asked(folder: Path, name: str, count: int) -> list[str]:
+    """So many messages, from all over the file."""
+    texts = [row["text"] for row in read(folder / f"{name}.csv")]
+    return texts[:: len(texts) // count][:count]
+
+
+def answers(prompts: Sequence[Sequence[dict[str, str]]], adapter: Path | None, sampling: Sampling) -> list[str]:
+    """What the pack, or an adapter on it, answers."""
+    engine = TextEngine(settings().base)
+    if adapter is not None:
+        engine.load_adapter("tuned", adapter)
+    told = engine.generate(prompts, adapter="tuned" if adapter else None, sampling=sampling)
+    return [one.text.strip() for one in told]
+
+
+def train(kind: str, rows: Sequence[dict[str, Any]], here: Path, **fields: Any) -> TrainResult:
+    """One training on these rows."""
+    lines = "".join(json.dumps({"row": number + 1, **row}) + "\n" for number, row in enumerate(rows))
+    card = DatasetCard(
+        name="benchmark",
+        source="0" * 64,
+        test_source=None,
+        licence="CC-BY-4.0",
+        modality="text",
+        kind=kind,
+        columns=Columns(),
+        labels=(),
+        splits={"train": SplitInfo(rows=len(rows), artifact=artifacts.put_bytes(lines.encode()))},
+        locked="0" * 64,
+        report=tuning.untouched(len(rows)),
+    )
+    spec = TrainSpec(base=settings().base, dataset=artifacts.put_json(card), suffix="bench", **fields)
+    job = Job(here / spec.digest[:16], quiet=True)
+    return TrainResult.model_validate(work(spec.model_dump(), job))
+
+
+def dpo_win_rate(folder: Path, here: Path, quick: bool) -> dict[str, float]:
+    """Share of held-out messages that are answered in the preferred style."""
+    texts = asked(folder, "train", PAIRS)
+    prompts = [[{"role": "user", "content": text}] for text in texts]
+    told = answers(prompts, None, Sampling(LONGEST))
+    rows = []
+    for number, (prompt, answer) in enumerate(zip(prompts, told, strict=True)):
+        sentence = answer.split(". ")[0].split("\n")[0].rstrip(".") + "."
+        other = answer if number % 2 and answer != sentence else sentence
+        chosen = {"role": "assistant", "content": sentence + COURTESY}
+        rows.append({"messages": [*prompt, chosen], "rejected": other})
+    result = train("preference", rows, here, method="dpo", learning_rate=5e-4, epochs=1.0 if quick else 3.0)
+    held = [[{"role": "user", "content": text}] for text in asked(folder, "test", HELD)]
+    found = answers(held, bundle_folder(result.bundle), Sampling(2 * LONGEST))
+    rate = sum(answer.endswith(COURTESY.strip()) for answer in found) / len(found)
+    console.print(f"dpo: {result.steps} steps in {result.seconds:.0f} s, loss {result.train_loss:.3f}; {found[:3]}")
+    return {"dpo_win_rate": rate}
+
+
+def grpo_json_rate(folder: Path, here: Path, quick: bool) -> dict[str, float]:
+    """Share of held-out messages that are answered in valid JSON of the schema, greedily; the base's beside it."""
+    rewards = (
+        RewardSpec(kind="json_schema", json_schema=json.dumps(SCHEMA), weight=4.0),
+        RewardSpec(kind="regex", pattern=r"\{.*\}"),
+    )
+    rows = [{"messages": [*SHOWN, {"role": "user", "content": text}]} for text in asked(folder, "train", PROMPTS)]
+    fields = {"group": 8, "new_tokens": 24, "batch_rows": 8, "learning_rate": 5e-4, "schedule": "constant"}
+    epochs = 0.25 if quick else 1.0
+    result = train("prompts", rows, here, method="grpo", epochs=epochs, rewards=rewards, **fields)
+    valid = valid_json(rewards[0])
+    held: list[list[dict[str, str]]] = [
+        [*SHOWN, {"role": "user", "content": text}] for text in asked(folder, "test", HELD)
+    ]
+    rates = []
+    for adapter in (None, bundle_folder(result.bundle)):
+        found = answers(held, adapter, Sampling(24))
+        rates.append(sum(valid([], found)) / len(found))
+    console.print(f"grpo: {result.steps} steps in {result.seconds:.0f} s; {found[:3]}")
+    return {"grpo_json_rate": rates[1], "grpo_json_base": rates[0]}

@@ -1,0 +1,246 @@
+"""What is known of each tuning method: its name, its limits and its defaults. Imports no torch."""
+
+from training.methods.spec import MethodSpec
+
+TEXT = (
+    MethodSpec(
+        name="lora",
+        modality="text",
+        summary="Low-rank adapters on the linear layers: W x + (alpha / rank) B A x.",
+        path="training.methods.lora",
+        max_rank=256,
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 1e-3, "epochs": 3.0, "batch_rows": 16},
+    ),
+    MethodSpec(
+        name="alora",
+        modality="text",
+        summary="LoRA that acts on the answer only: the prompt is the base's, computed once for all such adapters.",
+        path="training.methods.alora",
+        max_rank=256,
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 1e-3, "epochs": 3.0, "batch_rows": 16},
+    ),
+    MethodSpec(
+        name="rslora",
+        modality="text",
+        summary="LoRA scaled by alpha / sqrt(rank): high ranks learn as fast as low ones.",
+        path="training.methods.rslora",
+        max_rank=256,
+        defaults={"rank": 64, "alpha": 16.0, "learning_rate": 0.001, "epochs": 3.0, "batch_rows": 16},
+    ),
+    MethodSpec(
+        name="dora",
+        modality="text",
+        summary="LoRA with a magnitude of its own for every output: closer to full tuning at low ranks, slower.",
+        path="training.methods.dora",
+        max_rank=256,
+        defaults={"rank": 8, "alpha": 16.0, "learning_rate": 0.001, "epochs": 3.0, "batch_rows": 16},
+    ),
+    MethodSpec(
+        name="pissa",
+        modality="text",
+        summary="LoRA that starts from the weights' largest singular values; falls faster in few steps.",
+        path="training.methods.pissa",
+        max_rank=128,
+        defaults={"rank": 16, "alpha": 16.0, "learning_rate": 0.001, "epochs": 3.0, "batch_rows": 16},
+    ),
+    MethodSpec(
+        name="adalora",
+        modality="text",
+        summary="LoRA whose ranks go to the layers that need them.",
+        path="training.methods.adalora",
+        max_rank=170,
+        defaults={"rank": 8, "alpha": 32.0, "learning_rate": 0.002, "epochs": 4.0, "batch_rows": 16},
+    ),
+    MethodSpec(
+        name="vera",
+        modality="text",
+        summary="Two vectors a layer between random matrices that all layers share: a tenth of LoRA's parameters.",
+        path="training.methods.vera",
+        max_rank=1024,
+        defaults={"rank": 128, "alpha": 1.0, "learning_rate": 0.01, "epochs": 4.0, "batch_rows": 16},
+    ),
+    MethodSpec(
+        name="ia3",
+        modality="text",
+        summary="Keys, values and inner activations scaled: the fewest parameters, nothing to run at serving.",
+        path="training.methods.ia3",
+        max_rank=256,
+        defaults={"rank": 1, "alpha": 1.0, "learning_rate": 0.01, "epochs": 4.0, "batch_rows": 16},
+    ),
+    MethodSpec(
+        name="lora_fa",
+        modality="text",
+        summary="LoRA whose A stays as it was drawn: less memory for activations.",
+        path="training.methods.lora_fa",
+        max_rank=256,
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 0.001, "epochs": 3.0, "batch_rows": 16},
+    ),
+    MethodSpec(
+        name="dylora",
+        modality="text",
+        summary="LoRA of which any rank can be deployed.",
+        path="training.methods.dylora",
+        max_rank=256,
+        defaults={"rank": 8, "alpha": 8.0, "learning_rate": 0.001, "epochs": 4.0, "batch_rows": 16},
+    ),
+    MethodSpec(
+        name="qlora",
+        modality="text",
+        summary="LoRA on a base rounded to four bits (NF4): less memory for the base.",
+        path="training.methods.qlora",
+        max_rank=256,
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 0.001, "epochs": 3.0, "batch_rows": 16},
+    ),
+)
+"""Adapters of text models."""
+
+WHOLE = (
+    MethodSpec(
+        name="full",
+        modality="text",
+        summary="All weights of the layers from the boundary up, or of the whole model.",
+        path="training.methods.full",
+        max_rank=256,
+        defaults={"rank": 1, "learning_rate": 1e-4, "epochs": 3.0, "batch_rows": 16},
+    ),
+    MethodSpec(
+        name="hft",
+        modality="text",
+        summary="Half Fine-Tuning: each round trains another random half of the weights; less is forgotten.",
+        path="training.methods.hft",
+        max_rank=256,
+        defaults={"rank": 1, "learning_rate": 1e-4, "epochs": 3.0, "batch_rows": 16},
+        stepper="training.halves:Halves",
+    ),
+    MethodSpec(
+        name="lomo",
+        modality="text",
+        summary="Full fine-tuning without gradients kept: SGD's update happens within back-propagation.",
+        path="training.methods.lomo",
+        max_rank=256,
+        defaults={"rank": 1, "learning_rate": 1e-2, "epochs": 3.0, "batch_rows": 16},
+        stepper="training.fused:Fused",
+    ),
+    MethodSpec(
+        name="mezo",
+        modality="text",
+        summary="Full fine-tuning by forward passes alone, in the memory of inference.",
+        path="training.methods.mezo",
+        max_rank=256,
+        defaults={"rank": 1, "learning_rate": 1e-6, "epochs": 20.0, "batch_rows": 16},
+        stepper="training.slopes:Slopes",
+    ),
+)
+"""Text models' own weights."""
+
+PREFERENCES = (
+    MethodSpec(
+        name="dpo",
+        modality="text",
+        summary="LoRA that learns from pairs which of two answers is preferred, held to the base.",
+        path="training.methods.dpo",
+        max_rank=256,
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 5e-4, "epochs": 2.0, "batch_rows": 16},
+        objective="training.preferring",
+    ),
+    MethodSpec(
+        name="orpo",
+        modality="text",
+        summary="LoRA on chosen answers with an odds-ratio term against the rejected ones; no reference.",
+        path="training.methods.orpo",
+        max_rank=256,
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 1e-3, "epochs": 2.0, "batch_rows": 16},
+        objective="training.preferring",
+    ),
+    MethodSpec(
+        name="kto",
+        modality="text",
+        summary="LoRA that learns from answers with a thumb up or down, held to the base.",
+        path="training.methods.kto",
+        max_rank=256,
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 5e-4, "epochs": 2.0, "batch_rows": 16},
+        objective="training.preferring",
+    ),
+    MethodSpec(
+        name="reward_model",
+        modality="text",
+        summary="LoRA and a head that scores answers, learnt from pairs; used as a reward.",
+        path="training.methods.reward_model",
+        max_rank=256,
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 5e-4, "epochs": 2.0, "batch_rows": 16},
+        objective="training.reward_model",
+    ),
+    MethodSpec(
+        name="grpo",
+        modality="text",
+        summary="LoRA by rewards of sampled answers, each against its group's mean and spread.",
+        path="training.methods.grpo",
+        max_rank=256,
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 5e-4, "epochs": 1.0, "batch_rows": 8},
+        objective="training.reinforce",
+    ),
+    MethodSpec(
+        name="rloo",
+        modality="text",
+        summary="LoRA by rewards of sampled answers, each against the mean of the others.",
+        path="training.methods.rloo",
+        max_rank=256,
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 5e-4, "epochs": 1.0, "batch_rows": 8},
+        objective="training.reinforce",
+    ),
+)
+"""Text adapters that learn from preferences or rewards."""
+
+MEDIA = (
+    MethodSpec(
+        name="linear_probe",
+        modality="vision",
+        summary="A logistic regression on an image tower's frozen features.",
+        path="training.methods.linear_probe",
+        max_rank=256,
+        defaults={"rank": 1},
+    ),
+    MethodSpec(
+        name="top_blocks",
+        modality="vision",
+        summary="The last stages of an image tower, tuned as a whole on what the frozen ones below give.",
+        path="training.methods.top_blocks",
+        max_rank=256,
+        defaults={"rank": 1, "learning_rate": 3e-4, "epochs": 8.0, "batch_rows": 32},
+    ),
+    MethodSpec(
+        name="image_lora",
+        modality="vision",
+        summary="Low-rank adapters on an image tower's linear layers and pointwise convolutions.",
+        path="training.methods.image_lora",
+        max_rank=256,
+        defaults={"rank": 8, "alpha": 16.0, "learning_rate": 1e-3, "epochs": 8.0, "batch_rows": 32},
+    ),
+    MethodSpec(
+        name="contrastive",
+        modality="vision",
+        summary="Images and captions in one space: the image tower is locked, the tower of words gets LoRA.",
+        path="training.methods.contrastive",
+        max_rank=256,
+        defaults={"rank": 8, "alpha": 16.0, "learning_rate": 1e-3, "epochs": 8.0, "batch_rows": 64},
+    ),
+    MethodSpec(
+        name="audio_lora",
+        modality="audio",
+        summary="Low-rank adapters on query and value of Whisper's encoder and decoder.",
+        path="training.methods.audio_lora",
+        max_rank=256,
+        defaults={"rank": 8, "alpha": 16.0, "learning_rate": 1e-3, "epochs": 3.0, "batch_rows": 16},
+    ),
+    MethodSpec(
+        name="llava",
+        modality="imagetext",
+        summary="A projector from an image tower's features into a language model, with low-rank adapters on that.",
+        path="training.methods.llava",
+        max_rank=256,
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 5e-4, "epochs": 2.0, "batch_rows": 16},
+    ),
+)
+"""Of models of pictures and recordings."""
+
+KNOWN = (*TEXT, *WHOLE, *PREFERENCES, *MEDIA)
