@@ -46,6 +46,19 @@ class TrainSpec(Contract):
     """Whether recordings are varied in speed, in noise and in their spectrum while they are trained on."""
     vision: str | None = Field(default=None, exclude_if=lambda vision: vision is None)
     """Catalogue id of the model that sees, where pictures are put before a language model."""
+    data_part: float = Field(default=1.0, gt=0, le=1, exclude_if=lambda part: part == 1.0)
+    """Share of the training rows that is trained on; a smaller part's rows are all in a larger one."""
+    until_steps: int | None = Field(default=None, ge=1, exclude_if=lambda steps: steps is None)
+    """Pause after so many of its optimiser steps, with a checkpoint from which another job may go on."""
+    goes_on: str | None = Field(default=None, pattern=r"^[\w-]+$", exclude_if=lambda key: key is None)
+    """Key of the paused job from whose checkpoint this one goes on, bit by bit as if there had been no pause."""
+
+    @property
+    def essence(self) -> str:
+        """Digest of what is trained, whatever the jobs that do it: a paused training's checkpoints carry it."""
+        if self.until_steps is None and self.goes_on is None:
+            return self.digest
+        return self.model_copy(update={"until_steps": None, "goes_on": None, "max_seconds": None}).digest
 
 
 class AdapterManifest(Contract):
@@ -89,5 +102,7 @@ class TrainResult(Contract):
     dev_curve: tuple[tuple[int, float], ...] = ()
     tokens: int = 0
     peak_bytes: int = 0
-    stopped: Literal["finished", "out_of_time"] = "finished"
+    stopped: Literal["finished", "out_of_time", "paused"] = "finished"
     precision: str = "fp32"
+    loading_seconds: float = Field(default=0.0, exclude_if=lambda seconds: not seconds)
+    """From the start of the last process to its first step, less what counts as training already."""
