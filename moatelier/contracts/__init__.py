@@ -65,6 +65,7 @@ from moatelier.contracts.routing import (
     RoutingResult,
     RoutingSpec,
 )
+from moatelier.contracts.search import Leg, Search
 from moatelier.contracts.serving import Event, Feedback, RouteDecision
 from moatelier.contracts.traces import Extent, Proposal, Trace, Way
 from moatelier.contracts.training import AdapterManifest, TrainResult, TrainSpec
@@ -112,6 +113,7 @@ __all__ = [
     "Kind",
     "KnownProfile",
     "Layer",
+    "Leg",
     "MetricName",
     "MixtureDecision",
     "MixtureLine",
@@ -135,6 +137,7 @@ __all__ = [
     "RoutingResult",
     "RoutingSpec",
     "RowProblem",
+    "Search",
     "Sourced",
     "SplitInfo",
     "SplitName",
