@@ -20,6 +20,8 @@ from moatelier.contracts.search import CHOICES, LIMITS
 ETA = 3
 """At each rung one trial in so many goes on, and it sees so many times the rows."""
 RUNGS = 3
+SLACK = 0.9
+"""Of the time budget so much is planned with: forecasts err."""
 LEAST_STEPS = 8
 """The first rung is no lower than this: the first steps of a warm-up tell nothing."""
 LOADING_S = 15.0
@@ -129,6 +131,20 @@ def steps_of(spec: TrainSpec, rows: int) -> int:
     return max(1, math.ceil(spec.epochs * math.ceil(part / spec.batch_rows)))
 
 
+def one_whole(seconds: float, trials: int) -> float:
+    """How long one whole training may take so that a search of so many trials fits into so many seconds."""
+    depth, going, cost, jobs = _depth(trials), trials, 0.0, 0
+    for height in range(depth):
+        before = ETA ** (height - depth) if height else 0.0
+        cost, jobs = cost + going * (ETA ** (height + 1 - depth) - before), jobs + going
+        going = math.ceil(going / ETA)
+    return max(SLACK * seconds - jobs * LOADING_S, seconds / ETA) / cost
+
+
+def _depth(trials: int) -> int:
+    return min(RUNGS, 1 + math.ceil(math.log(max(trials, 1), ETA) - 1e-9))
+
+
 def rungs_of(about: Searched) -> tuple[int, ...]:
     """Rows seen at each rung, ascending; the last is the most that any trial sees."""
     largest: dict[str, float] = {}
@@ -136,7 +152,7 @@ def rungs_of(about: Searched) -> tuple[int, ...]:
         own = getattr(about.usual, name)
         largest[name] = max(float(value) for value in about.search.space.get(name, (own,)))
     whole = math.ceil(largest["epochs"] * max(1, round(largest["data_part"] * about.rows)))
-    depth = min(RUNGS, 1 + math.ceil(math.log(max(about.trials, 1), ETA) - 1e-9))
+    depth = _depth(about.trials)
     shares = [ETA**-height for height in range(depth - 1, -1, -1)]
     return tuple(
         math.ceil(share * whole) for share in shares if share * whole >= LEAST_STEPS * largest["batch_rows"]

@@ -245,13 +245,13 @@ def _epochs(wanted: float) -> float:
     return float(math.floor(wanted)) if wanted >= 2 else max(math.floor(10 * wanted) / 10, 0.1)
 
 
-def _row_size(card: DatasetCard) -> float:
+def row_size(card: DatasetCard) -> float:
     """What a row costs in the unit of the pace: its tokens, or itself."""
     return card.report.token_lengths.get("mean", 64.0) if card.modality == "text" else 1.0
 
 
 def _epoch_seconds(card: DatasetCard, pace: float) -> float:
-    return max(card.splits["train"].rows * _row_size(card) / max(pace, 1e-3), 1e-3)
+    return max(card.splits["train"].rows * row_size(card) / max(pace, 1e-3), 1e-3)
 
 
 def _measured_epoch(trials: Sequence[Trial]) -> float:
@@ -282,5 +282,5 @@ def _max_tokens(plan: TaskPlan, card: DatasetCard) -> int:
 
 def _checkpoint_every(card: DatasetCard, batch: int, pace: float, steps: float) -> int:
     """About every `CHECKPOINT_S`, and at least every quarter of the run."""
-    step_s = batch * _row_size(card) / max(pace, 1e-3)
+    step_s = batch * row_size(card) / max(pace, 1e-3)
     return min(max(round(CHECKPOINT_S / max(step_s, 1e-3)), 5), max(round(steps / 4), 5), 200)
