@@ -59,7 +59,10 @@ _NAMES: Mapping[str, str] = {
 _NAME = re.compile("|".join(rf"(?P<{name}>(?<!\w)(?:{words})(?!\w))" for name, words in _NAMES.items()), re.I)
 _PLAIN = r"(?:\d+(?:\.\d+)?|\.\d+)(?:e[-+]?\d+)?"
 _NUMBER = rf"{_PLAIN}(?![\w.]?\w)"
-_NO_UNIT = r"(?!\s?%|\s?(?:trials?|runs?|attempts?|tries|try|settings|m|min\w*|s|secs?|seconds?|h|hours?|hrs?|epochs?|layers)\b)"
+_NO_UNIT = (
+    r"(?!\s?%|\s?(?:trials?|runs?|attempts?|tries|try|settings|epochs?|layers|m|min\w*|s|secs?|seconds?|h|hours?"
+    r"|hrs?)\b)"
+)
 _LINK = r"(?:\s*,\s*(?:and |or )?|\s+(?:and|or|to|-) |\s*[-/]\s*|\s+)"
 
 

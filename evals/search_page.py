@@ -145,7 +145,11 @@ def _setting(axes: Axes, name: str, ran: Sequence[Tried]) -> None:
     for each in ran:
         place, loss = values.index(each.values[name]), each.points[0][1]
         axes.plot([place], [loss], marker=_mark(each), color=_colour(each), markersize=6, markeredgewidth=1.5)
-    axes.set_xticks(range(len(values)), [told_value(value) for value in values], rotation=45 if len(values) > 3 else 0)
+    axes.set_xticks(
+        range(len(values)),
+        [told_value(value) for value in values],
+        rotation=0 if len(values) < 5 and max(len(told_value(value)) for value in values) < 5 else 45,
+    )
     axes.set_xlim(-0.5, len(values) - 0.5)
     axes.set_xlabel(name.replace("_", " "))
     _plain(axes)

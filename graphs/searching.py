@@ -4,7 +4,8 @@ import shutil
 from typing import Any
 
 from agents import halving, trainer
-from agents.halving import Score, Searched, Train
+from agents.halving import Score, Train
+from agents.rungs import RUNGS, Searched, one_whole
 from agents.trainer import Stop
 from graphs import approval, evidence
 from graphs.nodes import decided, load, run_job, say, set_status
@@ -29,7 +30,7 @@ def legs(state: LifecycleState) -> list[Leg]:
 def usual(plan: TaskPlan, card: DatasetCard, pace: float, frozen_seconds: float) -> TrainSpec:
     """The spec that trials differ from, of so many epochs as let the whole search fit, by the forecast."""
     budget = plan.budget.value
-    one = halving.one_whole(max(budget.seconds - frozen_seconds, 0.0), budget.trials)
+    one = one_whole(max(budget.seconds - frozen_seconds, 0.0), budget.trials)
     spec = trainer.first_spec(plan, card, seconds_left=one / trainer.FIRST_SHARE, pace=pace)
     return spec.model_copy(update={"max_seconds": round(budget.seconds, 1)})
 
@@ -60,7 +61,7 @@ def advance(state: LifecycleState) -> LifecycleState:
 
 def _run(state: LifecycleState, move: Train, ran: list[Leg]) -> Leg:
     """Run a leg's job; one that fails is a leg too, and the search goes on without that trial."""
-    attempt = halving.RUNGS * move.leg.trial + move.leg.rung
+    attempt = RUNGS * move.leg.trial + move.leg.rung
     try:
         key, result = run_job(state, "train", move.leg.spec.model_dump(mode="json"), attempt=attempt)
     except Cancelled:

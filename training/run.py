@@ -79,7 +79,10 @@ def read_rows(card: DatasetCard, split: SplitName) -> list[dict[str, Any]]:
 
 def _sealed(spec: TrainSpec, paused: bool) -> TrainSpec:
     """The spec as its adapter tells it: one that was paused on its way is the same as one that was not."""
-    return spec.model_copy(update={"goes_on": None, "until_steps": spec.until_steps if paused else None})
+    if spec.until_steps is None and spec.goes_on is None:
+        return spec
+    until = spec.until_steps if paused else None
+    return spec.model_copy(update={"goes_on": None, "until_steps": until, "max_seconds": None})
 
 
 def _fixed(spec: TrainSpec, card: DatasetCard) -> dict[str, Any]:

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 
 from agents import halving
-from agents.halving import Score, Searched, Train, next_move, rungs_of, spent, steps_of
+from agents.halving import Score, Train, next_move, spent
+from agents.rungs import Searched, rungs_of, steps_of
 from agents.sampling import Tried, draw
 from agents.trainer import Stop
 from moatelier.contracts import Leg, Search
 from tests.agents.trials import SPEC, result
 
 SPACE = {"rank": (4, 8, 16, 32), "learning_rate": (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3), "batch_rows": (8, 16)}
-ROWS, STEP_S, LOAD_S = 640, 0.5, 4.0
+ROWS, STEP_S, LOAD_S = 645, 0.5, 4.0
 
 
 def about(by: str = "tpe", trials: int = 12, seconds: float = 3600.0, **changes: Any) -> Searched:
@@ -86,7 +87,7 @@ class Played:
 def test_a_third_goes_on_at_each_rung_and_the_last_are_scored(by: str) -> None:
     played = Played(about(by)).out()
     assert [sum(leg.rung == rung for leg in played.legs) for rung in range(3)] == [12, 4, 2]
-    assert rungs_of(played.told) == (214, 640, 1920)
+    assert rungs_of(played.told) == (215, 645, 1935)
     assert len({str(leg.values) for leg in played.legs if leg.rung == 0}) == 12
     first, second = ([leg for leg in played.legs if leg.rung == rung] for rung in (0, 1))
     assert max(map(halving.loss_of, second)) <= sorted(map(halving.loss_of, first))[4]

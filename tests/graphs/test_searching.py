@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from agents.rungs import steps_of
 from graphs import jobs, searching, worker
 from moatelier.contracts import TrainSpec
 from moatelier.errors import DataError
@@ -44,7 +45,7 @@ class Search(FakeJobs):
         if spec.goes_on:
             assert (self._checkpoints(spec.goes_on)).is_dir(), "the checkpoint that it goes on from was removed"
         self._checkpoints(key).mkdir(parents=True)
-        steps = spec.until_steps or searching.halving.steps_of(spec, 72)
+        steps = spec.until_steps or steps_of(spec, 72)
         before = self.done[spec.goes_on]["seconds"] if spec.goes_on else 0.0
         loss = 0.1 + abs(spec.learning_rate - 4e-3) * 100 + 1 / steps
         told = {"steps": steps, "dev_loss": loss, "seconds": before + 2.0, "loading_seconds": 1.0}
