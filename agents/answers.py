@@ -16,6 +16,7 @@ from agents.mentions import Mention, mentions
 from agents.policies import PRIVATE_MEANS, TOO_LONG_MEANS, Policy, read_policies
 from agents.reading import Reading, Said, joined
 from agents.scene import Scene
+from agents.spaces import read_search
 from agents.words import NUMBER, normalise, number
 from moatelier.contracts import Question
 
@@ -67,10 +68,12 @@ def read_request(message: str, scene: Scene, *, asked: frozenset[str] = frozense
     text = normalise(message)
     files = read_files(text, scene)
     named, rest = read_name(blank_files(text, scene), scene.bases)
+    search, rest = read_search(rest, scene.defaults.methods)
     return joined(
         [
             files,
             named,
+            search,
             read_goal(rest, asked="goal" in asked),
             read_limits(rest, asked="budget" in asked),
             read_policies(rest),
@@ -173,6 +176,8 @@ def _chosen(field: str, choice: str, words: str) -> Reading | None:
         return Reading(
             {name: replace(said, reason=reason, confidence=1.0, chosen=True) for name, said in read.said.items()}
         )
+    if field == "search":
+        return read_search(choice, ())[0]
     value: str | int = choice
     if field == "private":
         policies: list[Policy] = [policy for policy in PRIVATE_MEANS if choice.startswith(policy)]

@@ -1,5 +1,6 @@
 """From what was read to a plan: what nobody said comes from the file or the defaults, what is unclear is asked."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from agents.aims import resolve_goal
@@ -11,14 +12,28 @@ from agents.reading import Reading, Said
 from agents.roles import resolve_columns, resolve_kind
 from agents.scene import Defaults, Scene, columns_of
 from agents.senses import NAMES
+from agents.spaces import TRIALS, USUAL, filled
+from agents.starts import SOLVED
 from agents.words import in_words, percent
-from moatelier.contracts import AnyColumns, Budget, Columns, DataProfile, Goal, Kind, Question, Sourced, TaskPlan
+from moatelier.contracts import (
+    AnyColumns,
+    Budget,
+    Columns,
+    DataProfile,
+    Goal,
+    Kind,
+    Question,
+    Search,
+    Sourced,
+    TaskPlan,
+)
+from moatelier.contracts.plan import NO_SEARCH
 from moatelier.ids import slug
 
 ORDER = (
     "request train_file rows modality kind columns.messages columns.input columns.target columns.group goal "
     "test_file budget "
-    "budget trials private too_long method base name seed"
+    "budget trials search private too_long method base name seed"
 ).split()
 
 
@@ -49,6 +64,17 @@ def resolve(reading: Reading, scene: Scene) -> TaskPlan | tuple[Question, ...]:
         _check_offered(reading, kind.value, offered, questions)
     if questions or kind is None or columns is None or goal is None or scene.train_file is None:
         return tuple(sorted(questions.values(), key=lambda question: ORDER.index(question.field)))
+    method = _chosen(
+        reading,
+        scene,
+        "method",
+        methods[0],
+        f"Nothing was said; {_METHOD.get(methods[0], 'the default for such data')}.",
+        methods,
+    )
+    search = _search(reading, method.value, methods)
+    if isinstance(search, Question):
+        return (search,)
     return TaskPlan(
         name=_name(reading, scene, columns.value),
         train_file=scene.train_file,
@@ -57,23 +83,37 @@ def resolve(reading: Reading, scene: Scene) -> TaskPlan | tuple[Question, ...]:
         kind=kind,
         columns=columns,
         goal=goal,
-        budget=_budget(reading, scene),
-        method=_chosen(
-            reading,
-            scene,
-            "method",
-            methods[0],
-            f"Nothing was said; {_METHOD.get(methods[0], 'the default for such data')}.",
-            methods,
-        ),
+        budget=_budget(reading, scene, search.value),
+        method=method,
         base=_chosen(
             reading, scene, "base", offered.base, "Nothing was said; the service's base model.", _bases(offered)
         ),
         private=_policy(reading, scene),
         too_long=_too_long(reading, scene),
+        search=search,
         seed=reading.said["seed"].value if "seed" in reading.said else 0,
         notes=_notes(reading, scene, goal.value),
     )
+
+
+def _search(reading: Reading, method: str, methods: Sequence[str]) -> Sourced[Search] | Question:
+    """The search that was asked for with the values it may try."""
+    said = reading.said.get("search")
+    if said is None:
+        return NO_SEARCH
+    others = tuple(each for each in methods if each not in SOLVED)
+    if method in SOLVED and said.value["by"] != "none" and "method" not in said.value["space"]:
+        text = f"{method} is computed at once: there is nothing to search. Which method shall be searched?"
+        return Question(field="method", text=text, choices=others)
+    try:
+        value = filled(said.value, method, methods)
+    except ValueError:
+        text = f"{said.reason} But {method} has no such settings. What shall be searched?"
+        return Question(field="search", text=text, choices=(USUAL,))
+    if unfit := [str(each) for each in value.space.get("method", ()) if each not in others]:
+        text = f"{said.reason} But such data are not learnt in trials by {', '.join(unfit)}. Which method shall it be?"
+        return Question(field="method", text=text, choices=others)
+    return Sourced(value=value, source=said.source, confidence=said.confidence, reason=said.reason)
 
 
 def _check_offered(reading: Reading, kind: Kind, offered: Defaults, questions: dict[str, Question]) -> None:
@@ -142,9 +182,10 @@ def _media(
 # ---------------------------------------------------------------- limits and policies
 
 
-def _budget(reading: Reading, scene: Scene) -> Sourced[Budget]:
+def _budget(reading: Reading, scene: Scene, search: Search) -> Sourced[Budget]:
     seconds, trials = _limit(reading, scene, "seconds"), _limit(reading, scene, "trials")
-    own = Budget(seconds=scene.defaults.seconds, trials=scene.defaults.trials)
+    usual = scene.defaults.trials if search.by == "none" else min(max(search.combinations, 1), TRIALS)
+    own = Budget(seconds=scene.defaults.seconds, trials=usual)
     value = Budget(seconds=seconds.value if seconds else own.seconds, trials=trials.value if trials else own.trials)
     if not seconds and not trials:
         reason = f"Nothing was said; at most {in_words(own.seconds)} of training over at most {_counted(own.trials)}."

@@ -11,12 +11,14 @@ from agents.goals import read_goal
 from agents.kinds import KINDS, METRICS, ROWS, fitting
 from agents.limits import read_limits
 from agents.scene import Defaults, columns_of
+from agents.spaces import filled, read_search
+from agents.starts import SOLVED
 from agents.words import normalise
 from moatelier.contracts import AnyProfile, Columns, Contract, ImageColumns, TaskPlan
 from moatelier.errors import InvalidRequest
 from moatelier.ids import slug
 
-SOURCED = ("kind", "columns", "goal", "budget", "method", "base", "private", "too_long")
+SOURCED = ("kind", "columns", "goal", "budget", "method", "search", "base", "private", "too_long")
 """The fields a person may change that carry where they come from; `name`, `seed` and `limits` can be changed too."""
 
 
@@ -28,7 +30,8 @@ def revise(
     Args:
         plan: The plan that was shown.
         edits: Field -> new value. A value may be a part of the old one (`{"goal": {"target": 0.9}}`), have the form
-            that was shown (`{"value": ..., "source": ...}`), or be words for goal and budget (`"92 % accuracy"`).
+            that was shown (`{"value": ..., "source": ...}`), or be words for goal, budget and search
+            (`"92 % accuracy"`).
             Fields that did not change may be sent along.
         profile: For checking column names against the file.
         defaults: For checking base and method against what is on offer.
@@ -68,6 +71,8 @@ def _sourced(plan: TaskPlan, field: str, value: Any) -> dict[str, Any]:
     plain = old.value.model_dump(mode="json") if isinstance(old.value, Contract) else old.value
     if isinstance(value, str) and field in ("goal", "budget"):
         value = _from_words(field, value)
+    if field == "search":
+        value = _searched(plan, value)
     if isinstance(value, Mapping) and isinstance(plain, dict):
         value = plain | dict(value)
     if value == plain:
@@ -85,6 +90,20 @@ def _from_words(field: str, words: str) -> dict[str, Any]:
     values = {name: said.value for name, said in reading.said.items()}
     plain = {"right": "accuracy", "recall": "recall_at_1"}
     return {name: plain.get(value, value) if name == "metric" else value for name, value in values.items()}
+
+
+def _searched(plan: TaskPlan, value: Any) -> Any:
+    """A search from words, or from a record of which a part may be missing."""
+    if isinstance(value, str):
+        reading, _ = read_search(normalise(value), ())
+        if "search" not in reading.said:
+            asked = next((question.text for question in reading.unclear.values()), "")
+            remedy = asked or 'Write it like "search over ranks 4, 8 and learning rates".'
+            raise InvalidRequest(f'"{value}" cannot be read as a search.', where="search", remedy=remedy)
+        return filled(reading.said["search"].value, plan.method.value, (plan.method.value,)).model_dump(mode="json")
+    if isinstance(value, Mapping) and value.get("by") == "none":
+        return {**value, "space": {}}
+    return value
 
 
 _FORMS = {"goal": 'Write it like "accuracy of at least 92 %".', "budget": 'Write it like "20 minutes, 3 trials".'}
@@ -131,6 +150,20 @@ def _check(plan: TaskPlan, profile: AnyProfile | None, defaults: Defaults | None
                 where=field,
                 remedy=f"Use one of: {', '.join(sorted(set(offered)))}.",
             )
+
+    if defaults:
+        _check_search(plan, fitting(defaults.methods, plan.kind.value))
+
+
+def _check_search(plan: TaskPlan, offered: tuple[str, ...]) -> None:
+    search = plan.search.value
+    methods = [str(each) for each in search.space.get("method", (plan.method.value,))]
+    if search.by != "none" and (unfit := [each for each in methods if each not in offered or each in SOLVED]):
+        raise InvalidRequest(
+            f"The method {', '.join(unfit)} cannot be searched here.",
+            where="search.method",
+            remedy=f"Search: {', '.join(each for each in offered if each not in SOLVED)}.",
+        )
 
 
 def _check_kind(plan: TaskPlan) -> None:

@@ -1,6 +1,6 @@
 """Training on real data: how long to the same accuracy as TRL, how fast a step is, what the cache and precision do.
 
-    MOATELIER_BENCH_DATA=FOLDER python -m benchmarks.training [--quick] [--only time,tokens,cache,loss,peak,forecast]
+    MOATELIER_BENCH_DATA=FOLDER python -m benchmarks.training [--quick] [--only time,tokens,...]
 
 Reads `banking77/{train,test}.csv` from that folder; needs the pulled pack smollm2-135m-instruct. Both sides train in
 processes of their own, one after the other, on the same rows in the same chat template.
@@ -12,6 +12,7 @@ cache    epochs after the first with the top third adapted on the cached output 
 loss     200 steps (`--quick`: 40) on all 77 intents beside a plain float32 loop (benchmarks/reference_loop.py)
 peak     most memory of a training process on rows of 4,096 tokens
 forecast five trainings of different shapes (`--quick`: 2): the worst error of the forecast time and of the peak
+search   twelve separate trainings over a search of twelve trials (benchmarks/searching.py)
 """
 
 import argparse
@@ -30,7 +31,7 @@ from peft import PeftModel
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import forecast, reference_loop, tuning
+from benchmarks import forecast, reference_loop, searching, tuning
 from benchmarks.asking import messages
 from benchmarks.text import ELEVEN, ROWS_AN_INTENT, few, read
 from moatelier.contracts import TrainResult, TrainSpec
@@ -188,6 +189,7 @@ PARTS: dict[str, Callable[[Path, Path, bool], dict[str, float]]] = {
     "loss": loss,
     "peak": peak,
     "forecast": lambda folder, here, quick: forecast.errors(folder, here, forecast.SHAPES[: 2 if quick else None]),
+    "search": searching.search,
 }
 
 

@@ -42,7 +42,7 @@ def intervals(subjects: Sequence[tuple[str, Interval]], target: float) -> str:
     """
     left = max(0.0, min([target, *(interval.claim_low for _, interval in subjects[1:])]) - 0.06)
     with matplotlib.rc_context(STYLE):
-        figure, axes = _canvas(7.2, 0.62 * len(subjects) + 0.95)
+        figure, (axes,) = canvas(7.2, 0.62 * len(subjects) + 0.95)
         for place, (_, interval) in enumerate(subjects):
             colour = ACCENT if place == len(subjects) - 1 else FAINT
             _whisker(axes, place, interval, left, colour)
@@ -53,7 +53,7 @@ def intervals(subjects: Sequence[tuple[str, Interval]], target: float) -> str:
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         axes.tick_params(length=0)
         axes.grid(axis="x", color=GRID)
-        return _svg(figure)
+        return svg(figure)
 
 
 def _whisker(axes: Axes, place: int, interval: Interval, left: float, colour: str) -> None:
@@ -75,7 +75,7 @@ def _label(axes: Axes, text: str, x: float, y: float, *, offset: tuple[int, int]
 def curves(results: Sequence[TrainResult]) -> str:
     """Training loss (smoothed) and dev loss of every trial against the step."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _canvas(7.2, 3.1)
+        figure, (axes,) = canvas(7.2, 3.1)
         for number, result in enumerate(results):
             colour = PALETTE[number % len(PALETTE)]
             steps, losses = _columns(result.curve)
@@ -91,7 +91,7 @@ def curves(results: Sequence[TrainResult]) -> str:
         axes.tick_params(length=0)
         axes.grid(color=GRID)
         axes.legend(frameon=False, ncols=2, fontsize=9)
-        return _svg(figure)
+        return svg(figure)
 
 
 def confusion(report: EvalReport) -> str:
@@ -105,7 +105,7 @@ def confusion(report: EvalReport) -> str:
     size = min(11.0, 2.4 + 0.42 * len(labels))
     small = len(labels) > NUMBERS_UP_TO
     with matplotlib.rc_context({**STYLE, "font.size": 5.5 if small else 9}):
-        figure, axes = _canvas(size + 1.2, size)
+        figure, (axes,) = canvas(size + 1.2, size)
         axes.imshow(shares, cmap=LinearSegmentedColormap.from_list("", ["#ffffff", "#99d1cb", ACCENT]), vmin=0, vmax=1)
         axes.set_xticks(range(len(columns)), columns, rotation=90)
         axes.set_yticks(range(len(labels)), labels)
@@ -114,7 +114,7 @@ def confusion(report: EvalReport) -> str:
         axes.tick_params(length=0)
         if not small:
             _number_cells(axes, counts, shares)
-        return _svg(figure)
+        return svg(figure)
 
 
 def _number_cells(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
@@ -123,21 +123,23 @@ def _number_cells(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
         axes.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", color=colour)
 
 
-def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure without frame, in inches; no global state of pyplot."""
+def canvas(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure without frames, in inches, its panels on one scale of y; no global state of pyplot."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
-    axes = figure.subplots()
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    return figure, axes
+    panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    for axes in panels:
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+    return figure, panels
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """The figure as text that stands in a page."""
     text = StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]  # an XML declaration has no place inside HTML
+    drawn = text.getvalue()
+    return drawn[drawn.index("<svg") :]  # an XML declaration has no place inside HTML
 
 
 def _columns(curve: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:

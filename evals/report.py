@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from evals import pictures
+from evals import pictures, search_page
 from evals.scorers import NO_LABEL
 from evals.statistics import CLAIM_ALPHA, LOOKS
 from evals.verdict import METRIC_NAMES, claim_text, percent_down, points
@@ -25,6 +25,7 @@ from moatelier.contracts import (
     EvalReport,
     GateDecision,
     Interval,
+    Leg,
     TaskPlan,
     TrainResult,
     TrainSpec,
@@ -80,6 +81,7 @@ def write_report(
     card: DatasetCard,
     trials: Sequence[Mapping[str, Any]],
     decision: GateDecision | None,
+    legs: Sequence[Leg] = (),
 ) -> Path:
     """Write a task's report and return the path of its page.
 
@@ -91,12 +93,15 @@ def write_report(
         card: The dataset.
         trials: In order; `spec`, `result`, `dev` and `select` each, as JSON.
         decision: The gate's; None when the task ended before it.
+        legs: Of a search: all that ran, oldest first.
 
     Raises:
         ResourceExhausted: The disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shown = _context(task, plan, card, trials, decision)
+    shown = _context(task, plan, card, trials, decision) | search_page.shown(
+        legs, trials, decision, plan.goal.value.metric
+    )
     environment = _environment()
     for name in ("index.html", "MODEL_CARD.md"):
         write_atomically(folder / name, environment.get_template(f"{name}.j2").render(shown).encode())
@@ -106,6 +111,7 @@ def write_report(
         "dataset": card.model_dump(mode="json"),
         "trials": [dict(trial) for trial in trials],
         "decision": decision and decision.model_dump(mode="json"),
+        **({"search": [leg.model_dump(mode="json") for leg in legs]} if legs else {}),
     }
     write_atomically(folder / "report.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
     return folder / "index.html"
@@ -182,8 +188,9 @@ def _plan_fields(plan: TaskPlan) -> list[tuple[str, str, str, str]]:
         "goal": f"{METRIC_NAMES[goal.metric]} of at least {goal.target:.1%}",
         "budget": f"{_duration(budget.seconds)} of training, {budget.trials} trials",
         "columns": ", ".join(named) or "none",
+        "search": search_page.told(plan.search.value),
     }
-    fields = ("goal", "kind", "columns", "budget", "base", "method", "private", "too_long", "modality")
+    fields = ("goal", "kind", "columns", "budget", "base", "method", "search", "private", "too_long", "modality")
     rows = []
     for name in fields:
         sourced = getattr(plan, name)

@@ -5,7 +5,7 @@ from typing import Any
 from agents.kinds import NOUN
 from graphs import evidence, forecasting
 from graphs.state import LifecycleState
-from moatelier.contracts import Budget, Goal, TaskPlan, TrialLimits
+from moatelier.contracts import Budget, Goal, Search, TaskPlan, TrialLimits
 
 YES = frozenset({"yes", "y", "ok", "okay", "approve", "approved", "go", "go ahead", "do it", "start"})
 NO = frozenset({"no", "n", "reject", "stop", "cancel", "abort"})
@@ -33,6 +33,7 @@ def payload(state: LifecycleState, plan: TaskPlan) -> dict[str, Any]:
                     "properties": {
                         "goal": Goal.model_json_schema(),
                         "budget": Budget.model_json_schema(),
+                        "search": Search.model_json_schema(),
                         "base": {"type": "string"},
                         "private": {"enum": ["redact", "reject", "allow"]},
                         "too_long": {"enum": ["refuse", "drop", "truncate"]},
@@ -56,7 +57,21 @@ def describe(plan: TaskPlan, state: LifecycleState) -> str:
     return (
         f"Tune {plan.base.value} on {rows} until {goal.metric} is shown to be at least {goal.target:.1%}, in "
         f"at most {budget.trials} trials and {budget.seconds / 60:.0f} minutes of training; "
-        f"one trial takes about {told['seconds'] / 60:.1f} minutes here{price}."
+        f"one trial takes about {told['seconds'] / 60:.1f} minutes here{price}.{searched(plan)}"
+    )
+
+
+def searched(plan: TaskPlan) -> str:
+    """What a search will try, in a sentence; empty where there is none."""
+    search, trials = plan.search.value, plan.budget.value.trials
+    if search.by == "none":
+        return ""
+    space = "; ".join(
+        f"{name.replace('_', ' ')} {', '.join(str(value) for value in values)}" for name, values in search.space.items()
+    )
+    return (
+        f" Settings are searched: {min(trials, search.combinations)} trials drawn by {search.by} from "
+        f"{search.combinations} ({space}); the best third of them goes on at each rung, as far as the time allows."
     )
 
 

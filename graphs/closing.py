@@ -8,6 +8,7 @@ from typing import Any
 from agents.router import Registration
 from evals import report
 from evals.verdict import percent_down
+from graphs import searching
 from graphs.evidence import card, trials
 from graphs.nodes import load, say
 from graphs.state import LifecycleState
@@ -59,6 +60,8 @@ def _result(state: LifecycleState) -> dict[str, Any]:
     metric = decision.candidate_report.metrics[decision.goal.metric]
     registered = {record.digest: record for record in adapters.list_adapters(state["project"])}
     record = registered.get(decision.candidate)
+    legs = searching.legs(state)
+    results = [leg.result for leg in legs if leg.result] or [trial.result for trial in trials(state)]
     return {
         "model": record.model_id if record else None,
         "adapter": decision.candidate,
@@ -70,11 +73,11 @@ def _result(state: LifecycleState) -> dict[str, Any]:
         "point": metric.point,
         "lower_bound": metric.claim_low,
         "rows": decision.candidate_report.rows,
-        "trials": len(state.get("trials", [])),
+        "trials": len({leg.trial for leg in legs}) or len(state.get("trials", [])),
         "reason": decision.reason,
         "stopped_because": state.get("stop", ""),
-        "train_seconds": round(sum(trial.result.seconds for trial in trials(state)), 1),
-        "train_peak_bytes": max(trial.result.peak_bytes for trial in trials(state)),
+        "train_seconds": round(sum(leg.seconds for leg in legs) or sum(ran.seconds for ran in results), 1),
+        "train_peak_bytes": max(ran.peak_bytes for ran in results),
     }
 
 
@@ -100,6 +103,7 @@ def _write_report(state: LifecycleState) -> None:
         card=card(state),
         trials=[trial.model_dump(mode="json") for trial in trials(state)],
         decision=decision,
+        legs=searching.legs(state),
     )
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)

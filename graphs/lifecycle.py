@@ -2,6 +2,7 @@
 
     profile -> plan -> clarify (a question) or forecast -> approve (a person decides)
         -> curate -> (train -> evaluate -> adjust)* -> gate -> register -> route -> close
+           or, where the plan asks for it, (search -> search* -> evaluate)* in the middle
 
 A node gathers evidence, asks an agent, and carries out what it decided. Long work is a job under an idempotent key, so
 a node that runs again after a crash finds it done. Interrupts are for people only: one a node, with no effect before
@@ -16,7 +17,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
 from agents import curator, evaluator, planner, router, trainer
-from graphs import approval, bases, closing, curation, evidence, forecasting, routing
+from graphs import approval, bases, closing, curation, evidence, forecasting, routing, searching
 from graphs.checkpoint import prune, saver
 from graphs.nodes import decided, guarded, load, run_job, say, set_status
 from graphs.planner_endpoint import propose
@@ -148,6 +149,9 @@ def curate(state: State) -> State:
     say(state, "progress", phase="curate", card=card.model_dump(mode="json", exclude={"report"}))
     pace, left = forecasting.pace(state["forecast"]), evidence.seconds_left(state)
     frozen = state["forecast"]["frozen_seconds"]
+    if searching.wanted(state):
+        first = searching.usual(current, card, pace, frozen)
+        return {"dataset": card.digest, "usual": artifacts.put_json(first)}
     spec = trainer.first_spec(current, card, seconds_left=left, pace=pace, frozen_seconds=frozen)
     decided(state, "trainer", spec.model_dump(mode="json"), trainer.explain(spec, card))
     return {"dataset": card.digest, "spec": artifacts.put_json(spec)}
@@ -204,6 +208,12 @@ def adjust(state: State) -> State:
 
 
 @guarded
+def search(state: State) -> State:
+    """One move of a search: a leg of a trial is trained, or the best one is handed on to be scored."""
+    return searching.advance(state)
+
+
+@guarded
 def gate(state: State) -> State:
     """One look at the locked rows, for the one candidate that is best on select."""
     set_status(state, "gating")
@@ -246,6 +256,7 @@ def route(state: State) -> State:
 
 def close(state: State) -> State:
     """Write the report and the end; whatever went wrong before is told here."""
+    searching.forget(state)
     closing.close(state)
     prune(tasks.find_task(state["task"]).thread)
     return {}
@@ -262,6 +273,20 @@ def _after_plan(state: State) -> str:
 def _after_approve(state: State) -> str:
     following = {"approve": "curate", "edit": "forecast", "again": "plan", "stale": "approve", "reject": "close"}
     return "close" if state.get("error") else following[state["verdict"]]
+
+
+def _after_curate(state: State) -> str:
+    return "close" if state.get("error") else "search" if state.get("usual") else "train"
+
+
+def _after_search(state: State) -> str:
+    if state.get("error") or state["stop"]:
+        return "close" if state.get("error") else "gate"
+    return "evaluate" if state["pending"] else "search"
+
+
+def _after_evaluate(state: State) -> str:
+    return "close" if state.get("error") else "search" if state.get("usual") else "adjust"
 
 
 def _after_train(state: State) -> str:
@@ -286,6 +311,7 @@ def build() -> Any:
         train,
         evaluate,
         adjust,
+        search,
         gate,
         register,
         route,
@@ -295,9 +321,12 @@ def build() -> Any:
     graph.add_edge(START, "profile")
     graph.add_conditional_edges("plan", _after_plan, ["clarify", "forecast", "close"])
     graph.add_conditional_edges("approve", _after_approve, ["curate", "forecast", "plan", "approve", "close"])
+    graph.add_conditional_edges("curate", _after_curate, ["train", "search", "close"])
+    graph.add_conditional_edges("search", _after_search, ["search", "evaluate", "gate", "close"])
+    graph.add_conditional_edges("evaluate", _after_evaluate, ["adjust", "search", "close"])
     graph.add_conditional_edges("train", _after_train, ["evaluate", "gate", "close"])
     graph.add_conditional_edges("adjust", _after_adjust, ["train", "gate", "close"])
-    straight = ["profile>plan", "clarify>plan", "forecast>approve", "curate>train", "evaluate>adjust"]
+    straight = ["profile>plan", "clarify>plan", "forecast>approve"]
     for edge in [*straight, "gate>register", "register>route", "route>close"]:
         source, target = edge.split(">")
         graph.add_conditional_edges(source, _or_close(target), [target, "close"])

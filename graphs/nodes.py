@@ -46,7 +46,7 @@ def load(state: TaskState, field: str, kind: type[C]) -> C:
 
 def _step(state: TaskState) -> int:
     """A number that a node that runs again repeats, and the same node later in the task does not."""
-    return state.get("round", 0) * 100 + len(state.get("trials", []))
+    return state.get("round", 0) * 100 + len(state.get("trials", [])) + len(state.get("legs", []))
 
 
 def say(state: TaskState, kind: str, /, **body: Any) -> None:

@@ -159,7 +159,7 @@ def run(key: str, kind: str, spec: dict[str, Any], context: dict[str, Any]) -> d
             outcome = _error("job_failed", what, job.folder)
             break
     job.copy_events()
-    if "result" in outcome:
+    if "result" in outcome and not spec.get("until_steps"):  # from a paused one another job goes on
         shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)  # a finished training never goes on from one
     job.say("done" if "result" in outcome else outcome["error"]["code"], 1)
     return outcome

@@ -20,6 +20,8 @@ class TaskState(TypedDict, total=False):
     """How often the person was asked something; makes each question's events distinct."""
     trials: Annotated[list[str], add]
     """Digests of finished trials in order."""
+    legs: Annotated[list[str], add]
+    """Of a search: digests of the legs that ran, in order."""
     outcome: str
     """Final status of the task."""
     error: dict[str, Any]
@@ -45,6 +47,8 @@ class LifecycleState(TaskState, total=False):
     forecast: dict[str, Any]
     dataset: str
     spec: str
+    usual: str
+    """Of a search: the spec that its trials differ from."""
     pending: dict[str, Any]
     """The training result that is being evaluated."""
     stop: str

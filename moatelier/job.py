@@ -25,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock
 
 from moatelier.errors import Cancelled, MoatelierError, ResourceExhausted
@@ -59,6 +60,8 @@ class Job:
 
     def __init__(self, folder: Path, *, quiet: bool = False) -> None:
         self.folder, self.quiet = folder, quiet
+        self.began = time.time()
+        """When the process that works on it was started."""
         self.stop_reason = ""
         folder.mkdir(parents=True, exist_ok=True)
         self._events = folder / "events.jsonl"
@@ -132,6 +135,7 @@ def main(module: str, work: Callable[[dict[str, Any], Job], dict[str, Any]]) -> 
         if (folder / "result.json").exists():
             return
         job = Job(folder, quiet=arguments.quiet)  # mends the events, so not while a predecessor may be writing one
+        job.began = psutil.Process().create_time()  # importing what a job needs takes seconds
         (folder / "error.json").unlink(missing_ok=True)
         job.watch()
         sys.exit(_run(job, work, arguments.spec))

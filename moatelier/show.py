@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Column, Table
 
 console = Console(highlight=False)
-SHOWN = ("kind", "columns", "goal", "budget", "method", "base", "private", "too_long", "modality")
+SHOWN = ("kind", "columns", "goal", "budget", "method", "search", "base", "private", "too_long", "modality")
 
 
 class Teller:
@@ -122,8 +122,12 @@ def plan_table(plan: dict[str, Any], forecast: dict[str, Any]) -> None:
     for heading in ("field", "value", "from", "why"):
         table.add_column(heading)
     for field in SHOWN:
+        if field not in plan:  # left out where it says nothing
+            continue
         item = plan[field]
         value = item["value"]
+        if field == "search":
+            value = {"by": value["by"], **{name: ", ".join(map(str, each)) for name, each in value["space"].items()}}
         text = ", ".join(f"{k} {v}" for k, v in value.items() if v is not None) if isinstance(value, dict) else value
         table.add_row(field, escape(str(text)), item["source"], escape(item["reason"]))
     console.print(table)

@@ -41,6 +41,15 @@ def steps_per_epoch(rows: int, batch_rows: int) -> int:
     return math.ceil(rows / batch_rows)
 
 
+def part_of(rows: int, share: float) -> list[int]:
+    """The rows of a share of the training set, ascending: the first of one fixed order, so that parts are nested."""
+    if share >= 1:
+        return list(range(rows))
+    order = list(range(rows))
+    random.Random("part").shuffle(order)
+    return sorted(order[: max(1, round(share * rows))])
+
+
 def epoch_batches(sizes: Sequence[int], batch_rows: int, seed: int, epoch: int) -> list[list[int]]:
     """All batches of an epoch: every row once, as an index into `sizes`."""
     chance = random.Random(f"{seed}/{epoch}")

@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from moatelier.contracts import TrainSpec
-from moatelier.errors import DataError, ResourceExhausted
+from moatelier.errors import Conflict, DataError, ResourceExhausted
 from moatelier.faults import fault_point
 from moatelier.job import Job
 from training import methods, schedules, stepping
-from training.batches import epoch_batches, micro_batches, steps_per_epoch
+from training.batches import epoch_batches, micro_batches, part_of, steps_per_epoch
 from training.checkpoint import Checkpoints, State
 from training.objective import Objective, Together
 
@@ -40,12 +41,13 @@ class Loop:
 
     def __init__(self, spec: TrainSpec, objective: Objective, train_rows: int, job: Job, state: State) -> None:
         self._spec, self._objective, self._job = spec, objective, job
-        self._train, self._dev = range(train_rows), range(train_rows, len(objective.sizes))
+        self._train, self._dev = part_of(train_rows, spec.data_part), range(train_rows, len(objective.sizes))
         self._accelerator = Accelerator(cpu=not torch.cuda.is_available())
-        self.epoch_steps = steps_per_epoch(train_rows, spec.batch_rows)
+        self.epoch_steps = steps_per_epoch(len(self._train), spec.batch_rows)
         """Optimiser steps of an epoch."""
         self.steps = 0 if objective.solved else max(1, math.ceil(spec.epochs * self.epoch_steps))
         """Optimiser steps of the whole run."""
+        self._until = min(self.steps, spec.until_steps or self.steps)
         stepper = methods.stepper(spec.method)
         self._stepper = stepping.make(spec, stepper, objective, self._accelerator, self._learning_rate, self.steps)
         self._checkpoints = Checkpoints(job.folder)
@@ -59,16 +61,17 @@ class Loop:
         """Of the last steps, at most 20 of them."""
 
     def run(self) -> tuple[State, bool]:
-        """Train to the end or the time limit; returns the final state and whether the end was reached.
+        """Train to the end, the pause or the time limit; returns the final state and whether that end was reached.
 
         Raises:
             Cancelled: The job was asked to stop; a checkpoint was written.
             ResourceExhausted: Not even one step fits into the time limit.
             DataError: The loss is not finite.
+            Conflict: The checkpoint from which to go on is another training's, or is gone.
         """
         self._resume()
         finished = True
-        while self._step < self.steps:
+        while self._step < self._until:
             if not self._has_time():
                 finished = False
                 break
@@ -81,7 +84,8 @@ class Loop:
         return self._state(), finished
 
     def _resume(self) -> None:
-        found = self._checkpoints.latest(self._resumed.spec, self._resumed.data, str(self._accelerator.device))
+        known = (self._resumed.spec, self._resumed.data, str(self._accelerator.device))
+        found = self._checkpoints.latest(*known) or self._paused(*known)
         if found is None:
             return
         state, weights, rest = found
@@ -94,6 +98,19 @@ class Loop:
         self._curve, self._dev_curve = list(state.curve), list(state.dev_curve)
         self._began = time.monotonic() - (state.seconds + self._resumed.seconds)
         self._job.emit("resumed", state.step, seconds=round(state.seconds, 1))
+
+    def _paused(self, *known: str) -> tuple[State, dict[str, Tensor], dict[str, Any]] | None:
+        """The checkpoint that the paused job left from which this one goes on; None when it begins anew."""
+        if self._spec.goes_on is None:
+            return None
+        folder = self._job.folder.parent / self._spec.goes_on
+        if (found := Checkpoints(folder).latest(*known)) is None:
+            raise Conflict(
+                "The paused training has left no checkpoint to go on from.",
+                where=str(folder),
+                remedy="Train from the beginning: leave out `goes_on`.",
+            )
+        return found
 
     def _one_step(self) -> None:
         start = time.monotonic()
@@ -109,13 +126,13 @@ class Loop:
         if self._job.should_stop:
             self._save()
             self._job.check()
-        if self._step % self._spec.checkpoint_every == 0 and self._step < self.steps:
+        if self._step % self._spec.checkpoint_every == 0 and self._step < self._until:
             self._save()
 
     def _batch(self) -> list[int]:
         epoch, at = divmod(self._step, self.epoch_steps)
-        sizes = self._objective.sizes[: len(self._train)]
-        return epoch_batches(sizes, self._spec.batch_rows, self._spec.seed, epoch)[at]
+        sizes = [self._objective.sizes[row] for row in self._train]
+        return [self._train[row] for row in epoch_batches(sizes, self._spec.batch_rows, self._spec.seed, epoch)[at]]
 
     def _train_on(self, rows: Sequence[int]) -> tuple[float, int]:
         """Take one step; returns the mean loss per unit and the size of the rows together."""
@@ -188,7 +205,7 @@ class Loop:
             loss=round(loss, 6),
             lr=self._learning_rate(self._step - 1),
             tokens_per_s=round(tokens / self.step_seconds[-1]),
-            seconds_left=round(mean * (self.steps - self._step), 1),
+            seconds_left=round(mean * (self._until - self._step), 1),
             **(self._objective.told if isinstance(self._objective, Together) else {}),
         )
 

@@ -8,6 +8,7 @@ checkpoint and ends with the same bits. What differs by modality is its objectiv
 import importlib
 import json
 import platform
+import time
 from importlib.metadata import version
 from typing import Any
 
@@ -51,14 +52,18 @@ def work(spec_fields: dict[str, Any], job: Job) -> dict[str, Any]:
     asked = methods.get(spec.method, card.modality).objective
     module = asked or OBJECTIVES.get(card.kind) or OBJECTIVES[card.modality]
     prepared: Prepared = importlib.import_module(module).prepare(spec, card, rows, job)
-    start = State(spec=spec.digest, data=prepared.data, seconds=prepared.seconds)
+    start = State(spec=spec.essence, data=prepared.data, seconds=prepared.seconds)
+    loading = time.time() - job.began - prepared.seconds
     try:
         loop = Loop(spec, prepared, getattr(prepared, "train_rows", len(rows["train"])), job, start)
         state, finished = loop.run()
     finally:
         prepared.close()
-    bundle = seal(prepared.files(), **_fixed(spec, card), **prepared.manifest())
-    return _result(state, finished, bundle, loop.epoch_steps, prepared.precision).model_dump(mode="json")
+    paused = finished and state.step < loop.steps
+    bundle = seal(prepared.files(), **_fixed(_sealed(spec, paused), card), **prepared.manifest())
+    result = _result(state, finished, bundle, loop.epoch_steps, prepared.precision)
+    told = {"loading_seconds": round(max(loading, 0.0), 2)} | ({"stopped": "paused"} if paused else {})
+    return result.model_copy(update=told).model_dump(mode="json")
 
 
 def read_rows(card: DatasetCard, split: SplitName) -> list[dict[str, Any]]:
@@ -75,6 +80,14 @@ def read_rows(card: DatasetCard, split: SplitName) -> list[dict[str, Any]]:
         raise DataError(f"The dataset has no readable {split} rows.", where=card.name, remedy="Curate it again.")
     # Bytes: a row's text may hold characters at which text would be split.
     return [json.loads(line) for line in artifacts.get_bytes(info.artifact).split(b"\n") if line]
+
+
+def _sealed(spec: TrainSpec, paused: bool) -> TrainSpec:
+    """The spec as its adapter tells it: one that was paused on its way is the same as one that was not."""
+    if spec.until_steps is None and spec.goes_on is None:
+        return spec
+    until = spec.until_steps if paused else None
+    return spec.model_copy(update={"goes_on": None, "until_steps": until, "max_seconds": None})
 
 
 def _fixed(spec: TrainSpec, card: DatasetCard) -> dict[str, Any]:

@@ -66,6 +66,7 @@ from moatelier.contracts.routing import (
     RoutingResult,
     RoutingSpec,
 )
+from moatelier.contracts.search import Leg, Search
 from moatelier.contracts.serving import Event, Feedback, RouteDecision
 from moatelier.contracts.traces import Extent, Proposal, Trace, Way
 from moatelier.contracts.training import AdapterManifest, Mixing, MixMethod, RewardSpec, TrainResult, TrainSpec
@@ -115,6 +116,7 @@ __all__ = [
     "Kind",
     "KnownProfile",
     "Layer",
+    "Leg",
     "MetricName",
     "MixMethod",
     "MixSpec",
@@ -146,6 +148,7 @@ __all__ = [
     "RoutingResult",
     "RoutingSpec",
     "RowProblem",
+    "Search",
     "Sourced",
     "SplitInfo",
     "SplitName",

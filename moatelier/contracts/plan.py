@@ -6,6 +6,7 @@ from pydantic import Field
 
 from moatelier.contracts.base import Contract, Kind, MetricName
 from moatelier.contracts.columns import AnyColumns
+from moatelier.contracts.search import Search
 
 T = TypeVar("T")
 
@@ -44,6 +45,14 @@ class TrialLimits(Contract):
     """Of a text that is trained on, at most: longer ones are left out of training, not out of the tests."""
 
 
+NO_SEARCH = Sourced[Search](
+    value=Search(),
+    source="default",
+    confidence=1.0,
+    reason="Nothing was said; each trial changes what the diagnosis of the one before suggests.",
+)
+
+
 class TaskPlan(Contract):
     """What a task will do. The version that a person approves is `digest`."""
 
@@ -64,6 +73,8 @@ class TaskPlan(Contract):
     """What happens to rows with private data."""
     too_long: Sourced[Literal["refuse", "drop", "truncate"]]
     """What happens to rows whose trained tokens do not fit into the context."""
+    search: Sourced[Search] = Field(default=NO_SEARCH, exclude_if=lambda search: search.value.by == "none")
+    """How trials find their settings; left out of records where nothing is searched."""
     seed: int = 0
     notes: tuple[str, ...] = ()
     """What a person should know before approving, such as a goal that the locked rows cannot show."""

@@ -99,6 +99,19 @@ class TrainSpec(Contract):
     """GRPO and RLOO: at which answers are sampled."""
     rewards: tuple[RewardSpec, ...] = Field(default=(), exclude_if=lambda rewards: not rewards)
     """GRPO and RLOO: what answers are rewarded for; the weighted mean counts."""
+    data_part: float = Field(default=1.0, gt=0, le=1, exclude_if=lambda part: part == 1.0)
+    """Share of the training rows that is trained on; a smaller part's rows are all in a larger one."""
+    until_steps: int | None = Field(default=None, ge=1, exclude_if=lambda steps: steps is None)
+    """Pause after so many of its optimiser steps, with a checkpoint from which another job may go on."""
+    goes_on: str | None = Field(default=None, pattern=r"^[\w-]+$", exclude_if=lambda key: key is None)
+    """Key of the paused job from whose checkpoint this one goes on, bit by bit as if there had been no pause."""
+
+    @property
+    def essence(self) -> str:
+        """Digest of what is trained, whatever the jobs that do it: a paused training's checkpoints carry it."""
+        if self.until_steps is None and self.goes_on is None:
+            return self.digest
+        return self.model_copy(update={"until_steps": None, "goes_on": None, "max_seconds": None}).digest
 
 
 MixMethod = Literal[
@@ -176,5 +189,7 @@ class TrainResult(Contract):
     dev_curve: tuple[tuple[int, float], ...] = ()
     tokens: int = 0
     peak_bytes: int = 0
-    stopped: Literal["finished", "out_of_time"] = "finished"
+    stopped: Literal["finished", "out_of_time", "paused"] = "finished"
     precision: str = "fp32"
+    loading_seconds: float = Field(default=0.0, exclude_if=lambda seconds: not seconds)
+    """From the start of the last process to its first step, less what counts as training already."""
