@@ -42,7 +42,8 @@ def test_killed_at_every_stage_they_end_as_undisturbed(tmp_path: Path) -> None:
             mixed = ended(service, f"/adapters/mix/{run}")
             assert mixed["status"] == "success", mixed
             assert service.call("POST", "/adapters/mix", json=wish) == mixed
-            asked = service.call("POST", "/adapters/both/export", json={"format": "gguf"})
+            # These adapters are noise: what is rounded answers differently after some tokens, and is refused.
+            asked = service.call("POST", "/adapters/both/export", json={"format": "safetensors"})
             for fault, victim in zip(FAULTS[2:], ("worker", "job"), strict=True):
                 service.kill_at(fault, victim)
             told = ended(service, f"/adapters/both/export/{asked['run']}")
@@ -53,5 +54,5 @@ def test_killed_at_every_stage_they_end_as_undisturbed(tmp_path: Path) -> None:
             files = f"{service.url}/adapters/both/export/{asked['run']}/files"
             packed = httpx.get(files, headers={"Authorization": f"Bearer {key}"}, timeout=30)
             names = zipfile.ZipFile(io.BytesIO(packed.content)).namelist()
-            assert sorted(name.partition("/")[2] for name in names) == ["model.gguf", "parity.json"]
+            assert {"model.safetensors", "parity.json"} <= {name.partition("/")[2] for name in names}
             assert not [left for left in (service.home / "exports").iterdir() if left.name.startswith(".draft")]
