@@ -30,6 +30,8 @@ class Work(Contract):
     """Tokens of the longest row."""
     price: float | None = None
     """Of an hour."""
+    cache_room: float = math.inf
+    """Bytes that the frozen layers' cache may take; without it they run again in each epoch."""
 
 
 class Estimate(Contract):
@@ -64,7 +66,9 @@ def estimate(speed: Mapping[str, Any], work: Work, size: float = 1.0) -> Estimat
     """
     rows, dev = work.rows * size, work.dev_rows * size
     once = speed.get("start_seconds", 0.0) + speed.get("solve_seconds", 0.0)
-    frozen = (rows + dev) / speed["frozen_rows_per_s"] + once
+    cache = speed.get("cache_bytes", 0) * (rows + dev)
+    times = 1 if cache <= work.cache_room else max(1, math.ceil(work.epochs))
+    frozen = times * (rows + dev) / speed["frozen_rows_per_s"] + once
     look = dev / speed.get("dev_rows_per_s", DEV_RATE * speed["train_rows_per_s"])
     epoch = rows / speed["train_rows_per_s"]
     seconds = frozen + work.epochs * epoch + math.ceil(work.epochs) * look
@@ -72,7 +76,7 @@ def estimate(speed: Mapping[str, Any], work: Work, size: float = 1.0) -> Estimat
         seconds=round(seconds, 1),
         frozen_seconds=round(frozen, 1),
         epoch_seconds=round(epoch + look, 3),
-        peak_bytes=round(speed.get("peak_bytes", 0) + speed.get("cache_bytes", 0) * (rows + dev)),
+        peak_bytes=round(speed.get("peak_bytes", 0) + (cache if cache <= work.cache_room else 0)),
         cost=None if work.price is None else round(seconds / 3600 * work.price, 4),
     )
 

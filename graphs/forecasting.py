@@ -47,6 +47,7 @@ def forecast(
         lengths=tuple(map(tuple, lengths.get("rows", ()))),
         longest=lengths.get("longest", 0),
         price=settings().price_per_hour,
+        cache_room=settings().frozen_cache_gb * 1e9,
     )
     takes = costs.estimate(speed, work)
     fits = takes.seconds <= budget

@@ -74,3 +74,8 @@ def test_the_options_are_numbered_with_their_figures() -> None:
     words = told(options)
     assert "1: " in words and "3: " in words and "costs 0." in words and options[0].change in words
     assert told([]) == "Nothing smaller fits."
+
+
+def test_frozen_layers_whose_output_is_not_kept_run_in_each_epoch() -> None:
+    takes = estimate(SPEED, WORK.model_copy(update={"cache_room": 1000.0}))
+    assert takes.frozen_seconds == 1 + 3 * 1200 / 50 and takes.peak_bytes == SPEED["peak_bytes"]
