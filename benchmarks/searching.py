@@ -70,7 +70,7 @@ def compared(about: Searched, here: Path, quick: bool) -> dict[str, float]:
         result = train(spec, here / "apart" / spec.digest[:16])
         apart.append(time.monotonic() - began)
         console.print(f"alone: {apart[-1]:.0f} s, dev loss {result.dev_loss:.4g}")
-    best = min((leg for leg in legs if leg.rung == 2 and leg.result), key=halving.loss_of)
+    best = min((leg for leg in legs if leg.result and leg.result.stopped == "finished"), key=halving.loss_of)
     told = f"{settings_told(best.values)}, dev loss {halving.loss_of(best):.4g}"
     console.print(f"search: {len(legs)} legs in {together:.0f} s; best {told}; alone {mean(apart):.0f} s a training")
     return {"search_speedup": len(drawn) * mean(apart) / together}
