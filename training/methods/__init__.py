@@ -164,7 +164,7 @@ register(
         summary="Two vectors a layer between random matrices that all layers share: a tenth of LoRA's parameters.",
         path="training.methods.vera",
         max_rank=1024,
-        defaults={"rank": 128, "alpha": 1.0, "learning_rate": 0.01, "epochs": 4.0, "batch_rows": 16},
+        defaults={"rank": 128, "alpha": 1.0, "learning_rate": 0.05, "epochs": 4.0, "batch_rows": 16},
     )
 )
 
@@ -175,7 +175,7 @@ register(
         summary="Keys, values and inner activations scaled: the fewest parameters, nothing to run at serving.",
         path="training.methods.ia3",
         max_rank=256,
-        defaults={"rank": 1, "alpha": 1.0, "learning_rate": 0.01, "epochs": 4.0, "batch_rows": 16},
+        defaults={"rank": 1, "alpha": 1.0, "learning_rate": 0.05, "epochs": 4.0, "batch_rows": 16},
     )
 )
 
