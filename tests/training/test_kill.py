@@ -74,9 +74,9 @@ def outcome(result: dict[str, Any]) -> tuple[Any, ...]:
     return result["bundle"], result["curve"], result["dev_curve"], result["steps"]
 
 
-def undisturbed(home: Path, card: str) -> tuple[Any, ...]:
+def undisturbed(home: Path, card: str, **changes: Any) -> tuple[Any, ...]:
     """What comes out when nobody kills. The bundle is moved away: one that is there already is not sealed again."""
-    result = Training(home, card, "undisturbed").finish()
+    result = Training(home, card, "undisturbed", **changes).finish()
     (home / "adapters" / result["bundle"]).rename(home / "kept")
     return outcome(result)
 
@@ -104,6 +104,17 @@ def test_killed_at_any_point_it_ends_with_the_same_bits(home: Path, card: str, p
     killed.kill_at(point)
     assert outcome(killed.finish()) == expected
     assert set(killed.steps()) == set(range(1, 11))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["adalora", "dylora", "pissa", "vera", "qlora"])
+def test_what_a_method_remembers_survives_a_kill(home: Path, card: str, method: str) -> None:
+    """AdaLoRA's judgements, DyLoRA's rank; and PiSSA's rest of the base is the same when it is computed anew."""
+    expected = undisturbed(home, card, method=method)
+    killed = Training(home, card, method=method)
+    for point in ("train.between_checkpoints", "checkpoint.inside"):
+        killed.kill_at(point)
+    assert outcome(killed.finish()) == expected
 
 
 @pytest.mark.slow

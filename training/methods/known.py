@@ -57,7 +57,7 @@ TEXT = (
         summary="Two vectors a layer between random matrices that all layers share: a tenth of LoRA's parameters.",
         path="training.methods.vera",
         max_rank=1024,
-        defaults={"rank": 128, "alpha": 1.0, "learning_rate": 0.01, "epochs": 4.0, "batch_rows": 16},
+        defaults={"rank": 128, "alpha": 1.0, "learning_rate": 0.05, "epochs": 4.0, "batch_rows": 16},
     ),
     MethodSpec(
         name="ia3",
@@ -65,7 +65,7 @@ TEXT = (
         summary="Keys, values and inner activations scaled: the fewest parameters, nothing to run at serving.",
         path="training.methods.ia3",
         max_rank=256,
-        defaults={"rank": 1, "alpha": 1.0, "learning_rate": 0.01, "epochs": 4.0, "batch_rows": 16},
+        defaults={"rank": 1, "alpha": 1.0, "learning_rate": 0.05, "epochs": 4.0, "batch_rows": 16},
     ),
     MethodSpec(
         name="lora_fa",
