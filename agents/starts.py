@@ -52,8 +52,8 @@ STARTS: Mapping[str, Start] = {
     "dylora": Start(4.0, 16, 1e-3, 8, 8.0, "top_third", frozenset({"decay", *_MEDIA})),
     "qlora": Start(3.0, 16, 1e-3, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA})),
     # A weight has a value already: a rate that suits adapters, which begin at nothing, would wreck it.
-    "full": Start(3.0, 16, 1e-4, 1, 1.0, "top_third", _WHOLE, whole=True),
-    "hft": Start(3.0, 16, 1e-4, 1, 1.0, "top_third", _WHOLE, whole=True),
+    "full": Start(3.0, 16, 3e-4, 1, 1.0, "top_third", _WHOLE, whole=True),
+    "hft": Start(3.0, 16, 3e-4, 1, 1.0, "top_third", _WHOLE, whole=True),
     "top_blocks": Start(8.0, 32, 3e-4, 1, 1.0, "top_third", frozenset({"more_rank", "dropout", "augment"})),
     "image_lora": Start(8.0, 32, 1e-3, 8, 16.0, "top_third", frozenset({"augment"})),
     # Its head is computed at once: another trial would give the very same.

@@ -32,6 +32,7 @@ class Fused:
     def step(self, rows: Sequence[int], number: int) -> float:
         """One step of SGD."""
         units = max(1, sum(self._objective.units[row] for row in rows))
+        self._square = None
         loss = self._objective.loss(list(rows)) / units
         total = float(loss.detach())
         if not math.isfinite(total):

@@ -43,17 +43,20 @@ class Slopes:
     def step(self, rows: Sequence[int], number: int) -> float:
         """Two looks, and a step down the slope; returns the mean of both."""
         noise, grids = self._spec.noise, self.align()
-        self.move(noise, number, grids)
-        above = self._look(rows)
-        self.move(noise, number, grids, times=-2)
-        below = self._look(rows)
-        self.move(noise, number, grids)
-        slope, rate = (above - below) / (2 * noise), self._rate(number)
+        at, looks = 0, []
+        try:
+            for side in (1, -1):
+                self.move(noise, number, grids, times=side - at)
+                at = side
+                looks.append(self._look(rows))
+        finally:  # also where a look ran out of memory
+            self.move(noise, number, grids, times=-at)
+        slope, rate = (looks[0] - looks[1]) / (2 * noise), self._rate(number)
         if math.isfinite(slope):
             for weight in self._weights if self._spec.weight_decay else ():
                 weight.mul_(1 - rate * self._spec.weight_decay)
             self.move(-rate * slope, number, grids)
-        return (above + below) / 2
+        return sum(looks) / 2
 
     def state(self) -> dict[str, Any]:
         """Nothing: the direction is drawn from the seed and the step."""

@@ -24,7 +24,10 @@ class Stepper(Protocol):
     """Changes the weights, step by step."""
 
     def step(self, rows: Sequence[int], number: int) -> float:
-        """Learn from these rows; returns their mean loss per unit. Where that is not finite, nothing has changed.
+        """Learn from these rows; returns their mean loss per unit.
+
+        Where that is not finite, nothing has changed; nor where it raises, as when memory runs out, but for methods
+        that update within back-propagation.
 
         Args:
             rows: Of the objective.
@@ -67,7 +70,11 @@ class Descent:
 
     def step(self, rows: Sequence[int], number: int) -> float:
         """Take one step of the optimiser."""
-        total = self._backward(rows)
+        try:
+            total = self._backward(rows)
+        except BaseException:
+            self._optimizer.zero_grad()
+            raise
         if math.isfinite(total):
             for group in self._optimizer.param_groups:
                 group["lr"] = self._rate(number)

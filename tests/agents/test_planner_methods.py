@@ -42,5 +42,5 @@ def test_whole_weights_are_moved_at_a_rate_of_their_own(method: str) -> None:
     base = planned("92%", defaults=OFFERED)
     plan = TaskPlan.model_validate(base.model_dump() | {"method": {**base.method.model_dump(), "value": method}})
     spec = first_spec(plan, card(100), seconds_left=1800, pace=900)
-    assert (spec.method, spec.learning_rate, spec.rank, spec.layers) == (method, 1e-4, 1, "top_third")
+    assert (spec.method, spec.learning_rate, spec.rank, spec.layers) == (method, 3e-4, 1, "top_third")
     assert f"{method} on the top third" in explain(spec, card(100))

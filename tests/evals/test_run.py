@@ -47,9 +47,12 @@ def test_dev_tells_answers_and_loss_and_select_scores_only(curated: Curated, tra
     assert not (tmp_path / "select" / "answers").exists()
 
 
-def test_the_adapter_is_told_from_the_base(curated: Curated, train: Train, tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", [{"epochs": 10}, {"epochs": 10, "method": "full", "learning_rate": 3e-3}])
+def test_the_adapter_is_told_from_the_base(
+    curated: Curated, train: Train, tmp_path: Path, told: dict[str, Any]
+) -> None:
     base = evaluate(curated, "dev", tmp_path / "base")
-    tuned = evaluate(curated, "dev", tmp_path / "tuned", train(epochs=10))
+    tuned = evaluate(curated, "dev", tmp_path / "tuned", train(**told))
     assert base.subject == "base"
     assert base.loss is not None and tuned.loss is not None and tuned.loss < base.loss
     assert tuned.natural_stop_rate > base.natural_stop_rate  # the random base never says its stop token

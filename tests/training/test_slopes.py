@@ -1,7 +1,7 @@
 """MeZO (arXiv 2305.17333): forward passes alone, in the memory of inference."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -64,6 +64,25 @@ def test_it_learns_from_figures_with_and_without_a_gradient(minimise: str, rate:
         stepper.step(ROWS, number)
     assert float(made.token_errors(ROWS)) < 0.6 * before
     assert all(parameter.grad is None for parameter in made.model.parameters())
+
+
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_a_look_that_fails_leaves_the_weights_as_they_were(fails_at: int) -> None:
+    made, looks = Towers(), []
+
+    def loss(rows: Sequence[int]) -> torch.Tensor:
+        looks.append(rows)
+        if len(looks) == fails_at:
+            raise MemoryError
+        return Towers.loss(made, rows)
+
+    made.loss = loss  # type: ignore[method-assign]
+    stepper = slopes(made)
+    stepper.align()
+    before = made.weights()
+    with pytest.raises(MemoryError):
+        stepper.step(ROWS, 0)
+    assert all(torch.equal(weight, before[name]) for name, weight in made.weights().items())
 
 
 def test_a_figure_that_is_not_there_is_refused() -> None:

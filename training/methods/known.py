@@ -101,7 +101,7 @@ WHOLE = (
         summary="All weights of the layers from the boundary up, or of the whole model.",
         path="training.methods.full",
         max_rank=256,
-        defaults={"rank": 1, "learning_rate": 1e-4, "epochs": 3.0, "batch_rows": 16},
+        defaults={"rank": 1, "learning_rate": 3e-4, "epochs": 3.0, "batch_rows": 16},
     ),
     MethodSpec(
         name="hft",
@@ -109,7 +109,7 @@ WHOLE = (
         summary="Half Fine-Tuning: each round trains another random half of the weights; less is forgotten.",
         path="training.methods.hft",
         max_rank=256,
-        defaults={"rank": 1, "learning_rate": 1e-4, "epochs": 3.0, "batch_rows": 16},
+        defaults={"rank": 1, "learning_rate": 3e-4, "epochs": 3.0, "batch_rows": 16},
         stepper="training.halves:Halves",
     ),
     MethodSpec(
