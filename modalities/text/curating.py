@@ -73,7 +73,8 @@ def preflight(material: Material) -> float:
         for row, length in zip(rows, lengths, strict=True):
             if length > context:
                 data.shorten(row, count, context - SPARE_TOKENS)
-    return mean(lengths + test_lengths)
+    answers = 2 if plan.kind.value in ("preference", "thumbs") else 1  # each row has another answer beside its own
+    return answers * mean(lengths + test_lengths)
 
 
 def questions(material: Material) -> Told | None:
