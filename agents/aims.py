@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from agents.cues import METRIC_NAMES
 from agents.goals import MEASURES, WER, goal_question, goal_text, which_measure
-from agents.kinds import METRICS, ROWS, own_metric
+from agents.kinds import LIKED, METRICS, ROWS, own_metric
 from agents.proposals import is_quoted
 from agents.reading import Reading, Said
 from agents.scene import Scene
@@ -14,6 +14,8 @@ _WORDS = "Of transcripts the words are counted: word accuracy is one less the wo
 _FIRST = "Of pictures and captions it counts how often what belongs together is found first: recall@1."
 _FOUND = "Of pictures with captions I can measure recall@1 and recall@5"
 _SPOKEN = "Of transcripts I can measure word accuracy, which is one less the word error rate, and exact match"
+_FITS_LIKED = ("preference_accuracy", "accuracy", "right")
+_LIKING = "Of preferences I can measure preference accuracy: how often it has come to like what is preferred"
 _RECALLS: Mapping[str, MetricName] = {
     "recall": "recall_at_1",
     "recall_at_1": "recall_at_1",
@@ -58,6 +60,10 @@ def _refused(metric: Said, target: Said | None, kind: Kind) -> Question | None:
             return which_measure(name, target.value)
         measures = _SPOKEN if kind == "transcription" else MEASURES
         return goal_question(f"{measures}, not {name}. What must be reached?", own_metric(kind))
+    if (kind in LIKED and metric.value not in _FITS_LIKED) or (kind not in LIKED and metric.value == _FITS_LIKED[0]):
+        measures = _LIKING if kind in LIKED else MEASURES
+        named = METRIC_NAMES.get(metric.value, str(metric.value))
+        return goal_question(f"{measures}, not {named}. What must be reached?", own_metric(kind))
     if kind == "retrieval" and metric.value in ("exact_match", "word_accuracy"):
         named = METRIC_NAMES[metric.value]
         return goal_question(f"{_FOUND}, not {named}. What must be reached?", own_metric(kind))
@@ -78,6 +84,8 @@ def _measure(metric: Said | None, kind: Kind | None) -> tuple[MetricName, str, f
     if metric is None:
         rows = ROWS[kind or "classification"]
         return own, f"No measure was named; for {rows} it is {METRIC_NAMES[own]}.", 0.8
+    if kind in LIKED:
+        return own, "Of preferences it counts how often the tuned model has come to like what is preferred.", 0.9
     if metric.value in ("right", "accuracy", "word_accuracy") and kind == "chat":
         return "exact_match", "A conversation's answer is right when it matches exactly.", 0.8
     if metric.value in ("right", "accuracy") and kind == "transcription":
@@ -107,7 +115,7 @@ def _ask_goal(metric: Said | None, scene: Scene, kind: Kind | None) -> Question:
     own = own_metric(kind)
     if metric and metric.value in METRIC_NAMES:
         name: MetricName = metric.value if kind is None or metric.value in METRICS[kind] else own
-        name = own if kind in ("chat", "retrieval") and name == "accuracy" else name
+        name = own if (kind in ("chat", "retrieval") and name == "accuracy") or kind in LIKED else name
         return goal_question(f"Which {METRIC_NAMES[name]} must be reached for the task to count as done?", name)
     return goal_question(
         "What counts as success? Name a measure and the least it must reach on rows the model has never seen.", own

@@ -20,6 +20,8 @@ ROLE_WORDS = {
     "input": "the text to go by",
     "messages": "the conversation",
     "group": "what belongs together",
+    "rejected": "the answer that is liked less",
+    "thumb": "the thumb up or down",
 }
 
 

@@ -13,6 +13,7 @@ METRIC_NAMES: dict[MetricName, str] = {
     "word_accuracy": "word accuracy",
     "recall_at_1": "recall@1",
     "recall_at_5": "recall@5",
+    "preference_accuracy": "preference accuracy",
 }
 
 Role = Literal["goal", "weak", "error", "baseline", "relative", "upper", "aside"]
@@ -39,6 +40,7 @@ _METRICS: tuple[tuple[str, str], ...] = (
     ),
     (r"word[- ]accuracy|wer", "word_accuracy"),
     (r"character[- ](?:error[- ]rate|accuracy)|cer", "(none)"),
+    (r"preference[- ]accuracy|accuracy of preferences?|win[- ]rate", "preference_accuracy"),
     (r"accura(?:cy|te(?:ly)?)|acc(?=\W*\d|\W+of\b)|accurcay|acurracy|accuarcy|acuracy", "accuracy"),
     (r"(?<!the )(?<!its )(?:right(?! now| away)|correct(?:ly)?)|hit rate|success rate", "(right)"),
     (r"recall", "(recall)"),

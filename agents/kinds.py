@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from moatelier.contracts import Kind, MetricName
 
 KINDS: Mapping[str, tuple[Kind, ...]] = {
-    "text": ("classification", "chat"),
+    "text": ("classification", "chat", "preference", "thumbs"),
     "vision": ("classification", "retrieval"),
     "audio": ("transcription", "classification"),
     "imagetext": ("chat",),
@@ -15,6 +15,8 @@ METRICS: Mapping[Kind, tuple[MetricName, ...]] = {
     "chat": ("exact_match", "accuracy"),
     "transcription": ("word_accuracy", "exact_match"),
     "retrieval": ("recall_at_1", "recall_at_5"),
+    "preference": ("preference_accuracy",),
+    "thumbs": ("preference_accuracy",),
 }
 """Kind -> its metrics, the usual one first."""
 ROWS: Mapping[Kind, str] = {
@@ -22,12 +24,22 @@ ROWS: Mapping[Kind, str] = {
     "chat": "conversations",
     "transcription": "transcripts",
     "retrieval": "pictures with captions",
+    "preference": "pairs of answers of which one is preferred",
+    "thumbs": "answers with a thumb up or down",
 }
+LIKED: frozenset[Kind] = frozenset({"preference", "thumbs"})
+"""Kinds whose rows say which answers are liked; what is tuned by them answers as a chat adapter does."""
 NOUN: Mapping[str, str] = {"text": "row", "vision": "picture", "audio": "recording", "imagetext": "question"}
 """Modality -> what one of its rows is called."""
 
-_ONLY: Mapping[str, Kind] = {"contrastive": "retrieval", "llava": "chat"}
-"""Methods of pictures that one kind of task alone is learnt by, and it by no other."""
+_ONLY: Mapping[str, Kind] = {
+    "contrastive": "retrieval",
+    "llava": "chat",
+    "dpo": "preference",
+    "orpo": "preference",
+    "kto": "thumbs",
+}
+"""Methods that one kind of task alone is learnt by, and it by no other."""
 
 
 def fitting(methods: Sequence[str], kind: Kind) -> tuple[str, ...]:

@@ -216,6 +216,12 @@ def _check_text_columns(plan: TaskPlan, columns: Columns) -> None:
         raise InvalidRequest(
             "Chat needs a column with conversations, or input and target.", where="columns.messages", remedy="Name it."
         )
+    if (role := {"preference": "rejected", "thumbs": "thumb"}.get(plan.kind.value)) and not (
+        columns.input and columns.target and getattr(columns, role)
+    ):
+        raise InvalidRequest(
+            f"Preferences need an input, a target and a {role} column.", where=f"columns.{role}", remedy="Name it."
+        )
     if columns.input and columns.input == columns.target:
         raise InvalidRequest(
             "Input and target are the same column.", where="columns.target", remedy="Name two different columns."

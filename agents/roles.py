@@ -1,16 +1,17 @@
 """Kind and columns of a task: what the person said, else what the file's profile shows, else a question."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from agents.columns import GENERIC, ROLE_WORDS, column_question, nearest
-from agents.kinds import KINDS
+from agents.kinds import KINDS, LIKED
 from agents.proposals import is_quoted
 from agents.reading import Reading, Said
 from agents.scene import Scene
 from moatelier.contracts import ColumnGuess, Columns, DataProfile, Kind, Question, Sourced
 
-Role = Literal["input", "target", "messages", "group"]
+Role = Literal["input", "target", "messages", "group", "rejected", "thumb"]
 SURE = 0.6
 """A guess below this is asked."""
 LABEL_CHARS = 80
@@ -20,6 +21,7 @@ MARGIN = 0.1
 
 _GENERIC_COLUMNS = GENERIC | {"y", "intent", "label_name", "gold", "truth"}
 _KIND_WORDS: dict[Kind, str] = {"classification": "one label for each text", "chat": "conversations with answers"}
+_KIND_WORDS |= {"preference": "pairs of answers of which one is preferred", "thumbs": "answers with a thumb up or down"}
 _ROW_WORDS: dict[Kind, str] = {"classification": "a text with its label", "chat": "a question with its answer"}
 
 
@@ -30,7 +32,8 @@ def resolve_kind(reading: Reading, scene: Scene, profile: DataProfile) -> Source
     """Whether the rows have labels or are conversations."""
     said = reading.said.get("kind")
     seen, why = _seen_kind(reading, profile)
-    if seen and (said is None or said.value == seen):
+    answers = seen in LIKED and said is not None and said.value == "chat" and not said.chosen
+    if seen and (said is None or said.value == seen or answers):
         reason = f"{said.reason} {why}" if said else why
         return Sourced(
             value=seen, source=said.source if said else "inferred", confidence=1.0 if said else 0.9, reason=reason
@@ -56,6 +59,8 @@ def resolve_kind(reading: Reading, scene: Scene, profile: DataProfile) -> Source
 def _seen_kind(reading: Reading, profile: DataProfile) -> tuple[Kind | None, str]:
     """The kind that the data show; a target that the person named decides, since a file may allow both."""
     kind = profile.kind
+    if kind in LIKED:
+        return kind, f"{profile.name} holds {_KIND_WORDS[kind]}."
     target = reading.said.get("columns.target")
     column = next((each for each in profile.columns if target and each.name == target.value), None)
     if column and column.filled:
@@ -73,7 +78,10 @@ def resolve_columns(
     reading: Reading, scene: Scene, profile: DataProfile, kind: Kind
 ) -> Sourced[Columns] | tuple[Question, ...]:
     """Which column plays which role, or one question for each role that is unclear."""
-    roles: tuple[Role, ...] = ("input", "target")
+    if kind in LIKED:
+        reading = _without_likings(reading, profile)
+    liking: dict[Kind, tuple[Role, ...]] = {"preference": ("rejected",), "thumbs": ("thumb",)}
+    roles: tuple[Role, ...] = ("input", "target", *liking.get(kind, ()))
     if kind == "chat" and (conversation := _conversation(reading, scene, profile)):
         if isinstance(conversation, Question):
             return (conversation,)
@@ -92,6 +100,17 @@ def resolve_columns(
     if questions:
         return tuple(questions)
     return _columns(settled, reading, profile)
+
+
+def _without_likings(reading: Reading, profile: DataProfile) -> Reading:
+    """`learn from the thumbs` and `prefer the chosen` name no roles: the columns' own names have told."""
+    roles = {guess.column: f"columns.{guess.role}" for guess in profile.guesses}
+    said = {
+        name: said
+        for name, said in reading.said.items()
+        if not name.startswith("columns.") or said.chosen or roles.get(said.value, name) == name
+    }
+    return replace(reading, said=said)
 
 
 def _columns(settled: dict[Role, Said], reading: Reading, profile: DataProfile) -> Sourced[Columns]:

@@ -54,6 +54,10 @@ STARTS: Mapping[str, Start] = {
     # A weight has a value already: a rate that suits adapters, which begin at nothing, would wreck it.
     "full": Start(3.0, 16, 3e-4, 1, 1.0, "top_third", _WHOLE, whole=True),
     "hft": Start(3.0, 16, 3e-4, 1, 1.0, "top_third", _WHOLE, whole=True),
+    # Their losses start at ln 2, at the cross-entropy of the chosen answers, and at a half.
+    "dpo": Start(2.0, 16, 5e-4, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA})),
+    "orpo": Start(2.0, 16, 5e-4, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA}), 2.5),
+    "kto": Start(2.0, 16, 5e-4, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA}), 0.4),
     "top_blocks": Start(8.0, 32, 3e-4, 1, 1.0, "top_third", frozenset({"more_rank", "dropout", "augment"})),
     "image_lora": Start(8.0, 32, 1e-3, 8, 16.0, "top_third", frozenset({"augment"})),
     # Its head is computed at once: another trial would give the very same.

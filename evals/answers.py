@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from evals.liking import like_all
 from evals.matching import Matcher, match_all
 from evals.rows import EvalRow, split_rows
 from evals.rows import answer_limit as rows_limit
@@ -58,6 +59,8 @@ def answer(
         found = match_all(cast(Matcher, engine), split, others, adapter=adapter, folder=folder, progress=progress)
         wanted = {row.id for row in rows}
         return [one for row, one in zip(split, found, strict=True) if row.id in wanted]
+    if card.kind in ("preference", "thumbs"):
+        return like_all(cast(TextEngine, engine), rows, adapter=adapter, folder=folder, progress=progress)
     limit = answer_limit(engine, card.kind, card.labels, rows)
     return answer_all(engine, rows, adapter=adapter, max_tokens=limit, folder=folder, progress=progress, blind=blind)
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from moatelier.contracts import DatasetCard, Kind, SplitName
 from moatelier.errors import DataError
@@ -13,7 +13,7 @@ from modalities.imagetext.data import rows_of as question_rows
 from modalities.text.duplicates import normalise
 from store import artifacts
 
-SPARE_TOKENS: Mapping[Kind, int] = {"classification": 2, "chat": 8, "transcription": 8, "retrieval": 8}
+SPARE_TOKENS: Mapping[Kind, int] = {kind: 2 if kind == "classification" else 8 for kind in get_args(Kind)}
 """An answer may be this much longer than the longest expected one before it is cut: a label and its stop token."""
 LONGEST_ANSWER = 512
 """Upper bound for the tokens of a chat answer."""
@@ -32,6 +32,10 @@ class EvalRow:
     truth: str
     group: str | None = None
     """Rows of one group are kept in one split, and are no independent draws; of recordings it is who speaks."""
+    rejected: str | None = None
+    """An answer that is liked less than the truth."""
+    good: bool | None = None
+    """Whether the truth is an answer that is liked."""
 
     @property
     def media(self) -> tuple[str, ...]:
@@ -69,7 +73,8 @@ def _row(row: Mapping[str, Any]) -> EvalRow:
         [asked] = question_rows([row])
         return EvalRow(asked.id, tuple(asked.prompt), asked.answer, asked.group)
     *prompt, answer = row["messages"]
-    return EvalRow(row["id"], tuple(prompt), answer["content"], row.get("group"))
+    liking = {"rejected": row.get("rejected"), "good": row.get("good")}
+    return EvalRow(row["id"], tuple(prompt), answer["content"], row.get("group"), **liking)
 
 
 def _asked(part: dict[str, Any]) -> tuple[dict[str, Any], ...]:

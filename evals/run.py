@@ -59,6 +59,7 @@ def evaluate(spec: EvalSpec, job: Job) -> EvalReport:
         progress=answers.tell(job, "evaluate", subject, len(rows)),
     )
     on_dev = spec.split == "dev"
+    spoken = on_dev and card.kind not in ("preference", "thumbs")  # their answers are not all to be learnt
     if not on_dev:
         shutil.rmtree(job.folder / "answers", ignore_errors=True)  # of select rows nothing but scores is kept
     return report(
@@ -67,7 +68,7 @@ def evaluate(spec: EvalSpec, job: Job) -> EvalReport:
         spec.split,
         score(card.kind, card.labels, answered, seed=spec.seed),
         rows=len(rows),
-        loss=loss.mean_loss(engine, rows, adapter=adapter) if on_dev and isinstance(engine, TextEngine) else None,
+        loss=loss.mean_loss(engine, rows, adapter=adapter) if spoken and isinstance(engine, TextEngine) else None,
         predictions=_keep(card, rows, answered) if on_dev else None,
         seconds=time.monotonic() - started,
     )

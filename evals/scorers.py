@@ -28,6 +28,9 @@ _METRICS: dict[Kind, tuple[MetricName, ...]] = {
     "chat": ("accuracy", "exact_match"),
     "transcription": ("word_accuracy", "exact_match"),
     "retrieval": ("recall_at_1", "recall_at_5"),
+    "preference": ("preference_accuracy",),
+    "thumbs": ("preference_accuracy",),
+    "prompts": (),
 }
 
 
@@ -77,6 +80,8 @@ def score(
         return recall.score_found(rows, alpha=alpha)
     right = rights(rows)
     exact = clopper_pearson(int(right.sum()), len(rows), alpha=alpha)
+    if kind in ("preference", "thumbs"):
+        return Scores({"preference_accuracy": exact}, 1.0)
     stops = sum(row.stopped for row in rows) / len(rows)
     metrics = {"accuracy": exact, "exact_match": exact}
     if kind == "chat":

@@ -17,6 +17,7 @@ METRIC_NAMES = {
     "word_accuracy": "Word accuracy",
     "recall_at_1": "Recall@1",
     "recall_at_5": "Recall@5",
+    "preference_accuracy": "Preference accuracy",
 }
 
 

@@ -62,7 +62,10 @@ def probing(material: Material) -> Told:
     stand = [kept[(2 * place + 1) * len(kept) // (2 * STAND)] for place in range(STAND)] if len(kept) > STAND else kept
     firsts = {row.messages[0]["content"] for row in rows}
     shared = token_counts(material.plan.base.value)(firsts.pop()) + HEADER_TOKENS if len(firsts) == 1 else 0
-    return {"lengths": {"rows": [list(each) for each in stand], "shared": shared, "longest": kept[-1][0]}}
+    # Beside its own answer each of these rows has another, with the same prompt.
+    answers = 2 if material.plan.kind.value in ("preference", "thumbs") else 1
+    told_rows = [[answers * tokens, answers * learnt] for tokens, learnt in stand]
+    return {"lengths": {"rows": told_rows, "shared": shared, "longest": kept[-1][0]}}
 
 
 def _measure(base: str) -> Callable[[data.Row], tuple[int, int]]:
