@@ -9,6 +9,7 @@ only, so that it needs no database and may outlive, or be outlived by, the worke
     events.jsonl   one JSON object a line: {"kind", "step", "body"}; the worker copies them to the event log
     result.json    written once, atomically, when all is done
     error.json     a MoatelierError.to_dict(), when it cannot be done
+    cancelled      there when a person has cancelled the job: what is asked to stop will not be asked to go on
 
 SIGTERM asks the process to save what it has and leave. When the pipe to its worker closes, it leaves as well.
 """
@@ -22,6 +23,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ from moatelier.errors import Cancelled, MoatelierError, ResourceExhausted
 
 WORKER_PIPE = "MOATELIER_WORKER_PIPE"
 """Environment variable with the file descriptor whose end means that the worker is gone."""
+CANCELLED = "cancelled"
+"""The file in a job's folder that says that a person has cancelled it."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -44,9 +48,13 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise ResourceExhausted(
-            f"Writing failed: {error.strerror}.", where=str(path), remedy="Free some disk space and try again."
-        ) from error
+        raise _no_room(error, path) from error
+
+
+def _no_room(error: OSError, path: Path) -> ResourceExhausted:
+    return ResourceExhausted(
+        f"Writing failed: {error.strerror}.", where=str(path), remedy="Free some disk space and try again."
+    )
 
 
 class Job:
@@ -74,8 +82,13 @@ class Job:
     def emit(self, kind: str, step: int = 0, **body: Any) -> None:
         """Append an event. (kind, step) is its identity within the job: a repeat is dropped by the reader."""
         line = json.dumps({"kind": kind, "step": step, "body": body}, ensure_ascii=False)
-        with self._events.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        try:
+            with self._events.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            with suppress(OSError):
+                self._drop_half_line()
+            raise _no_room(error, self._events) from error
         if not self.quiet:
             print(line, flush=True)
 
@@ -83,6 +96,11 @@ class Job:
     def should_stop(self) -> bool:
         """Someone sent SIGTERM or the worker is gone: save and leave by `check()`."""
         return bool(self.stop_reason)
+
+    @property
+    def cancelled(self) -> bool:
+        """A person has cancelled it: nobody will go on from what is saved, so leave something that can be used."""
+        return (self.folder / CANCELLED).exists()
 
     def check(self) -> None:
         """Raise `Cancelled` if the job was asked to stop. Call it after saving, between units of work."""
@@ -148,6 +166,6 @@ def _run(job: Job, work: Callable[[dict[str, Any], Job], dict[str, Any]], spec: 
     except Exception as error:
         traceback.print_exc()
         failure = {"code": "job_failed", "what": f"{type(error).__name__}: {error}", "where": str(job.folder)}
-    write_atomically(job.folder / "error.json", json.dumps(failure, ensure_ascii=False).encode())
     print(json.dumps(failure, ensure_ascii=False), file=sys.stderr)
+    write_atomically(job.folder / "error.json", json.dumps(failure, ensure_ascii=False).encode())
     return 1

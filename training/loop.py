@@ -2,7 +2,8 @@
 
 The loss of a step is the sum over its units (trained tokens, pictures) divided by their number in the whole batch, so
 that cutting the batch into micro-batches changes nothing (transformers#34191). Every step is a function of the state
-before it, the seed and the step's number: a run that is killed and resumed ends with the same bits.
+before it, the seed and the step's number: a run that is killed and resumed ends with the same bits. What goes wrong on
+the way is mended as `training.recovery` says.
 """
 
 import math
@@ -14,15 +15,17 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from moatelier.contracts import TrainSpec
-from moatelier.errors import DataError, ResourceExhausted
+from moatelier.contracts import Setback, TrainSpec
+from moatelier.errors import ResourceExhausted
 from moatelier.faults import fault_point
 from moatelier.job import Job
-from training.batches import epoch_batches, micro_batches, steps_per_epoch
+from training.batches import epoch_batches, steps_per_epoch
 from training.checkpoint import Checkpoints, State
 from training.objective import Objective
+from training.recovery import Diverged, Setbacks, random_state, restore_random, slower
 
 _DEV_ROWS = 64
 
@@ -39,6 +42,8 @@ class Loop:
     """
 
     def __init__(self, spec: TrainSpec, objective: Objective, train_rows: int, job: Job, state: State) -> None:
+        self._setbacks = Setbacks(job, state)
+        spec = spec.model_copy(update={"learning_rate": spec.learning_rate / self._setbacks.divisor()})
         self._spec, self._objective, self._job = spec, objective, job
         self._train, self._dev = range(train_rows), range(train_rows, len(objective.sizes))
         self._accelerator = Accelerator(cpu=not torch.cuda.is_available())
@@ -65,8 +70,8 @@ class Loop:
 
         Raises:
             Cancelled: The job was asked to stop; a checkpoint was written.
-            ResourceExhausted: Not even one step fits into the time limit.
-            DataError: The loss is not finite.
+            ResourceExhausted: Not even one step fits into the time limit, or a row into memory.
+            Diverged: A loss, its gradients or the weights are not finite; `go_back` says where to begin again.
         """
         self._resume()
         finished = True
@@ -80,22 +85,42 @@ class Loop:
         if not self._dev_curve or self._dev_curve[-1][0] != self._step:
             self._evaluate()
         self._save()
-        return self._state(), finished
+        return self.state, finished
+
+    def go_back(self, error: Diverged) -> None:
+        """Note that the next loop over a fresh objective goes on from before the divergence, more slowly.
+
+        Raises:
+            DataError: It has gone back often enough.
+        """
+        self._setbacks.go_back(error, self._checkpoints.scheduled)
+
+    @property
+    def setbacks(self) -> tuple[Setback, ...]:
+        """What went wrong so far and was mended."""
+        return self._setbacks.all
+
+    def best(self) -> tuple[int, dict[str, Tensor]] | None:
+        """Step and weights of the lowest dev loss so far, else of the last checkpoint; None before there is any."""
+        if found := self._checkpoints.best(self._resumed):
+            return found
+        last = self._checkpoints.latest(self._resumed, "cpu", self._setbacks.usable)
+        return (last[0].step, last[1]) if last else None
 
     def _resume(self) -> None:
-        found = self._checkpoints.latest(self._resumed.spec, self._resumed.data, str(self._accelerator.device))
+        self._began -= self._setbacks.seconds
+        found = self._checkpoints.latest(self._resumed, str(self._accelerator.device), self._setbacks.usable)
         if found is None:
             return
         state, weights, rest = found
+        slower(rest, self._setbacks.divisor(state.returns))
         self._objective.restore(weights)
         self._optimizer.load_state_dict(rest["optimizer"])
         self._schedule.load_state_dict(rest["schedule"])
-        torch.set_rng_state(rest["random"].cpu())
-        if "random_cuda" in rest:
-            torch.cuda.set_rng_state(rest["random_cuda"].cpu())
+        restore_random(rest)
         self._step, self._tokens = state.step, state.tokens
         self._curve, self._dev_curve = list(state.curve), list(state.dev_curve)
-        self._began = time.monotonic() - (state.seconds + self._resumed.seconds)
+        self._began = time.monotonic() - (max(state.seconds, self._setbacks.seconds) + self._resumed.seconds)
         self._job.emit("resumed", state.step, seconds=round(state.seconds, 1))
 
     def _one_step(self) -> None:
@@ -109,11 +134,12 @@ class Loop:
         fault_point("train.between_checkpoints" if self._checkpoints.any else "train.before_first_checkpoint")
         if self._step % self.epoch_steps == 0 and self._step < self.steps and self._has_time(evaluate=True):
             self._evaluate()
-        if self._job.should_stop:
-            self._save()
+        due = self._step % self._spec.checkpoint_every == 0 and self._step < self.steps
+        stop = self._job.should_stop
+        if due or stop:
+            self._save(stopped=not due)
+        if stop:
             self._job.check()
-        if self._step % self._spec.checkpoint_every == 0 and self._step < self.steps:
-            self._save()
 
     def _batch(self) -> list[int]:
         epoch, at = divmod(self._step, self.epoch_steps)
@@ -124,18 +150,17 @@ class Loop:
         """Take one optimiser step; returns the mean loss per unit and the size of the rows together."""
         self._objective.model.train()
         units = max(1, sum(self._objective.units[row] for row in rows))
-        total = 0.0
-        for piece in micro_batches(self._objective.sizes, rows, self._objective.micro):
+
+        def part(piece: list[int]) -> float:
             loss = self._objective.loss(piece) / units
             self._accelerator.backward(loss)
-            total += float(loss.detach())
-        if not math.isfinite(total):
-            raise DataError(
-                f"The loss became {total} at step {self._step + 1}.",
-                where="training",
-                remedy="Lower the learning rate.",
-            )
-        self._accelerator.clip_grad_norm_(self._parameters, self._spec.max_grad_norm)
+            return float(loss.detach())
+
+        undo = self._optimizer.zero_grad
+        total = self._setbacks.within_memory(self._objective, rows, 2 * self._step, part, undo)
+        self._need_finite(total, "The loss")
+        norm = self._accelerator.clip_grad_norm_(self._parameters, self._spec.max_grad_norm)
+        self._need_finite(float(norm), "The norm of the gradients")
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad()
@@ -147,6 +172,9 @@ class Loop:
             return
         start = time.monotonic()
         loss = self._mean_loss(self._dev)
+        self._need_finite(loss, "The dev loss")
+        if loss < min((other for _, other in self._dev_curve), default=math.inf):
+            self._checkpoints.keep_best(self.state, self._objective.weights())
         self._dev_curve.append((self._step, loss))
         self._dev_seconds = time.monotonic() - start
         self._job.emit("metrics", self._step, dev_loss=round(loss, 6))
@@ -157,11 +185,19 @@ class Loop:
         self._objective.model.eval()
         ordered = sorted(rows, key=lambda row: (sizes[row], row))
         total, units = 0.0, sum(self._objective.units[row] for row in ordered)
+
+        def part(piece: list[int]) -> float:
+            return float(self._objective.loss(piece))
+
         with torch.no_grad():
             for at in range(0, len(ordered), _DEV_ROWS):
-                for piece in micro_batches(sizes, ordered[at : at + _DEV_ROWS], self._objective.micro):
-                    total += float(self._objective.loss(piece))
+                some = ordered[at : at + _DEV_ROWS]
+                total += self._setbacks.within_memory(self._objective, some, 2 * self._step + 1, part, lambda: None)
         return total / max(1, units)
+
+    def _need_finite(self, figure: float, what: str) -> None:
+        if not math.isfinite(figure):
+            raise Diverged(self._step + 1, f"{what} became {figure}", time.monotonic() - self._began)
 
     def _learning_rate(self, step: int) -> float:
         warmup = round(self._spec.warmup_ratio * self.steps)
@@ -202,9 +238,12 @@ class Loop:
             seconds_left=round(mean * (self.steps - self._step), 1),
         )
 
-    def _state(self) -> State:
+    @property
+    def state(self) -> State:
+        """Where it stands."""
         return self._resumed.model_copy(
             update={
+                "returns": len(self._setbacks.returns),
                 "step": self._step,
                 "seconds": time.monotonic() - self._began,
                 "tokens": self._tokens,
@@ -213,15 +252,16 @@ class Loop:
             }
         )
 
-    def _save(self) -> None:
+    def _save(self, *, stopped: bool = False) -> None:
+        weights = self._objective.weights()
+        # Steps that were all finite may end in weights that are not: nothing can be gone on with from those.
+        self._need_finite(sum(float(tensor.float().sum()) for tensor in weights.values()), "The sum of the weights")
         rest: dict[str, Any] = {
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
-            "random": torch.get_rng_state(),
+            **random_state(),
         }
-        if self._accelerator.device.type == "cuda":
-            rest["random_cuda"] = torch.cuda.get_rng_state()
-        self._checkpoints.save(self._state(), self._objective.weights(), rest)
+        self._checkpoints.save(self.state, weights, rest, stopped=stopped)
         self._job.emit("checkpoint", self._step)
 
 

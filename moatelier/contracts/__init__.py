@@ -67,7 +67,7 @@ from moatelier.contracts.routing import (
 )
 from moatelier.contracts.serving import Event, Feedback, RouteDecision
 from moatelier.contracts.traces import Extent, Proposal, Trace, Way
-from moatelier.contracts.training import AdapterManifest, TrainResult, TrainSpec
+from moatelier.contracts.training import AdapterManifest, Setback, TrainResult, TrainSpec
 
 __all__ = [
     "CANDIDATES",
@@ -135,6 +135,7 @@ __all__ = [
     "RoutingResult",
     "RoutingSpec",
     "RowProblem",
+    "Setback",
     "Sourced",
     "SplitInfo",
     "SplitName",
