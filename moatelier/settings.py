@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     """What the engine computes in, and so what evaluation and gate score; `auto` is what this machine is faster at."""
     engine_memory_gb: float = Field(default=4.0, gt=0)
     """Upper bound for what the engine holds beside the base: running answers, cached prompts, adapters."""
+    training_memory_gb: float = Field(default=4.0, gt=0)
+    """Upper bound for what a training on the CPU holds beside the base; where activations would take more, they are
+    computed twice."""
     threads: int = 0
     """CPU threads for torch; 0 takes the cores of the cgroup."""
     log_level: str = "INFO"

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from safetensors.torch import save
@@ -17,6 +18,7 @@ from modalities.text.model import TextBase, load_base
 from modalities.text.packed import check_packed
 from modalities.text.template import Encoded, answer_header, encode_row
 from training import methods, preflight
+from training.activations import decide
 from training.batches import MICRO_TOKENS, Example
 from training.filling import fill_progress
 from training.inputs import Source
@@ -67,11 +69,21 @@ class TextObjective:
         self._head = base.model.get_output_embeddings()
         if header:
             self._method.activate_by(self.model, header)
-        self.sizes = [len(example.ids) for example in examples]
-        self.units = [sum(example.trained) for example in examples]
+        self.sizes: Sequence[int] = [len(example.ids) for example in examples]
+        self.units: Sequence[int] = [sum(example.trained) for example in examples]
         self.data = digest_json([[example.ids, example.trained] for example in examples])
         self.precision = base.precision
+        self.recompute = decide(self, partial(TextObjective.loss, self), job)
         self.seconds = time.monotonic() - began
+
+    @property
+    def recompute(self) -> bool:
+        """Whether activations are computed twice instead of kept."""
+        return self._source.recompute
+
+    @recompute.setter
+    def recompute(self, twice: bool) -> None:
+        self._source.recompute = twice
 
     def loss(self, rows: Sequence[int]) -> Tensor:
         """Cross-entropy summed over the rows' trained tokens."""
