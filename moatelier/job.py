@@ -63,14 +63,17 @@ class Job:
     Args:
         folder: The job's folder; made when missing.
         quiet: Print no events to the terminal.
+        rank: Its number among the job's processes, where a launcher has started several; only 0 writes anything.
     """
 
-    def __init__(self, folder: Path, *, quiet: bool = False) -> None:
+    def __init__(self, folder: Path, *, quiet: bool = False, rank: int | None = None) -> None:
         self.folder, self.quiet = folder, quiet
         self.stop_reason = ""
+        self.launched, self.leads = rank is not None, not rank
         folder.mkdir(parents=True, exist_ok=True)
         self._events = folder / "events.jsonl"
-        self._drop_half_line()
+        if self.leads:
+            self._drop_half_line()
 
     def _drop_half_line(self) -> None:
         # A killed predecessor may have left half a line; the next event must not be glued to it.
@@ -81,6 +84,8 @@ class Job:
 
     def emit(self, kind: str, step: int = 0, **body: Any) -> None:
         """Append an event. (kind, step) is its identity within the job: a repeat is dropped by the reader."""
+        if not self.leads:
+            return
         line = json.dumps({"kind": kind, "step": step, "body": body}, ensure_ascii=False)
         try:
             with self._events.open("a", encoding="utf-8") as file:
@@ -109,7 +114,8 @@ class Job:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result; from then on the job is done for good."""
-        write_atomically(self.folder / "result.json", json.dumps(result, ensure_ascii=False).encode())
+        if self.leads:
+            write_atomically(self.folder / "result.json", json.dumps(result, ensure_ascii=False).encode())
 
     def watch(self) -> None:
         """Start the heartbeat, react to SIGTERM, and follow the pipe to the worker."""
@@ -146,10 +152,19 @@ def main(module: str, work: Callable[[dict[str, Any], Job], dict[str, Any]]) -> 
     arguments = parser.parse_args()
     folder: Path = arguments.folder or arguments.spec.resolve().parent / arguments.spec.stem
     folder.mkdir(parents=True, exist_ok=True)
+    rank = int(os.environ["RANK"]) if "RANK" in os.environ else None
+    if rank:
+        if (folder / "result.json").exists():
+            return
+        job = Job(folder, quiet=True, rank=rank)  # the first of the job's processes has the lock
+        job.watch()
+        sys.exit(_run(job, work, arguments.spec))
     with FileLock(folder / "lock"):
         if (folder / "result.json").exists():
             return
-        job = Job(folder, quiet=arguments.quiet)  # mends the events, so not while a predecessor may be writing one
+        job = Job(
+            folder, quiet=arguments.quiet, rank=rank
+        )  # mends the events, so not while a predecessor may be writing one
         (folder / "error.json").unlink(missing_ok=True)
         job.watch()
         sys.exit(_run(job, work, arguments.spec))
@@ -167,5 +182,6 @@ def _run(job: Job, work: Callable[[dict[str, Any], Job], dict[str, Any]], spec: 
         traceback.print_exc()
         failure = {"code": "job_failed", "what": f"{type(error).__name__}: {error}", "where": str(job.folder)}
     print(json.dumps(failure, ensure_ascii=False), file=sys.stderr)
-    write_atomically(job.folder / "error.json", json.dumps(failure, ensure_ascii=False).encode())
+    if job.leads:
+        write_atomically(job.folder / "error.json", json.dumps(failure, ensure_ascii=False).encode())
     return 1

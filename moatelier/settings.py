@@ -92,6 +92,8 @@ class Settings(BaseSettings):
     training_memory_gb: float = Field(default=4.0, gt=0)
     """Upper bound for what a training on the CPU holds beside the base; where activations would take more, they are
     computed twice."""
+    training_processes: int = Field(default=1, ge=1)
+    """Processes among which a training shares each batch, such as one for each GPU."""
     threads: int = 0
     """CPU threads for torch; 0 takes the cores of the cgroup."""
     log_level: str = "INFO"

@@ -63,7 +63,7 @@ def decide(objective: Objective, loss: Callable[[list[int]], Tensor], job: Job) 
     bound = _SHARE * free
     if not torch.cuda.is_available():
         bound = min(bound, settings().training_memory_gb * 1e9)
-    twice = needed > bound
+    twice: bool = needed > bound
     if twice:
         _give_back_at_once()
     told = {"activations_gb": activations, "needed_gb": needed, "bound_gb": bound}

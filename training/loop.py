@@ -14,17 +14,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from moatelier.contracts import Setback, TrainSpec
-from moatelier.errors import ResourceExhausted
+from moatelier.errors import Cancelled, ResourceExhausted
 from moatelier.faults import fault_point
 from moatelier.job import Job
 from training.batches import epoch_batches, steps_per_epoch
 from training.checkpoint import Checkpoints, State
 from training.objective import Objective
+from training.ranks import Ranks
 from training.recovery import Diverged, Setbacks, random_state, restore_random, slower
 
 _DEV_ROWS = 64
@@ -46,7 +46,9 @@ class Loop:
         spec = spec.model_copy(update={"learning_rate": spec.learning_rate / self._setbacks.divisor()})
         self._spec, self._objective, self._job = spec, objective, job
         self._train, self._dev = range(train_rows), range(train_rows, len(objective.sizes))
-        self._accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        self._ranks = Ranks()
+        self._ranks.need_parts(objective)
+        self._accelerator = self._ranks.accelerator
         self._parameters = [parameter for parameter in objective.model.parameters() if parameter.requires_grad]
         self.epoch_steps = steps_per_epoch(train_rows, spec.batch_rows)
         """Optimiser steps of an epoch."""
@@ -76,7 +78,7 @@ class Loop:
         self._resume()
         finished = True
         while self._step < self.steps:
-            if not self._has_time():
+            if self._ranks.any(not self._has_time()):
                 finished = False
                 break
             self._one_step()
@@ -109,8 +111,10 @@ class Loop:
 
     def _resume(self) -> None:
         self._began -= self._setbacks.seconds
-        found = self._checkpoints.latest(self._resumed, str(self._accelerator.device), self._setbacks.usable)
+        with self._accelerator.main_process_first():  # it removes what is of no use
+            found = self._checkpoints.latest(self._resumed, str(self._accelerator.device), self._setbacks.usable)
         if found is None:
+            self._ranks.draw_apart(self._spec.seed, 0)
             return
         state, weights, rest = found
         slower(rest, self._setbacks.divisor(state.returns))
@@ -118,6 +122,7 @@ class Loop:
         self._optimizer.load_state_dict(rest["optimizer"])
         self._schedule.load_state_dict(rest["schedule"])
         restore_random(rest)
+        self._ranks.draw_apart(self._spec.seed, state.step)
         self._step, self._tokens = state.step, state.tokens
         self._curve, self._dev_curve = list(state.curve), list(state.dev_curve)
         self._began = time.monotonic() - (max(state.seconds, self._setbacks.seconds) + self._resumed.seconds)
@@ -132,14 +137,15 @@ class Loop:
         self._step_seconds = [*self._step_seconds[-19:], time.monotonic() - start]
         self._report(loss, tokens)
         fault_point("train.between_checkpoints" if self._checkpoints.any else "train.before_first_checkpoint")
-        if self._step % self.epoch_steps == 0 and self._step < self.steps and self._has_time(evaluate=True):
-            self._evaluate()
+        if self._step % self.epoch_steps == 0 and self._step < self.steps:
+            if not self._ranks.any(not self._has_time(evaluate=True)):
+                self._evaluate()
         due = self._step % self._spec.checkpoint_every == 0 and self._step < self.steps
-        stop = self._job.should_stop
+        stop = self._ranks.any(self._job.should_stop)
         if due or stop:
             self._save(stopped=not due)
         if stop:
-            self._job.check()
+            raise Cancelled(f"The job was stopped: {self._job.stop_reason}.", where=str(self._job.folder))
 
     def _batch(self) -> list[int]:
         epoch, at = divmod(self._step, self.epoch_steps)
@@ -157,7 +163,9 @@ class Loop:
             return float(loss.detach())
 
         undo = self._optimizer.zero_grad
-        total = self._setbacks.within_memory(self._objective, rows, 2 * self._step, part, undo)
+        share = self._ranks.share(rows)
+        total = self._ranks.total(self._setbacks.within_memory(self._objective, share, 2 * self._step, part, undo))
+        self._ranks.add_gradients(self._parameters)
         self._need_finite(total, "The loss")
         norm = self._accelerator.clip_grad_norm_(self._parameters, self._spec.max_grad_norm)
         self._need_finite(float(norm), "The norm of the gradients")
@@ -174,10 +182,15 @@ class Loop:
         loss = self._mean_loss(self._dev)
         self._need_finite(loss, "The dev loss")
         if loss < min((other for _, other in self._dev_curve), default=math.inf):
-            self._checkpoints.keep_best(self.state, self._objective.weights())
+            self._keep_best()
         self._dev_curve.append((self._step, loss))
         self._dev_seconds = time.monotonic() - start
         self._job.emit("metrics", self._step, dev_loss=round(loss, 6))
+
+    def _keep_best(self) -> None:
+        weights = self._objective.weights()
+        if self._job.leads:
+            self._checkpoints.keep_best(self.state, weights)
 
     def _mean_loss(self, rows: Sequence[int]) -> float:
         """Mean loss per unit, without training."""
@@ -191,9 +204,9 @@ class Loop:
 
         with torch.no_grad():
             for at in range(0, len(ordered), _DEV_ROWS):
-                some = ordered[at : at + _DEV_ROWS]
+                some = self._ranks.share(ordered[at : at + _DEV_ROWS])
                 total += self._setbacks.within_memory(self._objective, some, 2 * self._step + 1, part, lambda: None)
-        return total / max(1, units)
+        return self._ranks.total(total) / max(1, units)
 
     def _need_finite(self, figure: float, what: str) -> None:
         if not math.isfinite(figure):
@@ -261,7 +274,9 @@ class Loop:
             "schedule": self._schedule.state_dict(),
             **random_state(),
         }
-        self._checkpoints.save(self.state, weights, rest, stopped=stopped)
+        if self._job.leads:
+            self._checkpoints.save(self.state, weights, rest, stopped=stopped)
+        self._ranks.wait()
         self._job.emit("checkpoint", self._step)
 
 

@@ -159,6 +159,8 @@ class Setbacks:
 
     def _add(self, setback: Setback, **told: Any) -> None:
         self.all = (*self.all, setback)
+        if not self._job.leads:  # the first process notes the same, but for memory, which is each one's own
+            return
         kept = _Kept(spec=self._spec, data=self._data, setbacks=self.all)
         write_atomically(self._file, canonical_json(kept.model_dump(mode="json")))
         body = setback.model_dump(mode="json", exclude={"kind", "step", "moment", "seconds"}, exclude_defaults=True)

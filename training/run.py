@@ -18,9 +18,11 @@ from moatelier.contracts import DatasetCard, SplitName, TrainResult, TrainSpec
 from moatelier.errors import Cancelled, DataError, InvalidRequest, ResourceExhausted
 from moatelier.faults import fault_point
 from moatelier.job import Job, main
+from moatelier.settings import settings
 from modalities import catalogue
 from modalities.bundle import seal
 from store import artifacts, datasets
+from training import ranks
 from training.checkpoint import State, library_majors
 from training.loop import Loop, peak_bytes
 from training.objective import Prepared
@@ -53,8 +55,9 @@ def work(spec_fields: dict[str, Any], job: Job) -> dict[str, Any]:
     fault_point("train.start")
     rows = {split: read_rows(card, split) for split in ("train", "dev")}
     try:
-        while (result := _attempt(spec, card, rows, job)) is None:
-            gc.collect()  # the model that diverged
+        with ranks.others(job, settings().training_processes):
+            ranks.Ranks()  # before a model is put on a device: each process has its own
+            return _until_done(spec, card, rows, job).model_dump(mode="json")
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -63,7 +66,6 @@ def work(spec_fields: dict[str, Any], job: Job) -> dict[str, Any]:
             where=spec.base,
             remedy="Tune a smaller base or fewer layers, or free some memory.",
         ) from error
-    return result.model_dump(mode="json")
 
 
 def read_spec(fields: dict[str, Any]) -> TrainSpec:
@@ -81,6 +83,12 @@ def read_spec(fields: dict[str, Any]) -> TrainSpec:
             where=".".join(str(part) for part in first["loc"]) or "spec",
             remedy="Correct the field.",
         ) from error
+
+
+def _until_done(spec: TrainSpec, card: DatasetCard, rows: dict[str, list[dict[str, Any]]], job: Job) -> TrainResult:
+    while (result := _attempt(spec, card, rows, job)) is None:
+        gc.collect()  # the model that diverged
+    return result
 
 
 def _attempt(spec: TrainSpec, card: DatasetCard, rows: dict[str, list[dict[str, Any]]], job: Job) -> TrainResult | None:
@@ -101,7 +109,8 @@ def _attempt(spec: TrainSpec, card: DatasetCard, rows: dict[str, list[dict[str, 
             state, finished = loop.state.model_copy(update={"step": best[0]}), None
     finally:
         prepared.close()
-    bundle = seal(prepared.files(), **_fixed(spec, card), **prepared.manifest())
+    # The other processes hold the same weights, and nobody reads what they return.
+    bundle = seal(prepared.files(), **_fixed(spec, card), **prepared.manifest()) if job.leads else ""
     return _result(state, finished, bundle, loop, prepared.precision)
 
 
