@@ -23,7 +23,6 @@ from moatelier.settings import settings
 from modalities.machine import set_threads
 from training.objective import Objective
 
-
 LOST = 4
 """Exit status where another of the processes died: the worker starts them all again from the last checkpoint."""
 
@@ -38,7 +37,7 @@ class Ranks:
     @property
     def alone(self) -> bool:
         """There is no other process."""
-        return self._count == 1
+        return bool(self._count == 1)
 
     def need_parts(self, objective: Objective) -> None:
         """Refuse an objective whose rows cannot be shared out.
@@ -72,7 +71,7 @@ class Ranks:
         for kind in sorted({parameter.dtype for parameter in parameters}, key=str):
             some = [parameter for parameter in parameters if parameter.dtype == kind]
             flat = self._sum(torch.cat([_gradient(parameter).flatten() for parameter in some]))
-            parts = flat.split([parameter.numel() for parameter in some])
+            parts = torch.split(flat, [parameter.numel() for parameter in some])
             for parameter, part in zip(some, parts, strict=True):
                 parameter.grad = part.view_as(parameter)
 
