@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from agents import trainer
 from agents.router import Registration
 from evals import report
 from evals.verdict import percent_down
@@ -12,7 +13,7 @@ from graphs import searching
 from graphs.evidence import card, trials
 from graphs.nodes import load, say
 from graphs.state import LifecycleState
-from moatelier.contracts import EvalReport, GateDecision, TaskPlan
+from moatelier.contracts import EvalReport, GateDecision, TaskPlan, TrainResult
 from moatelier.settings import settings
 from modalities import bundle
 from store import adapters, records, tasks
@@ -41,7 +42,7 @@ def register(state: LifecycleState, decision: GateDecision, registration: Regist
 def close(state: LifecycleState) -> None:
     """Write the report, the task's result or error, and the last events."""
     outcome, error = state.get("outcome", "failed"), state.get("error")
-    result = _result(state) if state.get("decision") else None
+    result = _result(state) if state.get("decision") else _kept(state) if outcome == "cancelled" else None
     try:
         if state.get("dataset"):
             _write_report(state)
@@ -53,6 +54,30 @@ def close(state: LifecycleState) -> None:
         say(state, "error", **error)
     say(state, "result", task=state["task"], status=outcome, **(result or {}))
     tasks.update_task(state["task"], status=outcome, result=result, error=error)
+
+
+def _kept(state: LifecycleState) -> dict[str, Any] | None:
+    """The best that a cancelled task has trained, registered without an alias; None before there is any."""
+    tried = trials(state) if state.get("trials") else []
+    if tried:
+        kept = tried[trainer.best(tried, load(state, "plan", TaskPlan).goal.value.metric)].result
+    elif state.get("pending"):
+        kept = TrainResult.model_validate(state["pending"])
+    else:
+        return None
+    manifest = bundle.read_manifest(adapters.bundle_path(kept.bundle))
+    record = adapters.register(state["project"], manifest, state["task"])
+    return {
+        "model": record.model_id,
+        "adapter": kept.bundle,
+        "alias": None,
+        "reached": False,
+        "promoted": False,
+        "steps": kept.steps,
+        "dev_loss": kept.dev_loss,
+        "trials": len(tried),
+        "reason": "The task was cancelled: its best so far is kept, and has not been tested on locked rows.",
+    }
 
 
 def _result(state: LifecycleState) -> dict[str, Any]:
@@ -112,9 +137,15 @@ def _write_report(state: LifecycleState) -> None:
 def closing_words(task: tasks.Task) -> str:
     """How the task ended, in words."""
     result = task.result
-    ends = {"rejected": "The plan was rejected; nothing was trained.", "cancelled": "The task was cancelled."}
-    if task.status in ends:
-        return ends[task.status]
+    if task.status == "rejected":
+        return "The plan was rejected; nothing was trained."
+    if task.status == "cancelled":
+        kept = (
+            f" The best so far is kept as `{result['model']}`, untested and without an alias."
+            if result and result["model"]
+            else ""
+        )
+        return f"The task was cancelled.{kept}"
     if result is None or task.status == "failed":
         error = task.error or {}
         told = " ".join(str(error[key]) for key in ("what", "where", "remedy") if error.get(key))

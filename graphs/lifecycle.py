@@ -159,7 +159,10 @@ def curate(state: State) -> State:
 
 @guarded
 def train(state: State) -> State:
-    """One trial: a job that ends in a sealed bundle. When a later one fails, the task goes on with those before it."""
+    """One trial: a job that ends in a sealed bundle, a cancelled one too if it had begun to train.
+
+    When a later one fails, the task goes on with those before it.
+    """
     set_status(state, "training")
     fault_point("node.queued")
     spec, before = load(state, "spec", TrainSpec), len(state.get("trials", []))

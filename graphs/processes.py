@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from moatelier.contracts import Event
-from moatelier.job import WORKER_PIPE, write_atomically
+from moatelier.job import CANCELLED, WORKER_PIPE, write_atomically
 from moatelier.settings import settings
 from store import events, tasks
 
@@ -41,8 +41,10 @@ FAILED = 1
 POLL_S = 0.2
 TERM_GRACE_S = 15.0
 """After SIGTERM a process has this long to save before its group is killed."""
+CANCEL_GRACE_S = 60.0
+"""The same where a person has cancelled: what was trained so far is sealed."""
 SILENCE_S = 300.0
-"""A heartbeat older than this means that the process hangs."""
+"""No heartbeat for this long means that the process hangs."""
 
 _running: dict[str, "JobProcess"] = {}
 _starting = threading.Lock()
@@ -62,6 +64,8 @@ class JobProcess:
     said: set[tuple[str, int]] = field(default_factory=set)
     progressed: bool = False
     """It has said something new in this life: a process that only repeats itself is going nowhere."""
+    beat: tuple[float, float] = (0.0, 0.0)
+    """The last heartbeat by the wall clock, and when it was noticed by the one that never jumps."""
     folder: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,7 +73,8 @@ class JobProcess:
 
     def start(self) -> None:
         """Start the process in a group of its own; it leaves when the pipe's other end, which we hold, closes."""
-        (self.folder / "heartbeat").touch()  # a predecessor's last one may be days old
+        (self.folder / "heartbeat").touch()
+        self.beat = (0.0, time.monotonic())  # a predecessor's last one may be days old
         read_end, self.pipe = os.pipe()
         with (self.folder / "log.txt").open("ab") as log:
             self.process = subprocess.Popen(
@@ -130,8 +135,10 @@ class JobProcess:
 
     def hangs(self) -> bool:
         """The process lives, but its heartbeat has been silent for too long."""
-        beat = self.folder / "heartbeat"
-        return beat.exists() and time.time() - beat.stat().st_mtime > SILENCE_S
+        beat, now = (self.folder / "heartbeat").stat().st_mtime, time.monotonic()
+        if beat != self.beat[0]:
+            self.beat = (beat, now)
+        return now - self.beat[1] > SILENCE_S
 
     def close(self) -> None:
         """Let go of the pipe."""
@@ -177,7 +184,8 @@ def _live(job: JobProcess) -> int:
             time.sleep(POLL_S)
             job.copy_events()
             if _cancelled(job.context):
-                job.stop()
+                (job.folder / CANCELLED).touch()
+                job.stop(CANCEL_GRACE_S)
             elif job.hangs():
                 job.stop(grace_s=0)
     finally:

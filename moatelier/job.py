@@ -9,6 +9,7 @@ only, so that it needs no database and may outlive, or be outlived by, the worke
     events.jsonl   one JSON object a line: {"kind", "step", "body"}; the worker copies them to the event log
     result.json    written once, atomically, when all is done
     error.json     a MoatelierError.to_dict(), when it cannot be done
+    cancelled      there when a person has cancelled the job: what is asked to stop will not be asked to go on
 
 SIGTERM asks the process to save what it has and leave. When the pipe to its worker closes, it leaves as well.
 """
@@ -22,6 +23,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ from moatelier.errors import Cancelled, MoatelierError, ResourceExhausted
 
 WORKER_PIPE = "MOATELIER_WORKER_PIPE"
 """Environment variable with the file descriptor whose end means that the worker is gone."""
+CANCELLED = "cancelled"
+"""The file in a job's folder that says that a person has cancelled it."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -45,9 +49,13 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise ResourceExhausted(
-            f"Writing failed: {error.strerror}.", where=str(path), remedy="Free some disk space and try again."
-        ) from error
+        raise _no_room(error, path) from error
+
+
+def _no_room(error: OSError, path: Path) -> ResourceExhausted:
+    return ResourceExhausted(
+        f"Writing failed: {error.strerror}.", where=str(path), remedy="Free some disk space and try again."
+    )
 
 
 class Job:
@@ -56,16 +64,19 @@ class Job:
     Args:
         folder: The job's folder; made when missing.
         quiet: Print no events to the terminal.
+        rank: Its number among the job's processes, where a launcher has started several; only 0 writes anything.
     """
 
-    def __init__(self, folder: Path, *, quiet: bool = False) -> None:
+    def __init__(self, folder: Path, *, quiet: bool = False, rank: int | None = None) -> None:
         self.folder, self.quiet = folder, quiet
         self.began = time.time()
         """When the process that works on it was started."""
         self.stop_reason = ""
+        self.launched, self.leads = rank is not None, not rank
         folder.mkdir(parents=True, exist_ok=True)
         self._events = folder / "events.jsonl"
-        self._drop_half_line()
+        if self.leads:
+            self._drop_half_line()
 
     def _drop_half_line(self) -> None:
         # A killed predecessor may have left half a line; the next event must not be glued to it.
@@ -76,9 +87,16 @@ class Job:
 
     def emit(self, kind: str, step: int = 0, **body: Any) -> None:
         """Append an event. (kind, step) is its identity within the job: a repeat is dropped by the reader."""
+        if not self.leads:
+            return
         line = json.dumps({"kind": kind, "step": step, "body": body}, ensure_ascii=False)
-        with self._events.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        try:
+            with self._events.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            with suppress(OSError):
+                self._drop_half_line()
+            raise _no_room(error, self._events) from error
         if not self.quiet:
             print(line, flush=True)
 
@@ -87,6 +105,11 @@ class Job:
         """Someone sent SIGTERM or the worker is gone: save and leave by `check()`."""
         return bool(self.stop_reason)
 
+    @property
+    def cancelled(self) -> bool:
+        """A person has cancelled it: nobody will go on from what is saved, so leave something that can be used."""
+        return (self.folder / CANCELLED).exists()
+
     def check(self) -> None:
         """Raise `Cancelled` if the job was asked to stop. Call it after saving, between units of work."""
         if self.should_stop:
@@ -94,7 +117,8 @@ class Job:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result; from then on the job is done for good."""
-        write_atomically(self.folder / "result.json", json.dumps(result, ensure_ascii=False).encode())
+        if self.leads:
+            write_atomically(self.folder / "result.json", json.dumps(result, ensure_ascii=False).encode())
 
     def watch(self) -> None:
         """Start the heartbeat, react to SIGTERM, and follow the pipe to the worker."""
@@ -131,10 +155,18 @@ def main(module: str, work: Callable[[dict[str, Any], Job], dict[str, Any]]) -> 
     arguments = parser.parse_args()
     folder: Path = arguments.folder or arguments.spec.resolve().parent / arguments.spec.stem
     folder.mkdir(parents=True, exist_ok=True)
+    rank = int(os.environ["RANK"]) if "RANK" in os.environ else None
+    if rank:
+        if (folder / "result.json").exists():
+            return
+        job = Job(folder, quiet=True, rank=rank)  # the first of the job's processes has the lock
+        job.watch()
+        sys.exit(_run(job, work, arguments.spec))
     with FileLock(folder / "lock"):
         if (folder / "result.json").exists():
             return
-        job = Job(folder, quiet=arguments.quiet)  # mends the events, so not while a predecessor may be writing one
+        # It mends the events, so not while a predecessor may be writing one.
+        job = Job(folder, quiet=arguments.quiet, rank=rank)
         job.began = psutil.Process().create_time()  # importing what a job needs takes seconds
         (folder / "error.json").unlink(missing_ok=True)
         job.watch()
@@ -152,6 +184,7 @@ def _run(job: Job, work: Callable[[dict[str, Any], Job], dict[str, Any]], spec: 
     except Exception as error:
         traceback.print_exc()
         failure = {"code": "job_failed", "what": f"{type(error).__name__}: {error}", "where": str(job.folder)}
-    write_atomically(job.folder / "error.json", json.dumps(failure, ensure_ascii=False).encode())
     print(json.dumps(failure, ensure_ascii=False), file=sys.stderr)
+    if job.leads:
+        write_atomically(job.folder / "error.json", json.dumps(failure, ensure_ascii=False).encode())
     return 1

@@ -1,25 +1,14 @@
 """How much memory is free for another process: the machine's, or what its control group leaves."""
 
-from pathlib import Path
-
 import psutil
 
-_GROUP = Path("/sys/fs/cgroup")
+from moatelier import cgroups
 
 
 def available_bytes() -> int:
     """Main memory that a new process may take without anything being swapped or killed."""
-    free = int(psutil.virtual_memory().available)
-    try:
-        limit = (_GROUP / "memory.max").read_text(encoding="utf-8").strip()
-        if limit == "max":
-            return free
-        used = int((_GROUP / "memory.current").read_text(encoding="utf-8"))
-        told = dict(line.split() for line in (_GROUP / "memory.stat").read_text(encoding="utf-8").splitlines())
-        # Pages of files that nobody used lately are given back when memory is short.
-        return min(free, max(0, int(limit) - used + int(told.get("inactive_file", 0))))
-    except (OSError, ValueError):
-        return free
+    free, left = int(psutil.virtual_memory().available), cgroups.memory_left()
+    return free if left is None else min(free, left)
 
 
 def gigabytes(count: float) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from filelock import FileLock
 
+from moatelier import cgroups
 from moatelier.job import write_atomically
 from moatelier.settings import settings
 
@@ -83,10 +84,7 @@ def _cpu_name() -> str:
 
 
 def _cores() -> int:
-    """Cores this process may use: its affinity, and the quota of its cgroup (v2)."""
+    """Cores this process may use: its affinity, and the quota of its control groups."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+    limit = cgroups.core_limit()
+    return cores if limit is None else max(1, min(cores, int(limit)))

@@ -51,7 +51,7 @@ class PairsObjective:
         DataError: A row has neither caption nor label.
     """
 
-    solved = False
+    solved, indivisible = False, True
 
     def __init__(
         self,

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from moatelier.contracts import TrainSpec
+from training.means import Means
 from training.objective import Objective
 from training.stepping import Rate
 
@@ -21,8 +21,9 @@ from training.stepping import Rate
 class Fused:
     """See `training.stepping.Stepper`."""
 
-    def __init__(self, spec: TrainSpec, objective: Objective, accelerator: Accelerator, rate: Rate, steps: int) -> None:
-        self._spec, self._objective, self._accelerator, self._rate = spec, objective, accelerator, rate
+    def __init__(self, spec: TrainSpec, objective: Objective, means: Means, rate: Rate, steps: int) -> None:
+        means.need_alone("LOMO")
+        self._spec, self._objective, self._accelerator, self._rate = spec, objective, means.accelerator, rate
         self._square: Tensor | None = None
         self._step_rate = 0.0
         for parameter in objective.model.parameters():

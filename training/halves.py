@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from accelerate import Accelerator
-
 from moatelier.contracts import TrainSpec
+from training.means import Means
 from training.methods import hft
 from training.objective import Objective
 from training.stepping import Descent, Rate
@@ -14,11 +13,11 @@ from training.stepping import Descent, Rate
 class Halves:
     """See `training.stepping.Stepper`. An optimiser begins anew with each round, which are equally long."""
 
-    def __init__(self, spec: TrainSpec, objective: Objective, accelerator: Accelerator, rate: Rate, steps: int) -> None:
+    def __init__(self, spec: TrainSpec, objective: Objective, means: Means, rate: Rate, steps: int) -> None:
         self._spec, self._model, self._steps = spec, objective.model, steps
         for parameter in hft.tuned(self._model).values():  # any of them may come to be trained
             parameter.requires_grad_(True)
-        self._descent = Descent(spec, objective, accelerator, rate, steps)
+        self._descent = Descent(spec, objective, means, rate, steps)
         self._round = 0
         hft.begin(self._model, spec.seed, 0)
 

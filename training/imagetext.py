@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from modalities.vision import model as vision_model
 from modalities.vision.features import Features
 from modalities.vision.model import VisionBase
 from training import methods, text
+from training.activations import decide
 from training.batches import MICRO_TOKENS, Example
 from training.filling import fill_progress
 from training.inputs import Inputs, Source
@@ -116,12 +118,22 @@ class ImageTextObjective:
             opened.pop_all()
         self._head = base.model.get_output_embeddings()
         torch.manual_seed(spec.seed)  # of what the loss draws
-        self.sizes = [len(example.ids) for example in examples]
-        self.units = [sum(example.trained) for example in examples]
+        self.sizes: Sequence[int] = [len(example.ids) for example in examples]
+        self.units: Sequence[int] = [sum(example.trained) for example in examples]
         rows = zip(examples, self._places, pixels, strict=True)
         self.data = digest_json([[each.ids, each.trained, place, seen] for each, place, seen in rows])
         self.precision = base.precision
+        self.recompute = decide(self, partial(ImageTextObjective.loss, self), job)
         self.seconds = time.monotonic() - began
+
+    @property
+    def recompute(self) -> bool:
+        """Whether activations are computed twice instead of kept."""
+        return self._source.recompute
+
+    @recompute.setter
+    def recompute(self, twice: bool) -> None:
+        self._source.recompute = twice
 
     def _encode(self, train: Sequence[QuestionRow], dev: Sequence[QuestionRow], job: Job) -> list[Example]:
         self._places: list[int] = []

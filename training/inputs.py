@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,6 +74,8 @@ class Source:
         self._own = [distinct[0][: self.prefix], *(ids[self.prefix :] for ids in distinct)]
         self._item = {ids: number for number, ids in enumerate(distinct, start=1)}
         self._states = self._open(precision, progress, cache)
+        self.recompute = False
+        """Whether the tuned layers' activations are computed twice instead of kept for the way back."""
 
     def _open(self, precision: str, progress: Callable[[int, int], None], cache: bool) -> FrozenStates:
         embedding = self._base.model.get_input_embeddings().weight
@@ -144,8 +147,10 @@ class Source:
         """Run the layers from the boundary up: `[targets, width]`, after the final norm, ready for the head."""
         decoder: Any = self._base.model.get_decoder()
         layers = (self._first, len(decoder.layers))
-        with acting_on(inputs.acting):
-            hidden = run_layers(decoder, inputs.hidden, inputs.layout, *layers, inputs.predicting)
+        acting = partial(acting_on, inputs.acting)
+        with acting():
+            again = acting if self.recompute else None
+            hidden = run_layers(decoder, inputs.hidden, inputs.layout, *layers, inputs.predicting, again)
         normed: Tensor = decoder.norm(hidden[0].index_select(0, inputs.predicting))
         return normed
 

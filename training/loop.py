@@ -2,7 +2,8 @@
 
 The loss of a step is the sum over its units (trained tokens, pictures) divided by their number in the whole batch, so
 that cutting the batch into micro-batches changes nothing (transformers#34191). Every step is a function of the state
-before it, the seed and the step's number: a run that is killed and resumed ends with the same bits.
+before it, the seed and the step's number: a run that is killed and resumed ends with the same bits. What goes wrong on
+the way is mended as `training.recovery` says.
 """
 
 import math
@@ -13,17 +14,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
-from moatelier.contracts import TrainSpec
-from moatelier.errors import Conflict, DataError, ResourceExhausted
+from moatelier.contracts import Setback, TrainSpec
+from moatelier.errors import Cancelled, Conflict, ResourceExhausted
 from moatelier.faults import fault_point
 from moatelier.job import Job
 from training import methods, schedules, stepping
-from training.batches import epoch_batches, micro_batches, part_of, steps_per_epoch
+from training.batches import epoch_batches, part_of, steps_per_epoch
 from training.checkpoint import Checkpoints, State
+from training.means import Means
 from training.objective import Objective, Together
+from training.ranks import Ranks
+from training.recovery import Diverged, Setbacks, random_state, restore_random
 
 _DEV_ROWS = 64
 
@@ -40,17 +43,23 @@ class Loop:
     """
 
     def __init__(self, spec: TrainSpec, objective: Objective, train_rows: int, job: Job, state: State) -> None:
+        before = job.folder.parent / spec.goes_on if spec.goes_on else None
+        self._setbacks = Setbacks(job, state, before)
+        spec = spec.model_copy(update={"learning_rate": spec.learning_rate / self._setbacks.divisor()})
         self._spec, self._objective, self._job = spec, objective, job
         self._train, self._dev = part_of(train_rows, spec.data_part), range(train_rows, len(objective.sizes))
-        self._accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        self._ranks = Ranks()
+        self._ranks.need_parts(objective)
+        self._means = Means(self._ranks, self._setbacks)
         self.epoch_steps = steps_per_epoch(len(self._train), spec.batch_rows)
         """Optimiser steps of an epoch."""
         self.steps = 0 if objective.solved else max(1, math.ceil(spec.epochs * self.epoch_steps))
         """Optimiser steps of the whole run."""
         self._until = min(self.steps, spec.until_steps or self.steps)
         stepper = methods.stepper(spec.method)
-        self._stepper = stepping.make(spec, stepper, objective, self._accelerator, self._learning_rate, self.steps)
+        self._stepper = stepping.make(spec, stepper, objective, self._means, self._learning_rate, self.steps)
         self._checkpoints = Checkpoints(job.folder)
+        self._device = str(self._ranks.accelerator.device)
         self._began = time.monotonic() - state.seconds
         self._resumed = state
         self._tokens, self._step = state.tokens, 0
@@ -65,14 +74,14 @@ class Loop:
 
         Raises:
             Cancelled: The job was asked to stop; a checkpoint was written.
-            ResourceExhausted: Not even one step fits into the time limit.
-            DataError: The loss is not finite.
+            ResourceExhausted: Not even one step fits into the time limit, or a row into memory.
+            Diverged: A loss, its gradients or the weights are not finite; `go_back` says where to begin again.
             Conflict: The checkpoint from which to go on is another training's, or is gone.
         """
         self._resume()
         finished = True
         while self._step < self._until:
-            if not self._has_time():
+            if self._ranks.any(not self._has_time()):
                 finished = False
                 break
             self._one_step()
@@ -81,30 +90,51 @@ class Loop:
         if not self._dev_curve or self._dev_curve[-1][0] != self._step:
             self._evaluate()
         self._save()
-        return self._state(), finished
+        return self.state, finished
+
+    def go_back(self, error: Diverged) -> None:
+        """Note that the next loop over a fresh objective goes on from before the divergence, more slowly.
+
+        Raises:
+            DataError: It has gone back often enough.
+        """
+        self._setbacks.go_back(error, self._checkpoints.scheduled)
+
+    @property
+    def setbacks(self) -> tuple[Setback, ...]:
+        """What went wrong so far and was mended."""
+        return self._setbacks.all
+
+    def best(self) -> tuple[int, dict[str, Tensor]] | None:
+        """Step and weights of the lowest dev loss so far, else of the last checkpoint; None before there is any."""
+        if found := self._checkpoints.best(self._resumed):
+            return found
+        last = self._checkpoints.latest(self._resumed, "cpu", self._setbacks.usable)
+        return (last[0].step, last[1]) if last else None
 
     def _resume(self) -> None:
-        known = (self._resumed.spec, self._resumed.data, str(self._accelerator.device))
-        found = self._checkpoints.latest(*known) or self._paused(*known)
+        self._began -= self._setbacks.seconds
+        with self._ranks.accelerator.main_process_first():  # it removes what is of no use
+            found = self._checkpoints.latest(self._resumed, self._device, self._setbacks.usable) or self._paused()
         if found is None:
+            self._ranks.draw_apart(self._spec.seed, 0)
             return
         state, weights, rest = found
         self._objective.restore(weights)
         self._stepper.restore(rest["stepper"], state.step)
-        torch.set_rng_state(rest["random"].cpu())
-        if "random_cuda" in rest:
-            torch.cuda.set_rng_state(rest["random_cuda"].cpu())
+        restore_random(rest)
+        self._ranks.draw_apart(self._spec.seed, state.step)
         self._step, self._tokens = state.step, state.tokens
         self._curve, self._dev_curve = list(state.curve), list(state.dev_curve)
-        self._began = time.monotonic() - (state.seconds + self._resumed.seconds)
+        self._began = time.monotonic() - (max(state.seconds, self._setbacks.seconds) + self._resumed.seconds)
         self._job.emit("resumed", state.step, seconds=round(state.seconds, 1))
 
-    def _paused(self, *known: str) -> tuple[State, dict[str, Tensor], dict[str, Any]] | None:
+    def _paused(self) -> tuple[State, dict[str, Tensor], dict[str, Any]] | None:
         """The checkpoint that the paused job left from which this one goes on; None when it begins anew."""
         if self._spec.goes_on is None:
             return None
         folder = self._job.folder.parent / self._spec.goes_on
-        if (found := Checkpoints(folder).latest(*known)) is None:
+        if (found := Checkpoints(folder).latest(self._resumed, self._device, lambda _: True)) is None:
             raise Conflict(
                 "The paused training has left no checkpoint to go on from.",
                 where=str(folder),
@@ -121,13 +151,15 @@ class Loop:
         self.step_seconds = [*self.step_seconds[-19:], time.monotonic() - start]
         self._report(loss, tokens)
         fault_point("train.between_checkpoints" if self._checkpoints.any else "train.before_first_checkpoint")
-        if self._step % self.epoch_steps == 0 and self._step < self.steps and self._has_time(evaluate=True):
-            self._evaluate()
-        if self._job.should_stop:
-            self._save()
-            self._job.check()
-        if self._step % self._spec.checkpoint_every == 0 and self._step < self._until:
-            self._save()
+        if self._step % self.epoch_steps == 0 and self._step < self.steps:
+            if not self._ranks.any(not self._has_time(evaluate=True)):
+                self._evaluate()
+        due = self._step % self._spec.checkpoint_every == 0 and self._step < self._until
+        stop = self._ranks.any(self._job.should_stop)
+        if due or stop:
+            self._save(stopped=not due)
+        if stop:
+            raise Cancelled(f"The job was stopped: {self._job.stop_reason}.", where=str(self._job.folder))
 
     def _batch(self) -> list[int]:
         epoch, at = divmod(self._step, self.epoch_steps)
@@ -139,12 +171,7 @@ class Loop:
         self._objective.model.train()
         self._begin(rows)
         total = self._stepper.step(rows, self._step)
-        if not math.isfinite(total):
-            raise DataError(
-                f"The loss became {total} at step {self._step + 1}.",
-                where="training",
-                remedy="Lower the learning rate.",
-            )
+        self._need_finite(total, "The loss or the norm of its gradients")
         return total, sum(self._objective.sizes[row] for row in rows)
 
     def _begin(self, rows: Sequence[int]) -> None:
@@ -158,9 +185,17 @@ class Loop:
             return
         start = time.monotonic()
         loss = self._mean_loss(self._dev)
+        self._need_finite(loss, "The dev loss")
+        if loss < min((other for _, other in self._dev_curve), default=math.inf):
+            self._keep_best()
         self._dev_curve.append((self._step, loss))
         self.dev_seconds = time.monotonic() - start
         self._job.emit("metrics", self._step, dev_loss=round(loss, 6))
+
+    def _keep_best(self) -> None:
+        weights = self._objective.weights()
+        if self._job.leads:
+            self._checkpoints.keep_best(self.state, weights)
 
     def _mean_loss(self, rows: Sequence[int]) -> float:
         """Mean loss per unit, without training."""
@@ -168,12 +203,20 @@ class Loop:
         self._objective.model.eval()
         ordered = sorted(rows, key=lambda row: (sizes[row], row))
         total, units = 0.0, sum(self._objective.units[row] for row in ordered)
+
+        def part(piece: list[int]) -> float:
+            return float(self._objective.loss(piece))
+
         with torch.no_grad():
             for at in range(0, len(ordered), _DEV_ROWS):
-                self._begin(ordered[at : at + _DEV_ROWS])
-                for piece in micro_batches(sizes, ordered[at : at + _DEV_ROWS], self._objective.micro):
-                    total += float(self._objective.loss(piece))
+                some = ordered[at : at + _DEV_ROWS]
+                self._begin(some)
+                total += self._means.sum(self._objective, some, 2 * self._step + 1, part, lambda: None)
         return total / max(1, units)
+
+    def _need_finite(self, figure: float, what: str) -> None:
+        if not math.isfinite(figure):
+            raise Diverged(self._step + 1, f"{what} became {figure}", time.monotonic() - self._began)
 
     def _learning_rate(self, step: int) -> float:
         return self._spec.learning_rate * schedules.share(self._spec, step, self.steps)
@@ -209,9 +252,12 @@ class Loop:
             **(self._objective.told if isinstance(self._objective, Together) else {}),
         )
 
-    def _state(self) -> State:
+    @property
+    def state(self) -> State:
+        """Where it stands."""
         return self._resumed.model_copy(
             update={
+                "returns": len(self._setbacks.returns),
                 "step": self._step,
                 "seconds": time.monotonic() - self._began,
                 "tokens": self._tokens,
@@ -220,11 +266,14 @@ class Loop:
             }
         )
 
-    def _save(self) -> None:
-        rest: dict[str, Any] = {"stepper": self._stepper.state(), "random": torch.get_rng_state()}
-        if self._accelerator.device.type == "cuda":
-            rest["random_cuda"] = torch.cuda.get_rng_state()
-        self._checkpoints.save(self._state(), self._objective.weights(), rest)
+    def _save(self, *, stopped: bool = False) -> None:
+        weights = self._objective.weights()
+        # Steps that were all finite may end in weights that are not: nothing can be gone on with from those.
+        self._need_finite(sum(float(tensor.float().sum()) for tensor in weights.values()), "The sum of the weights")
+        if self._job.leads:
+            rest: dict[str, Any] = {"stepper": self._stepper.state(), **random_state()}
+            self._checkpoints.save(self.state, weights, rest, stopped=stopped)
+        self._ranks.wait()
         self._job.emit("checkpoint", self._step)
 
 

@@ -15,6 +15,9 @@ class Objective(Protocol):
         units: Of each row: how many terms its loss sums, such as trained tokens.
         micro: Largest sum of sizes, as if padded, that goes through the model at once.
         solved: Nothing is left to be done in steps: what is tuned was computed at once.
+
+    One whose rows are compared with each other says so by an attribute `indivisible`; one that can compute activations
+    twice instead of keeping them, by an attribute `recompute` that may be set.
     """
 
     model: Any

@@ -5,6 +5,7 @@ bundle in the data directory and a TrainResult in the job's folder. Killed at an
 checkpoint and ends with the same bits. What differs by modality is its objective, see `OBJECTIVES`.
 """
 
+import gc
 import importlib
 import json
 import platform
@@ -12,17 +13,21 @@ import time
 from importlib.metadata import version
 from typing import Any
 
+from pydantic import ValidationError
+
 from moatelier.contracts import DatasetCard, SplitName, TrainResult, TrainSpec
-from moatelier.errors import DataError
+from moatelier.errors import Cancelled, DataError, InvalidRequest, ResourceExhausted
 from moatelier.faults import fault_point
 from moatelier.job import Job, main
+from moatelier.settings import settings
 from modalities import catalogue
 from modalities.bundle import seal
 from store import artifacts, datasets
-from training import methods
-from training.checkpoint import State
+from training import methods, ranks
+from training.checkpoint import State, library_majors
 from training.loop import Loop, peak_bytes
 from training.objective import Prepared
+from training.recovery import Diverged, is_out_of_memory
 
 OBJECTIVES = {
     "text": "training.text",
@@ -40,30 +45,95 @@ def work(spec_fields: dict[str, Any], job: Job) -> dict[str, Any]:
     """Train what the spec says; returns a TrainResult as a dict.
 
     Raises:
-        DataError: The rows cannot be trained on.
-        Conflict: The job's folder holds a checkpoint of another spec or of other rows.
-        Cancelled: The job was asked to stop; a checkpoint was written if training had begun.
-        ResourceExhausted: Time limit or disk used up before there was anything to seal.
+        InvalidRequest: The spec cannot be used.
+        DataError: The rows cannot be trained on, or the loss is not finite at a ninth of the rate either.
+        Conflict: The job's folder holds a checkpoint of another spec, of other rows, of another base or template, or
+            of another major version of a library.
+        Cancelled: The job was asked to stop; a checkpoint was written if training had begun. Where a person cancelled
+            it the best so far is sealed instead, if there is any.
+        ResourceExhausted: Time limit, disk or memory used up before there was anything to seal.
     """
-    spec = TrainSpec.model_validate(spec_fields)
+    spec = read_spec(spec_fields)
     card = datasets.get_card(spec.dataset)
     fault_point("train.start")
     rows = {split: read_rows(card, split) for split in ("train", "dev")}
+    try:
+        with ranks.others(job, settings().training_processes):
+            ranks.Ranks()  # before a model is put on a device: each process has its own
+            return _until_done(spec, card, rows, job).model_dump(mode="json")
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ResourceExhausted(
+            f"Memory ran out: {error}",
+            where=spec.base,
+            remedy="Tune a smaller base or fewer layers, or free some memory.",
+        ) from error
+
+
+def read_spec(fields: dict[str, Any]) -> TrainSpec:
+    """The spec of a job's file.
+
+    Raises:
+        InvalidRequest: A field is unknown, missing or out of its bounds; says which.
+    """
+    try:
+        return TrainSpec.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise InvalidRequest(
+            f"The training spec cannot be used: {first['msg']}.",
+            where=".".join(str(part) for part in first["loc"]) or "spec",
+            remedy="Correct the field.",
+        ) from error
+
+
+def _until_done(spec: TrainSpec, card: DatasetCard, rows: dict[str, list[dict[str, Any]]], job: Job) -> TrainResult:
+    while (result := _attempt(spec, card, rows, job)) is None:
+        gc.collect()  # the model that diverged
+    return result
+
+
+def _attempt(spec: TrainSpec, card: DatasetCard, rows: dict[str, list[dict[str, Any]]], job: Job) -> TrainResult | None:
+    """Train from the last checkpoint to the end; None if it diverged and is to be gone on with from before that."""
     asked = methods.get(spec.method, card.modality).objective
     module = asked or OBJECTIVES.get(card.kind) or OBJECTIVES[card.modality]
     prepared: Prepared = importlib.import_module(module).prepare(spec, card, rows, job)
-    start = State(spec=spec.essence, data=prepared.data, seconds=prepared.seconds)
     loading = time.time() - job.began - prepared.seconds
     try:
-        loop = Loop(spec, prepared, getattr(prepared, "train_rows", len(rows["train"])), job, start)
-        state, finished = loop.run()
+        loop = Loop(spec, prepared, getattr(prepared, "train_rows", len(rows["train"])), job, _start(spec, prepared))
+        try:
+            state, finished = loop.run()
+        except Diverged as error:
+            loop.go_back(error)
+            return None
+        except Cancelled:
+            best = loop.best() if job.cancelled else None
+            if best is None:
+                raise
+            prepared.restore(best[1])
+            state, finished = loop.state.model_copy(update={"step": best[0]}), None
     finally:
         prepared.close()
-    paused = finished and state.step < loop.steps
-    bundle = seal(prepared.files(), **_fixed(_sealed(spec, paused), card), **prepared.manifest())
-    result = _result(state, finished, bundle, loop.epoch_steps, prepared.precision)
+    paused = bool(finished) and state.step < loop.steps
+    fixed = _fixed(_sealed(spec, paused), card)
+    # The other processes hold the same weights, and nobody reads what they return.
+    bundle = seal(prepared.files(), **fixed, **prepared.manifest()) if job.leads else ""
+    result = _result(state, finished, bundle, loop, prepared.precision)
     told = {"loading_seconds": round(max(loading, 0.0), 2)} | ({"stopped": "paused"} if paused else {})
-    return result.model_copy(update=told).model_dump(mode="json")
+    return result.model_copy(update=told)
+
+
+def _start(spec: TrainSpec, prepared: Prepared) -> State:
+    fixed = prepared.manifest()
+    return State(
+        spec=spec.essence,
+        data=prepared.data,
+        base=fixed["base_digest"],
+        template=fixed["template_digest"],
+        libraries=library_majors(),
+        seconds=prepared.seconds,
+    )
 
 
 def read_rows(card: DatasetCard, split: SplitName) -> list[dict[str, Any]]:
@@ -110,21 +180,23 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
 
 
-def _result(state: State, finished: bool, bundle: str, epoch_steps: int, precision: str) -> TrainResult:
+def _result(state: State, finished: bool | None, bundle: str, loop: Loop, precision: str) -> TrainResult:
     last = state.curve[-max(1, len(state.curve) // 10) :]
+    dev = [loss for step, loss in state.dev_curve if step <= state.step]
     return TrainResult(
         bundle=bundle,
         steps=state.step,
-        epochs=round(state.step / epoch_steps, 3),
+        epochs=round(state.step / loop.epoch_steps, 3),
         seconds=round(state.seconds, 2),
         train_loss=sum(loss for _, loss in last) / len(last),
-        dev_loss=state.dev_curve[-1][1] if state.dev_curve else None,
+        dev_loss=dev[-1] if dev else None,
         curve=state.curve,
         dev_curve=state.dev_curve,
         tokens=state.tokens,
         peak_bytes=peak_bytes(),
-        stopped="finished" if finished else "out_of_time",
+        stopped={True: "finished", False: "out_of_time", None: "cancelled"}[finished],
         precision=precision,
+        setbacks=loop.setbacks,
     )
 
 

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from moatelier.contracts import TrainSpec
 from moatelier.errors import InvalidRequest
 from training.batches import micro_batches
+from training.means import Means
 from training.objective import Objective
 from training.stepping import Rate
 
@@ -32,7 +32,8 @@ class Slopes:
         InvalidRequest: The objective has no such figure as `minimise` names.
     """
 
-    def __init__(self, spec: TrainSpec, objective: Objective, accelerator: Accelerator, rate: Rate, steps: int) -> None:
+    def __init__(self, spec: TrainSpec, objective: Objective, means: Means, rate: Rate, steps: int) -> None:
+        means.need_alone("MeZO")
         self._spec, self._objective, self._rate = spec, objective, rate
         self._measure = objective.loss if spec.minimise == "loss" else getattr(objective, spec.minimise, None)
         if self._measure is None:

@@ -1,6 +1,6 @@
 """How a step changes what is trained; the loop asks for one after another and keeps the score.
 
-A stepper is made by `make(spec, objective, accelerator, rate)` and offers what `Stepper` says. This module's own is the
+A stepper is made by `make` and offers what `Stepper` says. This module's own is the
 ordinary one, by back-propagation and an optimiser; methods that go another way name theirs in the registry.
 """
 
@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from accelerate import Accelerator
+from torch import nn
 
 from moatelier.contracts import TrainSpec
 from training import optimizers
-from training.batches import micro_batches
+from training.means import Means
 from training.objective import Objective, Stepwise
 
 Rate = Callable[[int], float]
@@ -44,10 +44,10 @@ class Stepper(Protocol):
         ...
 
 
-def make(spec: TrainSpec, path: str, objective: Objective, accelerator: Accelerator, rate: Rate, steps: int) -> Stepper:
+def make(spec: TrainSpec, path: str, objective: Objective, means: Means, rate: Rate, steps: int) -> Stepper:
     """The stepper at a dotted path `module:class`."""
     module, _, name = path.partition(":")
-    stepper: Stepper = getattr(importlib.import_module(module), name)(spec, objective, accelerator, rate, steps)
+    stepper: Stepper = getattr(importlib.import_module(module), name)(spec, objective, means, rate, steps)
     return stepper
 
 
@@ -57,44 +57,51 @@ class Descent:
     Args:
         spec: Names the optimiser.
         objective: What is minimised.
-        accelerator: Places the work.
+        means: The processes and the memory of the training.
         rate: The learning rate of a step.
         steps: Of the whole run.
     """
 
-    def __init__(self, spec: TrainSpec, objective: Objective, accelerator: Accelerator, rate: Rate, steps: int) -> None:
-        self._spec, self._objective, self._accelerator, self._rate = spec, objective, accelerator, rate
+    def __init__(self, spec: TrainSpec, objective: Objective, means: Means, rate: Rate, steps: int) -> None:
+        self._spec, self._objective, self._means, self._rate = spec, objective, means, rate
         self._steps = steps
         self._trained = [(name, p) for name, p in objective.model.named_parameters() if p.requires_grad]
-        self._optimizer = accelerator.prepare_optimizer(optimizers.make(spec, self._trained))
+        self._optimizer = means.accelerator.prepare_optimizer(optimizers.make(spec, self._trained))
 
     def step(self, rows: Sequence[int], number: int) -> float:
         """Take one step of the optimiser."""
         try:
-            total = self._backward(rows)
+            total = self._backward(rows, number)
         except BaseException:
             self._optimizer.zero_grad()
             raise
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate(number)
+        if math.isfinite(total) and self._spec.max_grad_norm:
+            norm = self._means.accelerator.clip_grad_norm_(self._parameters, self._spec.max_grad_norm)
+            total = total if math.isfinite(float(norm)) else math.nan
         if math.isfinite(total):
-            for group in self._optimizer.param_groups:
-                group["lr"] = self._rate(number)
-            if self._spec.max_grad_norm:
-                parameters = [parameter for _, parameter in self._trained]
-                self._accelerator.clip_grad_norm_(parameters, self._spec.max_grad_norm)
             self._optimizer.step()
             if isinstance(self._objective, Stepwise):
                 self._objective.after_step(number + 1, self._steps)
         self._optimizer.zero_grad()
         return total
 
-    def _backward(self, rows: Sequence[int]) -> float:
+    def _backward(self, rows: Sequence[int], number: int) -> float:
         units = max(1, sum(self._objective.units[row] for row in rows))
-        total = 0.0
-        for piece in micro_batches(self._objective.sizes, rows, self._objective.micro):
+
+        def part(piece: list[int]) -> float:
             loss = self._objective.loss(piece) / units
-            self._accelerator.backward(loss)
-            total += float(loss.detach())
+            self._means.accelerator.backward(loss)
+            return float(loss.detach())
+
+        total = self._means.sum(self._objective, rows, 2 * number, part, self._optimizer.zero_grad)
+        self._means.ranks.add_gradients(self._parameters)
         return total
+
+    @property
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for _, parameter in self._trained]
 
     def state(self) -> dict[str, Any]:
         """The optimiser's, and the method's own."""

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 from safetensors.torch import save
@@ -19,6 +20,7 @@ from modalities.text.model import TextBase, load_base
 from modalities.text.packed import check_packed
 from modalities.text.template import Encoded, answer_header, encode_row
 from training import methods, preflight
+from training.activations import decide
 from training.batches import MICRO_TOKENS, Example
 from training.filling import fill_progress
 from training.inputs import Source
@@ -78,7 +80,17 @@ class TextObjective:
         self.units: Sequence[int] = [sum(example.trained) for example in examples]
         self.data = digest_json([[example.ids, example.trained] for example in examples])
         self.precision = base.precision
+        self.recompute = decide(self, partial(TextObjective.loss, self), job)
         self.seconds = time.monotonic() - began
+
+    @property
+    def recompute(self) -> bool:
+        """Whether activations are computed twice instead of kept."""
+        return self._source.recompute
+
+    @recompute.setter
+    def recompute(self, twice: bool) -> None:
+        self._source.recompute = twice
 
     def loss(self, rows: Sequence[int]) -> Tensor:
         """Cross-entropy summed over the rows' trained tokens."""

@@ -69,7 +69,7 @@ from moatelier.contracts.routing import (
 from moatelier.contracts.search import Leg, Search
 from moatelier.contracts.serving import Event, Feedback, RouteDecision
 from moatelier.contracts.traces import Extent, Proposal, Trace, Way
-from moatelier.contracts.training import AdapterManifest, Mixing, MixMethod, RewardSpec, TrainResult, TrainSpec
+from moatelier.contracts.training import AdapterManifest, Mixing, MixMethod, RewardSpec, Setback, TrainResult, TrainSpec
 
 __all__ = [
     "CANDIDATES",
@@ -149,6 +149,7 @@ __all__ = [
     "RoutingSpec",
     "RowProblem",
     "Search",
+    "Setback",
     "Sourced",
     "SplitInfo",
     "SplitName",

@@ -172,6 +172,26 @@ class AdapterManifest(Contract):
     rank that came out."""
 
 
+class Setback(Contract):
+    """What went wrong in a training and was mended by it."""
+
+    kind: Literal["diverged", "memory"]
+    """`diverged`: loss, gradients or weights were not finite; back to a checkpoint, at a third of the learning rate.
+    `memory`: it ran out; smaller micro-batches of the same batch, or activations computed twice."""
+    step: int
+    """The step that could not be taken as it was; for an evaluation the step after it."""
+    back_to: int = 0
+    """`diverged`: the step of the checkpoint; 0 is the start."""
+    seconds: float = 0.0
+    """`diverged`: spent until then; they count in the time limit."""
+    micro: int = 0
+    """`memory`: the largest sum of sizes from then on, 0 where it stays."""
+    moment: int = 0
+    """`memory`: twice the number of whole steps, and one more in an evaluation after them."""
+    recompute: bool = False
+    """`memory`: activations are computed twice instead of kept."""
+
+
 class TrainResult(Contract):
     """What a training job leaves in `result.json`."""
 
@@ -189,7 +209,10 @@ class TrainResult(Contract):
     dev_curve: tuple[tuple[int, float], ...] = ()
     tokens: int = 0
     peak_bytes: int = 0
-    stopped: Literal["finished", "out_of_time", "paused"] = "finished"
+    stopped: Literal["finished", "out_of_time", "paused", "cancelled"] = "finished"
+    """A cancelled one has sealed its best so far: the weights of `steps`, which had the lowest dev loss."""
     precision: str = "fp32"
     loading_seconds: float = Field(default=0.0, exclude_if=lambda seconds: not seconds)
     """From the start of the last process to its first step, less what counts as training already."""
+    setbacks: tuple[Setback, ...] = Field(default=(), exclude_if=lambda setbacks: not setbacks)
+    """What went wrong on the way and was mended."""

@@ -11,6 +11,8 @@ from moatelier.job import Job, main
 
 def work(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     for step in range(spec.get("steps", 3)):
+        if job.should_stop and job.cancelled and spec.get("leaves"):
+            return {"counted": step, "stopped": "cancelled"}
         job.check()
         job.emit("progress", step, steps=spec.get("steps", 3))
         once = job.folder / f"died-{step}"

@@ -225,6 +225,40 @@ def test_cancelling_a_task_that_waits_for_approval_ends_both_threads(started: Pl
     assert tasks.find_thread(started.thread).status == "idle"
 
 
+def test_cancelling_while_it_trains_keeps_the_best_so_far_without_promoting_it(
+    started: Player, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = started.jobs._train
+
+    def cancelled(spec: dict[str, Any]) -> dict[str, Any]:
+        tasks.request_cancel("default", started.task().id)  # type: ignore[union-attr]  # it has begun
+        return train(spec) | {"stopped": "cancelled", "steps": 7}
+
+    monkeypatch.setattr(started.jobs, "_train", cancelled)
+    started.approve()
+    task = started.ended()
+    assert task.status == "cancelled" and task.result is not None
+    assert (task.result["promoted"], task.result["steps"]) == (False, 7)
+    assert "evaluate" not in [kind for kind, _ in started.jobs.ran]
+    (record,) = adapters.list_adapters("default")
+    assert (record.model_id, record.aliases) == (task.result["model"], ())
+    assert record.model_id in closing.closing_words(task)
+
+
+def test_cancelling_after_a_trial_keeps_that(started: Player, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate = started.jobs._evaluate
+
+    def cancelled(spec: dict[str, Any]) -> dict[str, Any]:
+        if spec["split"] == "select":
+            tasks.request_cancel("default", started.task().id)  # type: ignore[union-attr]  # it has begun
+        return evaluate(spec)
+
+    monkeypatch.setattr(started.jobs, "_evaluate", cancelled)
+    started.approve()
+    task = started.ended()
+    assert task.status == "cancelled" and task.result is not None and task.result["trials"] == 1
+
+
 def test_a_second_task_on_the_same_data_has_the_first_as_champion(started: Player) -> None:
     started.approve()
     first = started.ended()

@@ -99,6 +99,45 @@ def test_cancelling_the_task_stops_the_process_and_leaves_nothing(run: Run) -> N
     assert not [p for p in psutil.Process().children(recursive=True) if "fake_job" in " ".join(p.cmdline())]
 
 
+def test_a_cancelled_job_may_leave_what_it_has_so_far(run: Run) -> None:
+    def cancel() -> None:
+        while ("progress", 2) not in _seen():
+            time.sleep(0.05)
+        tasks.request_cancel("default", "task-1")
+
+    threading.Thread(target=cancel).start()
+    result = run(steps=1000, pause_s=0.05, leaves=True)["result"]
+    assert result["stopped"] == "cancelled" and 2 < result["counted"] < 1000
+
+
+def test_a_job_that_is_stopped_with_its_worker_leaves_nothing_and_goes_on(run: Run, home: Path) -> None:
+    def shut_down() -> None:
+        while ("progress", 2) not in _seen():
+            time.sleep(0.05)
+        processes._running["train-1"].stop()
+
+    threading.Thread(target=shut_down).start()
+    assert run(steps=20, pause_s=0.05, leaves=True) == {"result": {"counted": 20}}
+
+
+def test_a_clock_that_jumps_is_no_silence_and_silence_is_one_by_any_clock(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = processes.JobProcess("train-1", "train", {})
+    job.folder.mkdir(parents=True)
+    beat = job.folder / "heartbeat"
+    beat.touch()
+    job.beat = (0.0, time.monotonic())
+    honest = time.time
+    monkeypatch.setattr(time, "time", lambda: honest() + 86_400)
+    assert not job.hangs()
+    os.utime(beat, (honest() + 86_400, honest() + 86_400))  # and now the process beats by the new clock
+    assert not job.hangs()
+    steady = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: steady() + processes.SILENCE_S + 1)
+    assert job.hangs()
+
+
 def test_a_half_written_line_of_a_killed_process_is_not_glued_to_the_next(run: Run, home: Path) -> None:
     folder = home / "jobs" / "train-1"
     folder.mkdir(parents=True)

@@ -18,7 +18,7 @@ def save(checkpoints: Checkpoints, step: int) -> None:
 
 
 def latest(checkpoints: Checkpoints, spec: str = "s", data: str = "d") -> Any:
-    return checkpoints.latest(spec, data, "cpu")
+    return checkpoints.latest(State(spec=spec, data=data), "cpu")
 
 
 def test_what_is_saved_comes_back_bit_by_bit(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.training import nursery
 from tests.training.rows import dataset, rows, spec
 
 POINTS = [
@@ -41,7 +42,7 @@ class Training:
 
     def finish(self) -> dict[str, Any]:
         assert self.start().wait(120) == 0
-        return dict(json.loads((self.folder / "result.json").read_text()))
+        return self.result()
 
     def kill_at(self, point: str) -> None:
         process = self.start(point)
@@ -50,13 +51,13 @@ class Training:
         assert process.wait() == -signal.SIGKILL
         assert not (self.folder / "result.json").exists()
 
-    def kill_after(self, steps: int, seconds: float) -> None:
-        """Kill it so long after that many steps."""
-        process = self.start()
-        wait_for(process, lambda: (self.folder / "events.jsonl").exists() and len(self.steps()) >= steps)
-        time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "it had ended; give it more epochs"
+    def result(self) -> dict[str, Any]:
+        return dict(json.loads((self.folder / "result.json").read_text()))
+
+    def said(self) -> int:
+        """How many events there are."""
+        events = self.folder / "events.jsonl"
+        return events.read_bytes().count(b"\n") if events.exists() else 0
 
     def steps(self) -> list[int]:
         events = map(json.loads, (self.folder / "events.jsonl").read_text().splitlines())
@@ -126,22 +127,33 @@ def test_killed_at_every_point_in_turn(home: Path, card: str) -> None:
     assert outcome(killed.finish()) == expected
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("attempt", [1, 2])
-def test_killed_at_a_random_moment_it_ends_with_the_same_bits(home: Path, card: str, attempt: int) -> None:
-    long: dict[str, Any] = {"epochs": 20.0, "checkpoint_every": 7}
-    whole = Training(home, card, "undisturbed", **long).finish()
+@pytest.mark.parametrize(
+    ("kills", "diverges_at"),
+    [(5, 0), pytest.param(20, 0, marks=pytest.mark.slow), pytest.param(20, 60, marks=pytest.mark.slow)],
+)
+def test_killed_at_random_moments_it_ends_with_the_same_bits(
+    home: Path, card: str, kills: int, diverges_at: int
+) -> None:
+    """Every fifth of them inside the write of a checkpoint; with a loss that is twice not a number as well."""
+    long: dict[str, Any] = {"epochs": 10.0 * max(1, kills // 5), "checkpoint_every": 3}
+    whole, killed = Training(home, card, "undisturbed", **long), Training(home, card, **long)
+    nursery.finish(whole.folder, diverges_at=diverges_at)
     for kept in ("adapters", "frozen"):
         (home / kept).rename(home / f"{kept}-undisturbed")
-    chance = random.SystemRandom()
-    steps, seconds = chance.randrange(80), chance.uniform(0, 0.05)
-    print(f"killed {seconds:.3f} s after step {steps}")
-    killed = Training(home, card, **long)
-    killed.kill_after(steps, seconds)
-    assert outcome(killed.finish()) == outcome(whole)
-    weights = Path(whole["bundle"]) / "adapter_model.safetensors"
+    seed = random.SystemRandom().randrange(10**6)
+    chance, places = random.Random(seed), list[str]()
+    for number in range(kills):
+        if number % 5 == 3:
+            places.append(nursery.kill_inside_a_checkpoint(killed.folder, diverges_at=diverges_at))
+        else:
+            places.append(nursery.kill_at_random(killed.folder, chance, killed.said, diverges_at=diverges_at))
+    print(f"seed {seed}", *places, sep="\n")
+    nursery.finish(killed.folder, diverges_at=diverges_at)
+    assert outcome(killed.result()) == outcome(whole.result())
+    assert len(killed.result().get("setbacks", [])) == (2 if diverges_at else 0)
+    weights = Path(whole.result()["bundle"]) / "adapter_model.safetensors"
     assert (home / "adapters" / weights).read_bytes() == (home / "adapters-undisturbed" / weights).read_bytes()
-    assert set(killed.steps()) == set(range(1, 101))
+    assert set(killed.steps()) == set(range(1, 5 * int(long["epochs"]) + 1))
 
 
 @pytest.mark.slow
