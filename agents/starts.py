@@ -42,14 +42,14 @@ STARTS: Mapping[str, Start] = {
     "dora": Start(3.0, 16, 1e-3, 8, 16.0, "top_third", frozenset({"decay", *_MEDIA})),
     # Weights that start from the base's own are not to be drawn to zero.
     "pissa": Start(3.0, 16, 1e-3, 16, 16.0, "top_third", frozenset({"decay", "dropout", *_MEDIA})),
-    "adalora": Start(4.0, 16, 2e-3, 8, 32.0, "top_third", frozenset({"decay", *_MEDIA})),
+    "adalora": Start(4.0, 16, 1e-2, 8, 32.0, "top_third", frozenset({"decay", "higher_rate", *_MEDIA})),
     "vera": Start(4.0, 16, 5e-2, 128, 1.0, "top_third", frozenset({"decay", "more_rank", "higher_rate", *_MEDIA})),
     # Neither rank nor dropout, and decay would draw its scales from 1 to 0.
     "ia3": Start(
         4.0, 16, 5e-2, 1, 1.0, "top_third", frozenset({"decay", "dropout", "more_rank", "higher_rate", *_MEDIA})
     ),
     "lora_fa": Start(3.0, 16, 1e-3, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA})),
-    "dylora": Start(4.0, 16, 1e-3, 8, 8.0, "top_third", frozenset({"decay", *_MEDIA})),
+    "dylora": Start(4.0, 16, 2e-3, 8, 16.0, "top_third", frozenset({"decay", *_MEDIA})),
     "qlora": Start(3.0, 16, 1e-3, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA})),
     # A weight has a value already: a rate that suits adapters, which begin at nothing, would wreck it.
     "full": Start(3.0, 16, 3e-4, 1, 1.0, "top_third", _WHOLE, whole=True),

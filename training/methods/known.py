@@ -49,7 +49,7 @@ TEXT = (
         summary="LoRA whose ranks go to the layers that need them.",
         path="training.methods.adalora",
         max_rank=170,
-        defaults={"rank": 8, "alpha": 32.0, "learning_rate": 0.002, "epochs": 4.0, "batch_rows": 16},
+        defaults={"rank": 8, "alpha": 32.0, "learning_rate": 0.01, "epochs": 4.0, "batch_rows": 16},
     ),
     MethodSpec(
         name="vera",
@@ -81,7 +81,7 @@ TEXT = (
         summary="LoRA of which any rank can be deployed.",
         path="training.methods.dylora",
         max_rank=256,
-        defaults={"rank": 8, "alpha": 8.0, "learning_rate": 0.001, "epochs": 4.0, "batch_rows": 16},
+        defaults={"rank": 8, "alpha": 16.0, "learning_rate": 0.002, "epochs": 4.0, "batch_rows": 16},
     ),
     MethodSpec(
         name="qlora",
