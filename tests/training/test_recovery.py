@@ -189,9 +189,11 @@ def test_a_run_out_of_memory_that_is_stopped_ends_with_the_same_bits(
 def test_a_row_that_does_not_fit_alone_ends_with_a_remedy(
     home: Path, card: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("training.text.decide", lambda *_: False)  # which asks a row beforehand
     scarce(monkeypatch, 10, MemoryError)
     with pytest.raises(ResourceExhausted, match="cannot be cut") as caught:
         train(home, spec(card).model_dump())
+    assert [event["body"].get("recompute") for event in events(home, "setback")][-1], "computed twice, as a last resort"
     assert "Shorten the longest rows" in caught.value.remedy and caught.value.where == "step 1"
 
 
