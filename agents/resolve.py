@@ -13,7 +13,7 @@ from agents.roles import resolve_columns, resolve_kind
 from agents.scene import Defaults, Scene, columns_of
 from agents.senses import NAMES
 from agents.spaces import TRIALS, USUAL, filled
-from agents.starts import SOLVED
+from agents.starts import SOLVED, comparable
 from agents.words import in_words, percent
 from moatelier.contracts import (
     AnyColumns,
@@ -101,7 +101,7 @@ def _search(reading: Reading, method: str, methods: Sequence[str]) -> Sourced[Se
     said = reading.said.get("search")
     if said is None:
         return NO_SEARCH
-    others = tuple(each for each in methods if each not in SOLVED)
+    others = comparable(methods)
     if method in SOLVED and said.value["by"] != "none" and "method" not in said.value["space"]:
         text = f"{method} is computed at once: there is nothing to search. Which method shall be searched?"
         return Question(field="method", text=text, choices=others)

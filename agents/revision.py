@@ -12,7 +12,7 @@ from agents.kinds import KINDS, METRICS, ROWS, fitting
 from agents.limits import read_limits
 from agents.scene import Defaults, columns_of
 from agents.spaces import filled, read_search
-from agents.starts import SOLVED
+from agents.starts import SOLVED, comparable
 from agents.words import normalise
 from moatelier.contracts import AnyProfile, Columns, Contract, ImageColumns, TaskPlan
 from moatelier.errors import InvalidRequest
@@ -158,11 +158,12 @@ def _check(plan: TaskPlan, profile: AnyProfile | None, defaults: Defaults | None
 def _check_search(plan: TaskPlan, offered: tuple[str, ...]) -> None:
     search = plan.search.value
     methods = [str(each) for each in search.space.get("method", (plan.method.value,))]
-    if search.by != "none" and (unfit := [each for each in methods if each not in offered or each in SOLVED]):
+    fit = comparable(offered) if len(methods) > 1 else tuple(each for each in offered if each not in SOLVED)
+    if search.by != "none" and (unfit := [each for each in methods if each not in fit]):
         raise InvalidRequest(
             f"The method {', '.join(unfit)} cannot be searched here.",
             where="search.method",
-            remedy=f"Search: {', '.join(each for each in offered if each not in SOLVED)}.",
+            remedy=f"Search: {', '.join(fit)}.",
         )
 
 

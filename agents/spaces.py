@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from agents.reading import Reading, Said
-from agents.starts import SOLVED, Start, start
+from agents.starts import Start, comparable, start
 from agents.words import blank, lead, quote, sentence
 from moatelier.contracts import Question, Search
 from moatelier.contracts.search import MOST_VALUES, SearchBy, Value
@@ -148,7 +148,7 @@ def _usual(name: str, own: Start, methods: Sequence[str]) -> tuple[Value, ...]:
         "epochs": (max(own.epochs - 1, 1.0), own.epochs, own.epochs + 2, 2 * own.epochs),
         "batch_rows": (own.batch_rows // 2, own.batch_rows, 2 * own.batch_rows),
         "layers": ("top_third",) if "all_layers" in own.unfit else ("top_third", "all"),
-        "method": tuple(method for method in methods if method not in SOLVED),
+        "method": comparable(methods),
         "data_part": (0.25, 0.5, 1.0),
     }
     return usual[name]

@@ -1,6 +1,6 @@
 """What each method's first trial starts with, and which changes later trials may make to it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,6 +70,12 @@ STARTS: Mapping[str, Start] = {
 }
 SOLVED = frozenset({"linear_probe"})
 """Methods whose adapter is computed at once, without steps."""
+_OWN_LOSS = frozenset({"dpo", "orpo", "kto"})
+
+
+def comparable(methods: Iterable[str]) -> tuple[str, ...]:
+    """Those among which a search may choose: they take steps, and their losses on dev rows mean the same."""
+    return tuple(method for method in methods if method not in SOLVED | _OWN_LOSS)
 
 
 def start(method: str) -> Start:

@@ -326,7 +326,7 @@ def test_a_rank_above_what_a_layer_has_is_refused_by_pissa(base: TextBase) -> No
 @pytest.mark.parametrize("method", ["lora", "adalora", "vera"])
 def test_rank_0_is_refused_by_name(card: str, home: Path, method: str) -> None:
     told = fields(card, method) | {"rank": 0}
-    with pytest.raises(ValueError, match="rank"):
+    with pytest.raises(InvalidRequest, match="rank"):
         work(told, Job(home / "jobs" / "job", quiet=True))
     with pytest.raises(InvalidRequest, match="at least 1"):
         methods.load(TrainSpec.model_construct(**told), "text")

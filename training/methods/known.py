@@ -149,7 +149,7 @@ PREFERENCES = (
         summary="LoRA on chosen answers with an odds-ratio term against the rejected ones; no reference.",
         path="training.methods.orpo",
         max_rank=256,
-        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 1e-3, "epochs": 2.0, "batch_rows": 16},
+        defaults={"rank": 16, "alpha": 32.0, "learning_rate": 5e-4, "epochs": 2.0, "batch_rows": 16},
         objective="training.preferring",
     ),
     MethodSpec(
