@@ -1,6 +1,6 @@
 """Training on real data: how long to the same accuracy as TRL, how fast a step is, what the cache and precision do.
 
-    MOATELIER_BENCH_DATA=FOLDER python -m benchmarks.training [--quick] [--only time,tokens,cache,loss,peak]
+    MOATELIER_BENCH_DATA=FOLDER python -m benchmarks.training [--quick] [--only time,tokens,cache,loss,peak,dpo,grpo]
 
 Reads `banking77/{train,test}.csv` from that folder; needs the pulled pack smollm2-135m-instruct. Both sides train in
 processes of their own, one after the other, on the same rows in the same chat template.
@@ -11,6 +11,8 @@ tokens   steps with all layers adapted: tokens a second over TRL's defaults, and
 cache    epochs after the first with the top third adapted on the cached output of the frozen layers, over all layers
 loss     200 steps (`--quick`: 40) on all 77 intents beside a plain float32 loop (benchmarks/reference_loop.py)
 peak     most memory of a training process on rows of 4,096 tokens
+dpo      a style preferred in pairs: its share of held-out answers (benchmarks/alignment.py)
+grpo     a reward for JSON of a schema: its share of held-out answers (the same)
 """
 
 import argparse
@@ -29,7 +31,7 @@ from peft import PeftModel
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import reference_loop, tuning
+from benchmarks import alignment, reference_loop, tuning
 from benchmarks.asking import messages
 from benchmarks.text import ELEVEN, ROWS_AN_INTENT, few, read
 from moatelier.contracts import TrainResult, TrainSpec
@@ -186,6 +188,8 @@ PARTS: dict[str, Callable[[Path, Path, bool], dict[str, float]]] = {
     "cache": cache,
     "loss": loss,
     "peak": peak,
+    "dpo": alignment.dpo_win_rate,
+    "grpo": alignment.grpo_json_rate,
 }
 
 
