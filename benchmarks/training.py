@@ -13,6 +13,8 @@ loss     200 steps (`--quick`: 40) on all 77 intents beside a plain float32 loop
 peak     most memory of a training process on rows of 4,096 tokens
 forecast five trainings of different shapes (`--quick`: 2): the worst error of the forecast time and of the peak
 search   twelve separate trainings over a search of twelve trials (benchmarks/searching.py)
+dpo      a style preferred in pairs: its share of held-out answers (benchmarks/alignment.py)
+grpo     a reward for JSON of a schema: its share of held-out answers (the same)
 """
 
 import argparse
@@ -31,7 +33,7 @@ from peft import PeftModel
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import forecast, reference_loop, searching, tuning
+from benchmarks import alignment, forecast, reference_loop, searching, tuning
 from benchmarks.asking import messages
 from benchmarks.text import ELEVEN, ROWS_AN_INTENT, few, read
 from moatelier.contracts import TrainResult, TrainSpec
@@ -190,6 +192,8 @@ PARTS: dict[str, Callable[[Path, Path, bool], dict[str, float]]] = {
     "peak": peak,
     "forecast": lambda folder, here, quick: forecast.errors(folder, here, forecast.SHAPES[: 2 if quick else None]),
     "search": searching.search,
+    "dpo": alignment.dpo_win_rate,
+    "grpo": alignment.grpo_json_rate,
 }
 
 
