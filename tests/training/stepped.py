@@ -1,10 +1,23 @@
 """An objective in miniature, and what a stepper makes of it."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import mkdtemp
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+
+from moatelier.job import Job
+from training.checkpoint import State
+from training.means import Means
+from training.ranks import Ranks
+from training.recovery import Setbacks
+
+
+def alone() -> Means:
+    """What the steps of a training in one process work with, in which nothing has gone wrong."""
+    return Means(Ranks(), Setbacks(Job(Path(mkdtemp()), quiet=True), State(spec="", data="")))
 
 
 class Towers:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from moatelier.job import Job
 from modalities.text.model import TextBase, load_base
 from tests.training.rows import SYSTEM, rows, spec
+from tests.training.stepped import alone
 from training import methods, stepping
 from training.text import TextObjective, encode
 
@@ -45,7 +45,7 @@ def learn(
     """Change the base until its loss on the rows has come down."""
     told = spec("0" * 64, method=method, layers="all", seed=seed)
     learnt = objective(base, made, method, seed, home)
-    stepper = stepping.make(told, methods.stepper(method), learnt, Accelerator(cpu=True), lambda _: rate, 200)
+    stepper = stepping.make(told, methods.stepper(method), learnt, alone(), lambda _: rate, 200)
     found = [stepper.step(range(len(made)), 0)]
     while found[-1] > until:
         found.append(stepper.step(range(len(made)), len(found)))

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from moatelier.contracts import TrainSpec
 from tests.training.rows import spec
-from tests.training.stepped import Towers
+from tests.training.stepped import Towers, alone
 from training.fused import Fused
 from training.stepping import Descent
 
@@ -14,7 +13,7 @@ ROWS = list(range(12))
 
 
 def stepper(kind: type[Fused | Descent], made: Towers, told: TrainSpec) -> Fused | Descent:
-    return kind(told, made, Accelerator(cpu=True), lambda step: told.learning_rate / (step + 1), 10)
+    return kind(told, made, alone(), lambda step: told.learning_rate / (step + 1), 10)
 
 
 @pytest.mark.parametrize("most", [0.0, 0.05, 100.0])

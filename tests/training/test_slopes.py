@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch.profiler import ProfilerActivity, profile
 
 from moatelier.errors import InvalidRequest
 from tests.training.rows import spec
-from tests.training.stepped import Towers
+from tests.training.stepped import Towers, alone
 from training.slopes import Slopes
 
 ROWS = list(range(12))
@@ -19,7 +18,7 @@ ROWS = list(range(12))
 
 def slopes(made: Towers, **changes: object) -> Slopes:
     told = spec("0" * 64, method="mezo", **changes)
-    return Slopes(told, made, Accelerator(cpu=True), lambda _: told.learning_rate, 10)
+    return Slopes(told, made, alone(), lambda _: told.learning_rate, 10)
 
 
 def test_moving_there_and_back_is_exact() -> None:
