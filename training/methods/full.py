@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from moatelier.contracts import TrainSpec
-from moatelier.errors import IntegrityError, InvalidRequest
+from moatelier.errors import InvalidRequest
 from moatelier.ids import canonical_json
 from modalities.text.config import WHOLE, lora_targets
+from training.methods import whole
 
 
 def attach(model: Any, spec: TrainSpec, first_layer: int) -> Any:
@@ -57,7 +58,7 @@ def tuned(model: Any) -> dict[str, nn.Parameter]:
 
 def weights(model: Any) -> dict[str, Tensor]:
     """The tuned tensors on the CPU, in float32, named as in the model."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tuned(model).items())}
+    return whole.taken(tuned(model))
 
 
 def sealed(model: Any, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -71,17 +72,7 @@ def restore(model: Any, weights: dict[str, Tensor]) -> None:
     Raises:
         IntegrityError: A tensor is missing, one too many, or of another shape.
     """
-    expected = tuned(model)
-    wrong = expected.keys() ^ weights.keys()
-    wrong |= {name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape}
-    if wrong:
-        raise IntegrityError(
-            f"{len(wrong)} tensors do not belong to the adapter, are missing or have another shape.",
-            where=min(wrong),
-            remedy="Start the training anew.",
-        )
-    for name, tensor in expected.items():
-        tensor.data.copy_(weights[name])
+    whole.put_back(tuned(model), weights)
 
 
 def config(model: Any, base: str) -> bytes:

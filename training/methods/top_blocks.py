@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from moatelier.contracts import TrainSpec
-from moatelier.errors import IntegrityError, InvalidRequest
+from moatelier.errors import InvalidRequest
 from moatelier.ids import canonical_json
 from modalities.vision.classifier import Classifier, with_own_stages
 from modalities.vision.tuned import whole_weights
+from training.methods import whole
 
 
 def attach(model: Classifier, spec: TrainSpec, first_layer: int) -> Classifier:
@@ -40,7 +41,7 @@ def attach(model: Classifier, spec: TrainSpec, first_layer: int) -> Classifier:
 
 def weights(model: Any) -> dict[str, Tensor]:
     """The adapter's tensors on the CPU, named as in the classifier."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in _tuned(model).items()}
+    return whole.taken(_tuned(model))
 
 
 def restore(model: Any, weights: dict[str, Tensor]) -> None:
@@ -49,17 +50,7 @@ def restore(model: Any, weights: dict[str, Tensor]) -> None:
     Raises:
         IntegrityError: A tensor is missing, one too many, or of another shape.
     """
-    expected = _tuned(model)
-    wrong = expected.keys() ^ weights.keys()
-    wrong |= {name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape}
-    if wrong:
-        raise IntegrityError(
-            f"{len(wrong)} tensors do not belong to the adapter, are missing or have another shape.",
-            where=min(wrong),
-            remedy="Start the training anew.",
-        )
-    for name, tensor in expected.items():
-        tensor.data.copy_(weights[name])
+    whole.put_back(_tuned(model), weights)
 
 
 def config(model: Any, base: str) -> bytes:
