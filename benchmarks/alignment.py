@@ -1,14 +1,15 @@
-"""Preferences and rewards on the pack: a courtesy that is preferred in pairs, and JSON that is rewarded.
+"""Preferences and rewards on the pack: short answers that are preferred in pairs, and JSON that is rewarded.
 
 Parts of `benchmarks.training`. Customers' messages of banking77 are what is asked; answers are the pack's own.
 
-dpo      the pack's first sentence with a courtesy after it is preferred to the sentence alone or to all it says; then
-         the share of held-out messages whose greedy answer ends in the courtesy
+dpo      the first sentence of what the pack answers is preferred to all of it; then the share of held-out messages
+         whose greedy answer is one whole sentence
 grpo     JSON of a schema is rewarded, JSON that opens with a brace a little; then the share of held-out messages whose
          greedy answer is valid. The prompt shows one example, which the pack follows in about a quarter of its samples
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,15 @@ from moatelier.contracts import Columns, DatasetCard, RewardSpec, SplitInfo, Tra
 from moatelier.job import Job
 from moatelier.settings import settings
 from modalities.bundle import bundle_folder
+from modalities.text import data
 from serving.engine import TextEngine
 from serving.sampling import Sampling
 from store import artifacts
 from training.rewards import valid_json
 from training.run import work
 
-COURTESY = " Have a lovely day!"
+HELPFUL = {"role": "system", "content": data.SYSTEM["chat"]}
+ENDS, LEAST_WORDS = (".", "?", "!", '."', '?"', '!"'), 3
 PAIRS, PROMPTS, HELD = 128, 128, 64
 LONGEST = 40
 SHOWN: list[dict[str, str]] = [
@@ -81,22 +84,33 @@ def train(kind: str, rows: Sequence[dict[str, Any]], here: Path, **fields: Any) 
 
 
 def dpo_win_rate(folder: Path, here: Path, quick: bool) -> dict[str, float]:
-    """Share of held-out messages that are answered in the preferred style."""
-    texts = asked(folder, "train", PAIRS)
-    prompts = [[{"role": "user", "content": text}] for text in texts]
-    told = answers(prompts, None, Sampling(LONGEST))
+    """Share of held-out messages that are answered in the preferred style, greedily; the base's beside it."""
+    prompts = [[HELPFUL, {"role": "user", "content": text}] for text in asked(folder, "train", PAIRS)]
     rows = []
-    for number, (prompt, answer) in enumerate(zip(prompts, told, strict=True)):
-        sentence = answer.split(". ")[0].split("\n")[0].rstrip(".") + "."
-        other = answer if number % 2 and answer != sentence else sentence
-        chosen = {"role": "assistant", "content": sentence + COURTESY}
-        rows.append({"messages": [*prompt, chosen], "rejected": other})
-    result = train("preference", rows, here, method="dpo", learning_rate=5e-4, epochs=1.0 if quick else 3.0)
-    held = [[{"role": "user", "content": text}] for text in asked(folder, "test", HELD)]
-    found = answers(held, bundle_folder(result.bundle), Sampling(2 * LONGEST))
-    rate = sum(answer.endswith(COURTESY.strip()) for answer in found) / len(found)
-    console.print(f"dpo: {result.steps} steps in {result.seconds:.0f} s, loss {result.train_loss:.3f}; {found[:3]}")
-    return {"dpo_win_rate": rate}
+    for prompt, answer in zip(prompts, answers(prompts, None, Sampling(LONGEST)), strict=True):
+        sentence = first_sentence(answer)
+        if len(sentence) < len(answer) and is_one_sentence(sentence):
+            rows.append({"messages": [*prompt, {"role": "assistant", "content": sentence}], "rejected": answer})
+    # At the usual beta of 0.1 the preference is overdone within four epochs: answers become a word, or nothing.
+    fields = {"method": "dpo", "beta": 0.5, "learning_rate": 5e-4, "epochs": 1.0 if quick else 2.0}
+    result = train("preference", rows, here, **fields)
+    held = [[HELPFUL, {"role": "user", "content": text}] for text in asked(folder, "test", HELD)]
+    rates = []
+    for adapter in (None, bundle_folder(result.bundle)):
+        found = answers(held, adapter, Sampling(2 * LONGEST))
+        rates.append(sum(map(is_one_sentence, found)) / len(found))
+    console.print(f"dpo: {len(rows)} pairs, {result.steps} steps in {result.seconds:.0f} s; {found[:3]}")
+    return {"dpo_win_rate": rates[1], "dpo_base_rate": rates[0]}
+
+
+def first_sentence(answer: str) -> str:
+    """Up to the first full stop, question mark or exclamation mark that a blank or a line's end follows."""
+    return re.split(r"(?<=[.?!])\s|\n", answer, maxsplit=1)[0].strip()
+
+
+def is_one_sentence(answer: str) -> bool:
+    """A whole sentence of a few words at least, and no more."""
+    return first_sentence(answer) == answer and answer.endswith(ENDS) and len(answer.split()) >= LEAST_WORDS
 
 
 def grpo_json_rate(folder: Path, here: Path, quick: bool) -> dict[str, float]:

@@ -1,16 +1,14 @@
 """Preferences to what an adapter has come to like: each row's answers under the adapter, against the base.
 
 An answer's gain is how much likelier the adapter finds it than the base does, in nats. A pair counts when the chosen
-answer gains more than the rejected one. Answers with a thumb have no partner: a good one counts when it gains more than
-what lies halfway between the mean gains of good and bad answers, a bad one when it gains less. The base gains nothing
-and is right on none.
+answer gains more than the rejected one; an answer with a thumb when a good one gains, or a bad one loses. The base
+gains nothing and is right on none.
 """
 
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from evals.answered import Answered
@@ -64,9 +62,7 @@ def like_all(
 
 def liked(rows: Sequence[EvalRow], gains: Sequence[float]) -> list[bool]:
     """Which rows are liked as wanted, by their gains."""
-    sides = [[gain for row, gain in zip(rows, gains, strict=True) if row.good is side] for side in (True, False)]
-    cut = sum(map(mean, sides)) / 2 if all(sides) else 0.0
-    return [gain < cut if row.good is False else gain > cut for row, gain in zip(rows, gains, strict=True)]
+    return [gain < 0 if row.good is False else gain > 0 for row, gain in zip(rows, gains, strict=True)]
 
 
 def _gains(engine: TextEngine, rows: Sequence[EvalRow], adapter: str | None) -> list[float]:

@@ -48,7 +48,7 @@ def seal_method(method: str, *, first_layer: int = 4, seed: int = 1, scale: floa
     stir(model, seed, scale)
     if hasattr(module, "after_step"):
         allocate(module, model)
-    tensors = getattr(module, "sealed", module.weights)(model)
+    tensors = module.sealed(model, torch.float32) if hasattr(module, "sealed") else module.weights(model)
     files = {CONFIG: module.config(model, "tiny"), WEIGHTS: bytes(save(tensors, metadata={"format": "pt"}))}
     spec = TrainSpec(method=method, base="tiny", dataset="0" * 64, suffix=method, seed=seed)
     manifest: dict[str, Any] = {

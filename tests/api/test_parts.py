@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from api.bodies import passed_on
 from api.follow import Look, cursor, follow
 from api.pages import page
 from api.routes.openai.chat import _relabelled
@@ -105,7 +106,7 @@ def test_events_cut_anywhere_are_put_together(size: int) -> None:
             yield raw[start : start + size]
 
     async def play() -> list[bytes]:
-        return [event async for event in _relabelled(chunks(), target, noted.append)]
+        return [event async for event in passed_on(chunks(), _relabelled(target, noted.append))]
 
     *events, done = asyncio.run(play())
     assert done == b"data: [DONE]\n\n"

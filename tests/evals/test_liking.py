@@ -52,9 +52,9 @@ def card_of(kind: Any, make: Any, plain: DatasetCard) -> DatasetCard:
     return plain.model_copy(update=changes | {"splits": infos | {"test": SplitInfo(rows=80, artifact=None)}})
 
 
-def test_thumbs_are_judged_by_what_lies_halfway() -> None:
+def test_good_answers_must_gain_and_bad_ones_lose() -> None:
     rows = [EvalRow(str(n), (), "a", good=n < 2) for n in range(4)]
-    assert liked(rows, [-1.0, -6.0, -9.0, -2.0]) == [True, False, True, False]
+    assert liked(rows, [1.0, -6.0, -9.0, 2.0]) == [True, False, True, False]
     assert liked([EvalRow("a", (), "b", rejected="c")] * 2, [0.5, -0.5]) == [True, False]
 
 

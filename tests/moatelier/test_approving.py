@@ -32,7 +32,8 @@ def value(fits: bool) -> dict[str, Any]:
         "task": "task-1",
         "version": "v",
         "plan": {"name": "desk", "notes": [], "limits": {"epochs": None, "rows": 20, "tokens": None}}
-        | dict.fromkeys(SHOWN, ITEM),
+        | dict.fromkeys(SHOWN, ITEM)
+        | {"search": ITEM | {"value": {"by": "grid", "space": {"rank": [4, 8]}}}},
         "forecast": forecast,
         "refused": None if fits else error.to_dict(),
         "action_requests": [{"description": "Tune it."}],
@@ -49,7 +50,15 @@ def test_the_forecast_its_cheaper_trials_and_the_bases_are_shown(monkeypatch: py
     assert said == "2" and "number" in asked[0]
     for part in ("15.0 min", "3.0 GB", "costs 0.25", "1 1 of 3 epochs: 5.0 min, 1.0 GB, costs 0.05", "2 9 of 30 rows"):
         assert part in shown
-    for part in ("It takes 15 min.", "Choose by number.", "at most 20 rows", "0.810", "9 M", "not allowed here"):
+    for part in (
+        "It takes 15 min.",
+        "Choose by number.",
+        "at most 20 rows",
+        "0.810",
+        "9 M",
+        "not allowed here",
+        "rank 4, 8",
+    ):
         assert part in shown
 
 
