@@ -189,6 +189,7 @@ def test_orpo_without_its_term_is_plain_tuning_and_keeps_no_reference(objective:
     other.close()
     torch.testing.assert_close(one.loss(range(6)), expected, rtol=1e-5, atol=1e-4)
     assert one.units == other.units
+    other.close()
     assert odd.curve[0][1] == pytest.approx(plain.curve[0][1], rel=1e-2)  # batches differ: pairs are longer
     assert one._tuned.reference is None
     assert not [held for held in vars(one).values() if isinstance(held, torch.nn.Module) and held is not one.model]
