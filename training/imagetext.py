@@ -123,7 +123,11 @@ class ImageTextObjective:
         rows = zip(examples, self._places, pixels, strict=True)
         self.data = digest_json([[each.ids, each.trained, place, seen] for each, place, seen in rows])
         self.precision = base.precision
-        self.recompute = decide(self, partial(ImageTextObjective.loss, self), job)
+        try:
+            self.recompute = decide(self, partial(ImageTextObjective.loss, self), job)
+        except BaseException:
+            self.close()
+            raise
         self.seconds = time.monotonic() - began
 
     @property

@@ -80,7 +80,11 @@ class TextObjective:
         self.units: Sequence[int] = [sum(example.trained) for example in examples]
         self.data = digest_json([[example.ids, example.trained] for example in examples])
         self.precision = base.precision
-        self.recompute = decide(self, partial(TextObjective.loss, self), job)
+        try:
+            self.recompute = decide(self, partial(TextObjective.loss, self), job)
+        except BaseException:
+            self.close()
+            raise
         self.seconds = time.monotonic() - began
 
     @property
