@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from rich.console import Console
@@ -31,7 +32,7 @@ from training.run import work
 
 HELPFUL = {"role": "system", "content": data.SYSTEM["chat"]}
 ENDS, LEAST_WORDS = (".", "?", "!", '."', '?"', '!"'), 3
-PAIRS, PROMPTS, HELD = 128, 128, 64
+PAIRS, PROMPTS, HELD, SEEDS = 128, 128, 64, 3
 LONGEST = 40
 SHOWN: list[dict[str, str]] = [
     {"role": "system", "content": "Reply with JSON."},
@@ -50,7 +51,9 @@ console = Console(stderr=True)
 def asked(folder: Path, name: str, count: int) -> list[str]:
     """So many messages, from all over the file."""
     texts = [row["text"] for row in read(folder / f"{name}.csv")]
-    return texts[:: len(texts) // count][:count]
+    stride = len(texts) // count
+    # The settings were found on the messages at 0, stride, 2 stride ... of the test file; these were never looked at.
+    return texts[stride // 2 if name == "test" else 0 :: stride][:count]
 
 
 def answers(prompts: Sequence[Sequence[dict[str, str]]], adapter: Path | None, sampling: Sampling) -> list[str]:
@@ -93,14 +96,21 @@ def dpo_win_rate(folder: Path, here: Path, quick: bool) -> dict[str, float]:
             rows.append({"messages": [*prompt, {"role": "assistant", "content": sentence}], "rejected": answer})
     # At the usual beta of 0.1 the preference is overdone within four epochs: answers become a word, or nothing.
     fields = {"method": "dpo", "beta": 0.5, "learning_rate": 5e-4, "epochs": 1.0 if quick else 2.0}
-    result = train("preference", rows, here, **fields)
     held = [[HELPFUL, {"role": "user", "content": text}] for text in asked(folder, "test", HELD)]
-    rates = []
-    for adapter in (None, bundle_folder(result.bundle)):
+
+    def rate(adapter: Path | None) -> float:
         found = answers(held, adapter, Sampling(2 * LONGEST))
-        rates.append(sum(map(is_one_sentence, found)) / len(found))
-    console.print(f"dpo: {len(rows)} pairs, {result.steps} steps in {result.seconds:.0f} s; {found[:3]}")
-    return {"dpo_win_rate": rates[1], "dpo_base_rate": rates[0]}
+        console.print(f"dpo: {found[:3]}")
+        return sum(map(is_one_sentence, found)) / len(found)
+
+    rates = []
+    for seed in range(1 if quick else SEEDS):
+        result = train("preference", rows, here, seed=seed, **fields)
+        rates.append(rate(bundle_folder(result.bundle)))
+        console.print(
+            f"dpo, seed {seed}: {len(rows)} pairs, {result.steps} steps, {result.seconds:.0f} s: {rates[-1]:.1%}"
+        )
+    return {"dpo_win_rate": mean(rates), "dpo_base_rate": rate(None)}
 
 
 def first_sentence(answer: str) -> str:
