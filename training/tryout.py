@@ -17,6 +17,7 @@ import torch
 
 from moatelier.contracts import TrainSpec
 from moatelier.errors import ResourceExhausted
+from moatelier.faults import passed_over
 from moatelier.job import Job
 from moatelier.memory import available_bytes, gigabytes
 from modalities.text.model import TextBase
@@ -71,7 +72,7 @@ def texts(base: TextBase, spec: TrainSpec, told: Mapping[str, Any], job: Job) ->
     try:
         tried = tried.model_copy(update={"max_seconds": SECONDS})
         loop = Loop(tried, objective, count, inner, State(spec=tried.digest, data=objective.data, seconds=0.0))
-        with suppress(Diverged):  # on random tokens; what steps took is known all the same
+        with passed_over(), suppress(Diverged):  # on random tokens; what steps took is known all the same
             loop.run()
         peak = _peak_with(objective, examples, held) if len(examples) > count + dev else peak_bytes()
     finally:

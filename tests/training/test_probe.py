@@ -5,6 +5,7 @@ import pytest
 
 from moatelier.errors import Cancelled, InvalidRequest, MoatelierError, ModelUnavailable
 from moatelier.job import Job
+from moatelier.settings import settings
 from tests.modalities.vision.conftest import Pulled, pulled
 from tests.modalities.vision.towers import timm_folder
 from tests.sentences import tiny_embedding
@@ -23,6 +24,15 @@ def test_a_base_is_measured_once(home: Path, tiny: str, monkeypatch: pytest.Monk
     assert json.loads(probe.probe_file(tiny).read_text()) == measured
     monkeypatch.setattr(probe, "load_base", None)
     assert probe.work({"base": tiny}, Job(home / "jobs" / "again", quiet=True)) == measured
+
+
+def test_nobody_waits_in_its_steps_for_a_kill_that_is_meant_for_a_training(
+    home: Path, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOATELIER_FAULT", "train.before_first_checkpoint,train.between_checkpoints,checkpoint.inside")
+    settings.cache_clear()
+    assert probe.work({"base": tiny}, Job(home / "jobs" / "probe", quiet=True))["steps"] == tryout.STEPS
+    assert not (settings().home / "faults").exists()
 
 
 def test_figures_are_told_before_they_are_kept(home: Path, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
