@@ -83,7 +83,7 @@ def test_where_all_earn_the_same_nothing_is_learnt(home: Path, tiny: str, method
 # ------------------------------------------------------------------------------------------------------ a format
 
 
-@pytest.mark.parametrize(("method", "beta"), [("grpo", None), ("rloo", 0.0)])
+@pytest.mark.parametrize(("method", "beta"), [("grpo", None), pytest.param("rloo", 0.0, marks=pytest.mark.slow)])
 def test_a_toy_format_is_learnt(home: Path, tiny: str, method: str, beta: float | None) -> None:
     card = card_of("prompts", prompts(24), prompts(8, start=50))
     result = train(home, learning(card, method=method, beta=beta, epochs=6.0, learning_rate=0.02))
@@ -106,7 +106,7 @@ def test_a_plain_row_is_asked_without_its_answer(home: Path, tiny: str) -> None:
     assert told(home)[0].keys() >= {"reward", "reward_spread", "answer_tokens"}
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.slow), 0.1])
 def test_a_stopped_training_goes_on_to_the_same_bits(home: Path, tiny: str, dropout: float) -> None:
     card = card_of("prompts", prompts(12), prompts(4, start=50))
     fields = learning(card, epochs=2.0, learning_rate=0.02, dropout=dropout, beta=0.1, temperature=1.2)
