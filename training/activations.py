@@ -1,7 +1,8 @@
 """Whether what is kept for the way back will fit into memory, asked before the first step.
 
-Measured, not derived: one short row goes forward and what autograd keeps of it is counted. Attention is never kept as
-a matrix, so that the bytes grow with the tokens alone, and a row says what a micro-batch will take.
+Measured, not derived: one short row goes forward and what autograd keeps of it is counted. The bytes grow with the
+tokens, so that a row says what a micro-batch will take; attention is kept as a matrix only for rows of up to 512 tokens
+(`modalities.text.packed`), where it is at most about a quarter of the rest.
 """
 
 import ctypes
