@@ -57,6 +57,7 @@ def run(spec: dict[str, Any]) -> dict[str, float]:
         save_strategy="no",
         report_to=[],
         disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),  # its default of bf16 is refused on a CPU that is not asked for
         **tuned,
     )
     clock = Clock()

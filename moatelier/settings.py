@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     """Licences that a base may have to be chosen by a task, such as Apache-2.0; none allows all."""
     price_per_hour: float | None = Field(default=None, ge=0)
     """What an hour of this machine costs, in whatever money; forecasts then say what a training costs."""
-    training_memory_gb: float = Field(default=2.0, gt=0)
+    training_memory_gb: float = Field(default=3.0, gt=0)
     """Upper bound for what a training on the CPU holds beside the base; where activations would take more, they are
     computed twice."""
     training_processes: int = Field(default=1, ge=1)
