@@ -24,6 +24,8 @@ _HOLES = 1.3
 """What the process grows by for each byte that is kept: freed memory lies between what is kept (docs/log.md)."""
 _MMAP_THRESHOLD = -3
 """M_MMAP_THRESHOLD of glibc's mallopt; once set it no longer grows by itself."""
+_MEASURED = 2048
+"""Most tokens of a row that is sent forward to be measured: what a longer one makes must not be kept even once."""
 _STEP = 3
 """Gradient and two moments of the optimiser, for each byte that is trained."""
 
@@ -51,11 +53,15 @@ def decide(objective: Objective, loss: Callable[[list[int]], Tensor], job: Job) 
 
     Args:
         objective: Ready for its first step.
-        loss: Of rows; the shortest one goes forward once.
+        loss: Of rows; the shortest one goes forward once, unless even that is so long that the answer is yes.
         job: Told of it in an event.
     """
     sizes, model = objective.sizes, objective.model
     row = min(range(len(sizes)), key=lambda row: sizes[row])
+    if sizes[row] > _MEASURED and not torch.cuda.is_available():
+        _give_back_at_once()
+        job.emit("memory", 0, recompute=True, shortest=sizes[row])
+        return True
     model.train()
     activations = kept_bytes(model, lambda: loss([row])) / sizes[row] * max(objective.micro, *sizes)
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
