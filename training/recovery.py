@@ -72,9 +72,9 @@ class Setbacks:
         """Spent by the training when it last went back."""
         return max((setback.seconds for setback in self.returns), default=0.0)
 
-    def divisor(self, since: int = 0) -> float:
-        """What the learning rate has been divided by since there were so many returns."""
-        return _SLOWER ** (len(self.returns) - since)
+    def divisor(self) -> float:
+        """What the learning rate has been divided by so far."""
+        return _SLOWER ** len(self.returns)
 
     def usable(self, state: State) -> bool:
         """Whether a checkpoint lies on the way that counts, and not on one that was left by going back."""
