@@ -118,6 +118,7 @@ def test_a_time_budget_is_a_hard_stop(service: Service, tmp_path: Path) -> None:
     if pending["value"]["refused"]:  # on most machines three epochs take longer: fewer are chosen, by number
         service.say(thread, "1")
         wait_for("the next approval", lambda: service.interrupt(thread)["id"] != pending["id"])
+        assert not service.interrupt(thread)["value"]["refused"]
     service.approve(thread)
     ended = service.end(task, 400)
     assert ended["status"] == "not_reached" and ended["result"]["train_seconds"] <= 6.5

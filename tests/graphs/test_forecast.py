@@ -79,6 +79,18 @@ def test_a_cheaper_trial_is_chosen_by_its_number_and_is_what_is_trained(
     assert card.splits["test"].rows == 24  # what is tested stays as it is
 
 
+def test_a_chosen_trial_is_not_refused_for_a_slower_measure_but_cut_to_the_time(player: Player, tmp_path: Path) -> None:
+    option = started(player, tmp_path)["forecast"]["cheaper"][1]
+    assert option["limits"]["rows"] and not option["limits"]["epochs"]
+    player.jobs.speed["train_rows_per_s"] /= 1.3  # of fewer rows, a step takes fewer, and each costs more
+    player.answer("2")
+    value = player.pending()
+    assert value["refused"] is None and value["forecast"]["seconds"] <= 10 and value["forecast"]["epochs"] < 3
+    approve(player, value)
+    player.ended()
+    assert trained(player).epochs < 3
+
+
 def test_a_longer_budget_is_another_answer(player: Player, tmp_path: Path) -> None:
     started(player, tmp_path)
     edit = {"type": "edit", "edited_action": {"name": "train", "args": {"budget": {"seconds": 600}}}}
