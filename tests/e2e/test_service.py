@@ -136,7 +136,7 @@ def test_an_unclear_request_asks_over_http_and_goes_on_in_the_same_thread(servic
 
 
 def test_a_time_budget_is_a_hard_stop(service: Service, tmp_path: Path) -> None:
-    csv = fakes.support_csv(tmp_path / "support.csv", rows_per_intent=2000)
+    csv = fakes.support_csv(tmp_path / "support.csv", rows_per_intent=800)
     words = "predict intent from message, at least 99% accuracy, at most 3 trials, at most 6 seconds of training"
     thread, task = service.begin(csv, words)
     pending = service.interrupt(thread)
