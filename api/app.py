@@ -8,15 +8,22 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
-from api import errors
+from api import errors, oidc
+from api.auth import Callers
 from api.decisions import DecisionLog
-from api.routes.admin import adapters, derived, mixture, recipes, tasks
+from api.guard import Guard
+from api.limits import Limits
+from api.rights import Table
+from api.routes.admin import access, adapters, derived, mixture, recipes, tasks
 from api.routes.monitoring import health, page
 from api.routes.openai import chat, classify, embeddings, feedback, files, models, transcriptions
 from api.routes.threads import runs, threads
+from api.safety import SafeHeaders
 from api.services import Services
 from api.trace import RequestIds
 from graphs.answering import Answers
@@ -47,9 +54,18 @@ ROUTES = (
     adapters,
     recipes,
     mixture,
+    access,
     health,
     page,
 )
+
+
+CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "POST", "PATCH", "DELETE"],
+    "allow_headers": ["*"],
+    "expose_headers": ["x-request-id", "content-location", "location", "retry-after", "retry-after-ms"],
+}
+"""For the origins that are set; credentials are headers that a page sets itself, so no cookies are allowed."""
 
 
 def create_app(engine_url: str | None = None) -> FastAPI:
@@ -59,13 +75,22 @@ def create_app(engine_url: str | None = None) -> FastAPI:
         engine_url: Where the engine listens; default: on loopback, at the port of the settings.
     """
     url = engine_url or f"http://127.0.0.1:{settings().engine_port}"
-    app = FastAPI(title="Moatelier", lifespan=_lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Moatelier", lifespan=_lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.engine_url = url
-    app.add_middleware(RequestIds)
     errors.install(app)
     for module in ROUTES:
         app.include_router(module.router)
+    app.add_middleware(Guard, table=Table(app))  # the innermost of these: what is added later stands around it
+    if origins := settings().cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
+    app.add_middleware(SafeHeaders)
+    app.add_middleware(RequestIds)
     return app
+
+
+def callers() -> Callers:
+    """Who may come: by keys of the store, and by tokens where an issuer is set."""
+    return Callers(Brief(keys.check_digest), Brief(oidc.Issuer().check) if settings().oidc_issuer else None)
 
 
 @asynccontextmanager
@@ -76,7 +101,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         auto = Auto(upstream, targets)
         answers = Answers(asker, auto, targets)
         app.state.services = Services(
-            Brief(keys.check), targets, auto, backend, Brief(mixtures.load), answers, decisions
+            callers(), Limits(), targets, auto, backend, Brief(mixtures.load), answers, decisions
         )
         writer = asyncio.create_task(decisions.run())
         yield
@@ -92,7 +117,7 @@ def main() -> None:
         logging.basicConfig(level=settings().log_level, format="%(asctime)s %(name)s %(levelname)s %(message)s")
         db.migrate()
         keys.ensure_admin()
-        serve(create_app(), settings().host, settings().port)
+        serve(create_app(), settings().host, settings().port, proxies=settings().proxies)
     except MoatelierError as error:
         print(f"{error.code}: {error}", file=sys.stderr)
         sys.exit(1)

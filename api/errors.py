@@ -5,6 +5,7 @@ engine that does not answer (it may be restarting) says when to come back.
 """
 
 import logging
+import math
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,7 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from api.trace import request_id
-from moatelier.errors import MoatelierError, UpstreamError
+from moatelier.errors import MoatelierError, RateLimited, UpstreamError
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 """Status -> the envelope's `type`; other 4xx are `invalid_request_error`, 5xx `server_error`."""
@@ -32,12 +33,16 @@ def envelope_of(error: MoatelierError) -> dict[str, Any]:
     return envelope(str(error), status=error.status, code=error.code, param=error.where or None)
 
 
-def _ours(request: Request, error: Exception) -> JSONResponse:
+def response(request: Request, error: Exception) -> JSONResponse:
+    """The whole response to one of our own errors."""
     assert isinstance(error, MoatelierError)
     if type(error) is MoatelierError:
         log.error("request %s failed", request_id(request.scope), exc_info=error)
     if isinstance(error, UpstreamError) and error.status >= 500:
         headers = {"retry-after-ms": str(RETRY_AFTER_MS)}
+    elif isinstance(error, RateLimited):
+        ms = math.ceil(1000 * error.retry_after_s)
+        headers = {"retry-after-ms": str(ms), "retry-after": str(math.ceil(error.retry_after_s))}
     else:
         headers = {"x-should-retry": "false"}
     if error.status == 401:
@@ -74,7 +79,7 @@ def _unexpected(request: Request, error: Exception) -> JSONResponse:
 
 def install(app: FastAPI) -> None:
     """Make the app answer every failure with an envelope."""
-    app.add_exception_handler(MoatelierError, _ours)
+    app.add_exception_handler(MoatelierError, response)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unexpected)

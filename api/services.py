@@ -5,14 +5,15 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.auth import Callers
 from api.decisions import DecisionLog
+from api.limits import Limits
 from graphs.answering import Answers
 from serving.auto import Auto
 from serving.backend import Backend
 from serving.brief import Brief
 from serving.mixtures import Mixture
 from serving.targets import Target
-from store.keys import Key
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Services:
     """Made once when the app starts.
 
     Attributes:
-        keys: API key -> whose it is, or None.
+        callers: Who comes with which key.
+        limits: How much each key may ask.
         targets: (project, model name) -> what answers under that name.
         auto: Chooses what answers a request to `auto`.
         backend: The engine.
@@ -29,7 +31,8 @@ class Services:
         decisions: Writes route decisions to the event log, behind the requests.
     """
 
-    keys: Brief[str, Key | None]
+    callers: Callers
+    limits: Limits
     targets: Brief[tuple[str, str], Target]
     auto: Auto
     backend: Backend

@@ -16,7 +16,7 @@ from moatelier.errors import Cancelled, Conflict, MoatelierError
 from moatelier.faults import fault_point
 from moatelier.ids import digest_json, job_key
 from moatelier.settings import settings
-from store import tasks
+from store import events, projects, tasks
 
 APPLICATION_VERSION = "1"
 """Pinned, so that work that was queued before an upgrade is carried on after it."""
@@ -84,10 +84,13 @@ def run_job(
         attempt: Tells apart repeated work with equal inputs.
 
     Raises:
+        QuotaExceeded: It is a training, and the project has had its time.
         Cancelled: The task was cancelled; a job that still waits for its turn is then never begun.
         MoatelierError: What the job could not do, as its process said it.
     """
     key = job_key(thread, kind, attempt, spec)
+    if kind == "train" and events.find(project, key, "job") is None:  # one that has begun goes on
+        projects.need_training_time(project)
     context = {"project": project, "stream": stream, "task": task}
     enqueued: WorkflowHandle[dict[str, Any]] = client().enqueue(
         _options("jobs", "run_job", key), key, kind, spec, context

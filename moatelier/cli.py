@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from moatelier import __version__
+from moatelier.access import keys_app, projects_app
 from moatelier.errors import DataError, InvalidRequest, MoatelierError
 from moatelier.moa import moa_app
 from moatelier.options import NOT_REACHED, Json, Yes, service
@@ -35,6 +36,8 @@ adapters_app = typer.Typer(help="The adapters that tasks have made.", no_args_is
 app.add_typer(task_app, name="task")
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(moa_app, name="moa")
+app.add_typer(keys_app, name="keys")
+app.add_typer(projects_app, name="projects")
 
 
 @app.callback(invoke_without_command=True)

@@ -71,6 +71,45 @@ class Unauthorized(MoatelierError):
     code, status = "unauthorized", 401
 
 
+class Forbidden(MoatelierError):
+    """The key is good, and does not open this."""
+
+    code, status = "forbidden", 403
+
+
+class TooLarge(MoatelierError):
+    """The request's body has more bytes than it may have here."""
+
+    code, status = "request_too_large", 413
+
+
+class TooSlow(MoatelierError):
+    """The request's body was not there in time."""
+
+    code, status = "request_timeout", 408
+
+
+class RateLimited(MoatelierError):
+    """More requests or tokens a minute than the key has, or too many wrong keys.
+
+    Args:
+        what, where, remedy: As for every error.
+        retry_after_s: When to come back.
+    """
+
+    code, status = "rate_limit_exceeded", 429
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", retry_after_s: float = 1.0) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.retry_after_s = retry_after_s
+
+
+class QuotaExceeded(MoatelierError):
+    """The project has used up its storage or its training time; coming back soon is of no use."""
+
+    code, status = "insufficient_quota", 429
+
+
 class Conflict(MoatelierError):
     """The thing is not in a state in which this can be done (a stale approval, a finished task)."""
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints,
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from moatelier.errors import InvalidRequest
+from moatelier.scopes import Scope
 
 
 class Endpoint(BaseModel):
@@ -45,6 +46,15 @@ class Endpoint(BaseModel):
                 remedy="Set it, or take `key_env` out of MOATELIER_UPSTREAMS.",
             )
         return SecretStr(found)
+
+
+class Grant(BaseModel):
+    """What the bearer of a token may do."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    project: str
+    scopes: tuple[Scope, ...]
 
 
 class Settings(BaseSettings):
@@ -103,6 +113,38 @@ class Settings(BaseSettings):
     threads: int = 0
     """CPU threads for torch; 0 takes the cores of the cgroup."""
     log_level: str = "INFO"
+    cors_origins: tuple[str, ...] = ()
+    """Origins, such as https://chat.example.org, whose pages may call the API from a browser; none by default."""
+    proxies: tuple[str, ...] = ()
+    """Addresses of proxies that are believed when they say, by X-Forwarded-For and -Proto, who calls."""
+    body_mb: float = Field(default=32.0, gt=0)
+    """Most megabytes of a JSON body."""
+    upload_mb: float = Field(default=2048.0, gt=0)
+    """Most megabytes of an upload."""
+    body_timeout_s: float = Field(default=30.0, gt=0)
+    """A JSON body must be there by then; within an upload it is the longest silence."""
+    upload_timeout_s: float = Field(default=1800.0, gt=0)
+    """An upload must be there by then."""
+    requests_per_minute: int = Field(default=0, ge=0)
+    """For each key that has no number of its own; 0 sets no limit."""
+    tokens_per_minute: int = Field(default=0, ge=0)
+    """The same for the tokens of prompts and answers."""
+    wrong_keys_per_minute: int = Field(default=30, ge=1)
+    """Wrong keys from one address; beyond that it is answered 429 without a look."""
+    storage_gb: float = Field(default=0.0, ge=0)
+    """What a project's uploads and adapters may take, for projects without a number of their own; 0 sets no limit."""
+    training_hours: float = Field(default=0.0, ge=0)
+    """How long such a project may train in 30 days; 0 sets no limit."""
+    oidc_issuer: str | None = None
+    """An OpenID Connect issuer whose bearer tokens are taken beside keys."""
+    oidc_audience: str = "moatelier"
+    """What a token must name as its audience."""
+    oidc_jwks: str | None = None
+    """The issuer's public keys, a URL or a file; default: what the issuer's discovery document names."""
+    oidc_claim: str = "groups"
+    """The claim, a text or a list of texts, that grants are looked up by."""
+    oidc_grants: dict[str, Grant] = Field(default_factory=dict)
+    """Value of that claim -> {"project": "...", "scopes": ["infer", "read"]}."""
     bench_data: Path | None = None
     fault: str = ""
     """Comma-separated fault points at which a process waits to be killed (moatelier/faults.py); for tests only."""

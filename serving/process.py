@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -21,8 +22,14 @@ LAST_S = 2.5
 """After SIGTERM the process is gone by then, whatever it was in the middle of."""
 
 
-def serve(app: Any, host: str, port: int) -> None:
+def serve(app: Any, host: str, port: int, *, proxies: Sequence[str] = ()) -> None:
     """Serve until SIGTERM, SIGINT or the end of the supervisor's pipe; then leave the process with status 0.
+
+    Args:
+        app: The application.
+        host: Where to listen.
+        port: The same.
+        proxies: Whose X-Forwarded headers are believed; nobody's, unless told.
 
     Raises:
         ServiceRunning: The port is in use.
@@ -32,6 +39,9 @@ def serve(app: Any, host: str, port: int) -> None:
         app,
         log_level=settings().log_level.lower(),
         access_log=False,
+        server_header=False,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=list(proxies),
         timeout_graceful_shutdown=GRACE_S,
         lifespan="on",
     )

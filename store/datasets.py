@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from moatelier.contracts import DatasetCard
 from moatelier.errors import Conflict, DataError, NotFound
 from moatelier.ids import new_id
-from store import artifacts
+from store import artifacts, projects
 from store.db import exclusive, insert_once, reading, session
 from store.tables import CardRow, FileRow, Stored, TaskRow
 from store.tasks import ENDED
@@ -40,6 +40,7 @@ def add_file(project: str, name: str, stream: BinaryIO, purpose: str = "fine-tun
 
     Raises:
         DataError: The file is empty.
+        QuotaExceeded: The project may not keep so much.
         ResourceExhausted: The disk is full; nothing is left behind.
     """
     name = name.replace("\\", "/").rsplit("/", 1)[-1].replace("\0", "").strip() or "unnamed"
@@ -48,7 +49,8 @@ def add_file(project: str, name: str, stream: BinaryIO, purpose: str = "fine-tun
         if not incoming.bytes:
             raise DataError("The file is empty.", where=name, remedy="Send a file with rows.")
         with session() as opened:
-            exclusive(opened, "files")  # `delete_file` must not remove the same bytes between these two lines
+            exclusive(opened, "files")  # `delete_file` must not remove the same bytes between these lines
+            projects.need_storage(opened, project, incoming.bytes)
             row = FileRow(id=new_id("file"), project=project, name=name, purpose=purpose, bytes=incoming.bytes)
             row.sha256 = incoming.keep()
             opened.add(row)

@@ -26,6 +26,8 @@ from moatelier.settings import settings
 from store.tables import Base
 
 BUSY_TIMEOUT_S = 15.0
+_QUIET: dict[str, Any] = {"hide_parameters": True}
+"""An error that reaches a log names the statement, and not what people wrote."""
 
 
 @cache
@@ -43,9 +45,9 @@ def dispose() -> None:
 
 def _connect(url: str) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=20)
+        return create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=20, **_QUIET)
     settings().home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    made = create_engine(url, pool_size=5, max_overflow=60, connect_args={"timeout": BUSY_TIMEOUT_S})
+    made = create_engine(url, pool_size=5, max_overflow=60, connect_args={"timeout": BUSY_TIMEOUT_S}, **_QUIET)
     event.listen(made, "connect", _prepare_sqlite)
     event.listen(made, "begin", _begin_sqlite)
     return made

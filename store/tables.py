@@ -75,6 +75,7 @@ class Base(DeclarativeBase):
         datetime: UtcDateTime(),
         dict[str, Any]: Json,
         list[dict[str, Any]]: Json,
+        list[str]: Json,
         str: Text(),
         bool: Boolean(),
     }
@@ -264,8 +265,35 @@ class KeyRow(Base):
     project: Mapped[str] = mapped_column("project_id")
     name: Mapped[str]
     sha256: Mapped[str] = mapped_column(Digest)
+    scopes: Mapped[list[str]]
+    requests_per_minute: Mapped[int | None]
+    tokens_per_minute: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
+    expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+
+
+class RetiredRow(Base):
+    """A secret that a key had before it was rotated, good until `until`. Kept, so that none is ever good again."""
+
+    __tablename__ = "retired_secrets"
+    __table_args__ = (Index(None, "project_id"),)
+
+    sha256: Mapped[str] = mapped_column(Digest, primary_key=True)
+    project: Mapped[str] = mapped_column("project_id")
+    key: Mapped[str] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"))
+    until: Mapped[datetime]
+
+
+class ProjectRow(Base):
+    """A project, with quotas of its own where the settings' are not to hold."""
+
+    __tablename__ = "projects"
+
+    id: Mapped[str] = mapped_column("project_id", primary_key=True)
+    storage_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    training_seconds: Mapped[int | None] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class LookRow(Base):

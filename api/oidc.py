@@ -1,0 +1,125 @@
+"""Bearer tokens of an OpenID Connect issuer (RFC 7519, RFC 7517), as keys that live as long as the token says.
+
+Only an issuer that the settings name is ever asked, and only for its public keys. A token cannot name a project: the
+settings map values of one of its claims to projects and scopes.
+"""
+
+import json
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet
+
+from moatelier.contracts import now
+from moatelier.errors import UpstreamError
+from moatelier.ids import digest_json
+from moatelier.scopes import SCOPES
+from moatelier.settings import settings
+from store.keys import Key
+
+ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"]
+"""Signatures by a private key alone: neither `none` nor a secret that both sides share."""
+LEEWAY_S = 30
+FRESH_S, AGAIN_S = 600.0, 30.0
+"""Public keys are read anew after this long; because of a token that they do not verify, at most this often."""
+LONGEST = 8192
+"""Characters of a token."""
+DISCOVERY = "/.well-known/openid-configuration"
+MOST_BYTES = 1_000_000
+
+
+class Issuer:
+    """The issuer that the settings name, with what is known of its keys."""
+
+    def __init__(self) -> None:
+        self._keys: KeySet | None = None
+        self._read_at = 0.0
+        self._reading = threading.Lock()
+
+    def check(self, token: str) -> Key | None:
+        """What a token grants (blocking); None when it is forged, over, for somebody else, or grants nothing.
+
+        Raises:
+            UpstreamError: The issuer's keys cannot be had.
+        """
+        if len(token) > LONGEST:
+            return None
+        claims = self._verified(token)
+        return None if claims is None else _granted(claims)
+
+    def _verified(self, token: str) -> dict[str, Any] | None:
+        for age in (FRESH_S, AGAIN_S):  # the second time with newer keys, if there may be newer ones
+            try:
+                claims = jwt.decode(token, self._known(age), algorithms=ALGORITHMS).claims
+                _rules().validate(claims)
+            except (JoseError, ValueError, TypeError):
+                continue
+            return dict(claims)
+        return None
+
+    def _known(self, age_s: float) -> KeySet:
+        with self._reading:
+            if self._keys is None or time.monotonic() - self._read_at > age_s:
+                try:
+                    self._keys = KeySet.import_key_set(_jwks())
+                except (httpx.HTTPError, OSError, ValueError, KeyError, TypeError, JoseError) as error:
+                    if self._keys is None:
+                        raise UpstreamError("The issuer's keys cannot be had.", where="MOATELIER_OIDC_JWKS") from error
+                self._read_at = time.monotonic()
+            return self._keys
+
+
+def _rules() -> jwt.JWTClaimsRegistry:
+    issuer = str(settings().oidc_issuer)
+    return jwt.JWTClaimsRegistry(
+        leeway=LEEWAY_S,
+        iss={"essential": True, "value": issuer},
+        aud={"essential": True, "value": settings().oidc_audience},
+        sub={"essential": True},
+        exp={"essential": True},
+    )
+
+
+def _jwks() -> Any:
+    place = settings().oidc_jwks
+    if place is None:
+        place = _fetched(f"{str(settings().oidc_issuer).rstrip('/')}{DISCOVERY}")["jwks_uri"]
+    return _fetched(place) if place.startswith(("http://", "https://")) else json.loads(Path(place).read_text())
+
+
+def _fetched(url: str) -> Any:
+    with httpx.stream("GET", url, timeout=5, follow_redirects=False) as answer:
+        answer.raise_for_status()
+        body = b""
+        for piece in answer.iter_bytes():
+            body += piece
+            if len(body) > MOST_BYTES:
+                raise ValueError("too long")
+    return json.loads(body)
+
+
+def _granted(claims: dict[str, Any]) -> Key | None:
+    """The first value that a grant is set for decides on the project; further grants of it add their scopes."""
+    values = claims.get(settings().oidc_claim, [])
+    values = [values] if isinstance(values, str) else values
+    named = [value for value in values if isinstance(value, str)] if isinstance(values, list) else []
+    grants = [settings().oidc_grants[value] for value in named if value in settings().oidc_grants]
+    if not grants:
+        return None
+    project = grants[0].project
+    scopes = {scope for grant in grants if grant.project == project for scope in grant.scopes}
+    who = digest_json([claims["iss"], claims["sub"]])[:12]
+    return Key(
+        id=f"oidc-{who}",
+        project=project,
+        name=str(claims["sub"])[:80],
+        scopes=tuple(scope for scope in SCOPES if scope in scopes),
+        created_at=now(),
+        expires_at=datetime.fromtimestamp(float(claims["exp"]) + LEEWAY_S, UTC),
+    )

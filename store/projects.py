@@ -1,0 +1,113 @@
+"""Projects, and how much each may keep and train. Every other table's rows belong to one of them."""
+
+import re
+from datetime import datetime, timedelta
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from moatelier.contracts import now
+from moatelier.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded
+from moatelier.settings import settings
+from store import audit
+from store.db import insert_once, reading, session
+from store.tables import AdapterRow, EventRow, FileRow, ProjectRow, Stored
+
+_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+WINDOW = timedelta(days=30)
+"""Training time is counted over this long."""
+GB, HOUR_S = 1_000_000_000, 3600
+
+
+class Project(Stored):
+    """A project; quotas that are None are those of the settings."""
+
+    id: str
+    storage_bytes: int | None
+    training_seconds: int | None
+    created_at: datetime
+
+
+def ensure(opened: Session, id: str) -> bool:
+    """Enter a project unless it is there; whether it is new."""
+    return bool(insert_once(opened, ProjectRow, [{"id": id}], conflict=["project_id"]))
+
+
+def create(
+    id: str, *, storage_bytes: int | None = None, training_seconds: int | None = None, actor: str = "store"
+) -> Project:
+    """Make a project.
+
+    Raises:
+        InvalidRequest: The id is none.
+        Conflict: There is one of this id.
+    """
+    if not _ID.fullmatch(id):
+        raise InvalidRequest("A project's id is 1-63 of a-z, 0-9, `-` and `_`.", where="id", remedy="Choose another.")
+    with session() as opened:
+        if not ensure(opened, id):
+            raise Conflict("There is a project of this id already.", where=id, remedy="Choose another id.")
+        row = opened.get_one(ProjectRow, id)
+        row.storage_bytes, row.training_seconds = storage_bytes, training_seconds
+        told = {"storage_bytes": storage_bytes, "training_seconds": training_seconds}
+        audit.write(id, actor, "project.create", id, told, within=opened)
+        return Project.model_validate(row)
+
+
+def get(id: str) -> Project:
+    """One project. Raises NotFound."""
+    with reading() as opened:
+        if row := opened.get(ProjectRow, id):
+            return Project.model_validate(row)
+    raise NotFound("There is no such project.", where=id, remedy="`moatelier projects list` shows them.")
+
+
+def list_projects() -> list[Project]:
+    """All of them, oldest first."""
+    with reading() as opened:
+        rows = opened.scalars(select(ProjectRow).order_by(ProjectRow.created_at, ProjectRow.id))
+        return [Project.model_validate(row) for row in rows]
+
+
+def stored_bytes(opened: Session, project: str) -> int:
+    """What a project's uploads and adapters take."""
+    files = opened.scalar(select(func.sum(FileRow.bytes)).where(FileRow.project == project)) or 0
+    digests = opened.scalars(select(AdapterRow.digest).where(AdapterRow.project == project))
+    folders = [settings().home / "adapters" / digest for digest in digests]
+    return int(files) + sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+
+
+def need_storage(opened: Session, project: str, more: int) -> None:
+    """Raise QuotaExceeded if a project may not keep so many more bytes. Within the transaction that keeps them."""
+    row = opened.get(ProjectRow, project)
+    quota = row.storage_bytes if row and row.storage_bytes is not None else round(GB * settings().storage_gb)
+    if quota and (used := stored_bytes(opened, project)) + more > quota:
+        raise QuotaExceeded(
+            f"The project may keep {quota} bytes; it has {used}, and this needs {more}.",
+            where=project,
+            remedy="Delete files, or have the quota raised.",
+        )
+
+
+def training_seconds(project: str) -> float:
+    """How long the project has trained in the last 30 days, in seconds: jobs as the event log tells of them."""
+    query = select(EventRow.job, EventRow.step, EventRow.at, EventRow.body).where(EventRow.project == project)
+    with reading() as opened:
+        rows = opened.execute(query.where(EventRow.kind == "job", EventRow.at > now() - WINDOW)).all()
+    began = {job: at for job, step, at, body in rows if step == 0 and body.get("job") == "train"}
+    ended = {job: at for job, step, at, _ in rows if step == 1}
+    return float(sum((ended.get(job, now()) - at).total_seconds() for job, at in began.items()))
+
+
+def need_training_time(project: str) -> None:
+    """Raise QuotaExceeded if a project has trained for as long as it may."""
+    with reading() as opened:
+        row = opened.get(ProjectRow, project)
+        own = None if row is None else row.training_seconds
+    quota = own if own is not None else round(HOUR_S * settings().training_hours)
+    if quota and (used := training_seconds(project)) >= quota:
+        raise QuotaExceeded(
+            f"The project may train for {quota / HOUR_S:.1f} hours in 30 days, and has for {used / HOUR_S:.1f}.",
+            where=project,
+            remedy="Wait until earlier trainings are older than that, or have the quota raised.",
+        )
