@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -18,6 +19,7 @@ from api.auth import Callers
 from api.decisions import DecisionLog
 from api.guard import Guard
 from api.limits import Limits
+from api.openapi import document
 from api.rights import Table
 from api.routes.admin import access, adapters, derived, mixture, recipes, tasks
 from api.routes.monitoring import health, page
@@ -84,6 +86,7 @@ def create_app(engine_url: str | None = None) -> FastAPI:
     if origins := settings().cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=origins, **CORS)
     app.add_middleware(SafeHeaders)
+    app.openapi = partial(document, app)  # type: ignore[method-assign]
     app.add_middleware(RequestIds)
     return app
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request
 
 from api.errors import envelope_of
+from api.limits import METER, Meter
 from moatelier.errors import Cancelled, InvalidRequest, MoatelierError
 from serving import sse
 
@@ -63,12 +64,38 @@ async def _gone(request: Request) -> None:
         pass
 
 
+def metered(request: Request, body: dict[str, Any]) -> tuple[dict[str, Any], Meter | None]:
+    """A chat's body so that its stream tells what it cost, where that counts and its client does not ask for it.
+
+    Returns:
+        The fields to add to the body, and the meter for `passed_on`.
+    """
+    meter, options = request.scope.get(METER), body.get("stream_options")
+    if meter is None or (isinstance(options, dict) and options.get("include_usage")):
+        return {}, None
+    return {"stream_options": {"include_usage": True}}, meter
+
+
 async def passed_on(
-    chunks: AsyncIterator[bytes], change: Callable[[dict[str, Any]], dict[str, Any]] = lambda body: body
+    chunks: AsyncIterator[bytes],
+    change: Callable[[dict[str, Any]], dict[str, Any]] = lambda body: body,
+    *,
+    meter: Meter | None = None,
 ) -> AsyncIterator[bytes]:
-    """The engine's events, each changed; an answer that breaks off ends with an error event, never silently."""
+    """The engine's events, each changed; an answer that breaks off ends with an error event, never silently.
+
+    Args:
+        chunks: The engine's.
+        change: What is done to each event.
+        meter: Takes the engine's word on what the answer cost, which its client has not asked for and is not sent.
+    """
     try:
         async for body in sse.bodies(chunks):
+            if meter is not None and "usage" in body:
+                if usage := body.pop("usage"):
+                    meter.tell(int(usage["total_tokens"]))
+                if not body["choices"]:
+                    continue
             yield sse.event(body if "error" in body else change(body))
             if "error" in body:
                 return

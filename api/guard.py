@@ -5,6 +5,7 @@ counted, changes written to the audit log, and a stream that ends when its key d
 """
 
 import json
+import re
 from typing import Any
 
 from anyio import to_thread
@@ -14,15 +15,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api import errors
 from api.auth import KEY, need, secret_of
 from api.bounds import Bounded, declared
-from api.limits import Header, Meter
+from api.limits import METER, Header, Meter
 from api.rights import Line, Table
 from api.services import Services
 from api.trace import request_id
-from moatelier.errors import MoatelierError, Unauthorized
+from moatelier.errors import MoatelierError, NotFound, Unauthorized
 from serving import sse
 from store import audit
 from store.keys import Key
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 MADE_IN = 65536
 """Of an answer no longer than this the audit line takes the id of what was made."""
 
@@ -48,6 +50,10 @@ class Guard:
             await self.app(scope, receive, send)
             return
         assert scope["type"] == "http", "there are no web sockets here"
+        if _CONTROL.search(scope["path"]):  # neither files nor rows have such names, and some stores fail at them
+            error = NotFound("There is nothing whose name has control characters.")
+            await errors.response(Request(scope), error)(scope, receive, send)
+            return
         line = self._table.find(scope["method"], scope["path"])
         if line is None:  # nothing is there: the router says so
             await self.app(scope, receive, send)
@@ -101,7 +107,8 @@ class _Passage:
             need(key, right.scopes)
             asks = "infer" in right.scopes and self._scope["method"] == "POST"
             self._told = self._services.limits.admit(key, asks=asks)
-            self._meter = Meter() if asks and self._services.limits.counts_tokens(key) else None
+            if asks and self._services.limits.counts_tokens(key):
+                self._meter = self._scope[METER] = Meter()
         if self._bounded.whole:
             return self._receive
         return self._bounded.receive if right.body == "upload" else await self._bounded.json()

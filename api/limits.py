@@ -15,6 +15,8 @@ from moatelier.settings import settings
 from store.keys import Key
 
 KEYS = 4096
+METER = "moatelier.meter"
+"""Where the guard leaves a request's meter, if its key's tokens are limited."""
 _TOTAL = re.compile(rb'"total_tokens": ?(\d+)')
 _PAIR = re.compile(rb'"tokens": ?\{"prompt": ?(\d+), ?"completion": ?(\d+)\}')
 """How a recipe's stream tells what all its calls cost."""
@@ -134,6 +136,10 @@ class Meter:
 
     def __init__(self) -> None:
         self._total = self._pieces = 0
+
+    def tell(self, tokens: int) -> None:
+        """Take somebody's word for it."""
+        self._total = tokens
 
     def read(self, body: bytes) -> None:
         """Look at a piece of the answer."""

@@ -13,6 +13,7 @@ import uvicorn
 
 from moatelier.errors import ServiceRunning
 from moatelier.settings import settings
+from serving.connection import Prompt
 
 SUPERVISOR_PIPE = "MOATELIER_SUPERVISOR_PIPE"
 """Environment variable with the file descriptor whose end means that the supervisor is gone."""
@@ -39,6 +40,7 @@ def serve(app: Any, host: str, port: int, *, proxies: Sequence[str] = ()) -> Non
         app,
         log_level=settings().log_level.lower(),
         access_log=False,
+        http=Prompt,
         server_header=False,
         proxy_headers=bool(proxies),
         forwarded_allow_ips=list(proxies),

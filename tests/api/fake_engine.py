@@ -1,6 +1,7 @@
 """A small engine that speaks the dialect without a model: it answers `<model>: <what was said last>`.
 
-What is said steers it: `slow` streams a word every 50 ms for ever, `break` breaks the connection in the middle,
+What is said steers it: `slow` streams a word every 50 ms for ever, `flood`
+as many as are taken, `break` breaks the connection in the middle,
 `vanish` ends the stream in the middle, `fail` sends an error in the middle, `refuse` is refused at once. With
 `ensemble` all of its models speak as one.
 """
@@ -143,6 +144,8 @@ async def _stream(engine: Engine, body: dict[str, Any], said: str, number: int) 
         yield _sse({"error": {"message": "Out of memory.", "type": "server_error", "param": None, "code": "oom"}})
         return
     try:
+        while said == "flood":
+            yield chunk({"content": "flood " * 10_000})
         while said == "slow":
             await asyncio.sleep(0.05)
             yield chunk({"content": "slow "})

@@ -11,13 +11,19 @@ import uvicorn
 
 
 @contextmanager
-def running(app: Any) -> Iterator[str]:
-    """Serve an app on a free port; yields its base URL."""
+def running(app: Any, **options: Any) -> Iterator[str]:
+    """Serve an app on a free port; yields its base URL. Options are uvicorn's."""
+    with watched(app, **options) as (url, _):
+        yield url
+
+
+@contextmanager
+def watched(app: Any, **options: Any) -> Iterator[tuple[str, uvicorn.Server]]:
+    """The same, with the server, whose state tells what is open."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio: no delay only for TCP
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=1, access_log=False)
-    )
+    quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": 1}
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="on", **quiet, **options))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     deadline = time.monotonic() + 20
@@ -25,7 +31,7 @@ def running(app: Any) -> Iterator[str]:
         assert thread.is_alive() and time.monotonic() < deadline, "the server did not start"
         time.sleep(0.01)
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", server
     finally:
         server.should_exit = True
         thread.join(20)

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
 
 from api.auth import Project
-from api.bodies import Body, passed_on, unless_gone
+from api.bodies import Body, metered, passed_on, unless_gone
 from api.routes.openai import mixtures
 from api.services import Services, Shared
 from moatelier.contracts.recipes import PREFIX
@@ -34,8 +34,10 @@ async def complete(request: Request, project: Project, shared: Shared, body: Bod
         answer |= target.told
         shared.decisions.note(project, target.decision(str(answer.get("id", ""))))
         return JSONResponse(answer, headers=target.headers)
-    chunks = await unless_gone(request, shared.backend.stream(payload, target))
-    events = passed_on(chunks, _relabelled(target, partial(_note_once, shared, project, target, set())))
+    counted, meter = metered(request, body)
+    chunks = await unless_gone(request, shared.backend.stream(payload | counted, target))
+    change = _relabelled(target, partial(_note_once, shared, project, target, set()))
+    events = passed_on(chunks, change, meter=meter)
     return EventSourceResponse(events, sep="\n", headers=target.headers)
 
 

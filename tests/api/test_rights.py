@@ -1,0 +1,141 @@
+"""The rights matrix: every route of the app, asked with no key, and with a key of each scope of its own and of
+another project."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from api.app import create_app
+from api.rights import RIGHTS, Line, Table
+from graphs import jobs
+from moatelier.scopes import SCOPES
+from store import audit, keys, tasks
+from tests.api.conftest import Service
+from tests.api.world import Things, example
+
+LINES = Table(create_app()).lines
+WITHOUT_ENGINE = {
+    # The fake engine answers chats and embeddings by its base; these get as far as it, or as a check of the model.
+    "POST /v1/classify": (502,),
+    "POST /v1/embeddings": (200,),
+    "POST /v1/audio/transcriptions": (400,),
+    "POST /v1/audio/translations": (400,),
+    "GET /readyz": (503,),  # no worker runs here
+    # Nothing has been trained, so there is nothing to look at.
+    "GET /adapters/{name:path}/card": (404,),
+    "GET /adapters/{name:path}/route/{run_id}": (200,),
+    "GET /adapters/{name:path}/export/{run_id}/files": (400,),
+    "GET /adapters/mix/{run_id}": (404,),
+    "GET /v1/moa/{name}/decision": (404,),
+    "POST /v1/moa/{name}/evaluations": (400, 404),
+    "POST /v1/moa/{name}/candidates": (400, 404),
+}
+"""Answers, other than success, of routes that were let through."""
+
+
+@pytest.fixture
+def doors(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
+    """A client without a key; conversations are played, other runs stay pending."""
+
+    def submit(run_id: str) -> None:
+        if tasks.find_thread(tasks.find_run(run_id).thread).graph == "conversation":
+            service.worker.submit_run(run_id)
+
+    monkeypatch.setattr(jobs, "submit_run", submit)
+    with httpx.Client(base_url=service.url, timeout=30) as client:
+        yield client
+
+
+def of_each_scope(project: str) -> dict[str, str]:
+    return {scope: keys.create(project, scope, scopes=[scope]) for scope in SCOPES}
+
+
+def ask(doors: httpx.Client, line: Line, things: Things, secret: str | None) -> tuple[httpx.Response, dict[str, str]]:
+    method, path, request, ids = example(line.name, things)
+    headers = {"authorization": f"Bearer {secret}"} if secret else {}
+    return doors.request(method, path, headers=headers, **request), ids
+
+
+def opens(line: Line, scope: str) -> bool:
+    return line.right.scopes is None or scope == "admin" or scope in line.right.scopes
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: line.name)
+def test_a_route_without_a_line_keeps_the_app_from_starting(line: Line) -> None:
+    assert RIGHTS[line.name] is line.right
+
+
+def test_a_new_route_needs_a_line() -> None:
+    app = FastAPI(openapi_url=None)
+    app.add_api_route("/new", lambda: None, methods=["GET"])
+    with pytest.raises(LookupError, match="GET /new"):
+        Table(app)
+
+
+def test_the_table_chooses_the_route_that_the_app_chooses() -> None:
+    table = Table(create_app())
+    for path, name in {
+        "/adapters/mix/run-1": "GET /adapters/mix/{run_id}",
+        "/adapters/a/b/export/run-1/files": "GET /adapters/{name:path}/export/{run_id}/files",
+        "/adapters/a/b": "GET /adapters/{name:path}",
+        "/v1/models/ft:a/b:c": "GET /v1/models/{model:path}",
+    }.items():
+        found = table.find("GET", path)
+        assert found is not None and found.name == name
+    assert table.find("GET", "/nowhere") is None and table.find("GET", "") is None
+
+
+def test_the_matrix(doors: httpx.Client) -> None:
+    mine, other = Things("default"), Things("other")
+    own, foreign = of_each_scope("default"), of_each_scope("other")
+    wrong: list[Any] = []
+    for line in LINES:
+        answer, _ = ask(doors, line, mine, None)
+        shut = answer.status_code == 401
+        if shut != (line.right.scopes is not None):
+            wrong.append((line.name, "no key", answer.status_code))
+        for scope in SCOPES:
+            wrong += _own(doors, line, mine, scope, own[scope]) + _foreign(doors, line, other, scope, own[scope])
+            wrong += _refused(doors, line, mine, scope, foreign[scope])
+    assert not wrong
+
+
+def _own(doors: httpx.Client, line: Line, things: Things, scope: str, secret: str) -> list[Any]:
+    """With a key of the same project: the scope alone decides, and a change is in the audit log."""
+    answer, _ = ask(doors, line, things, secret)
+    if not opens(line, scope):
+        return [] if answer.status_code == 403 else [(line.name, scope, answer.status_code, answer.text)]
+    if answer.status_code >= 300 and answer.status_code not in WITHOUT_ENGINE.get(line.name, ()):
+        return [(line.name, scope, answer.status_code, answer.text)]
+    key = keys.check(secret)
+    written = [found for found in _audit("default") if found.actor == (key.id if key else "")]
+    noted = any(found.body.get("request") == answer.headers["x-request-id"] for found in written)
+    changed = line.right.changes and answer.status_code < 300
+    return [] if noted == changed else [(line.name, scope, "audit", noted)]
+
+
+def _audit(project: str) -> list[audit.Line]:
+    return audit.read(project, limit=10_000)
+
+
+def _foreign(doors: httpx.Client, line: Line, things: Things, scope: str, secret: str) -> list[Any]:
+    """With a key of this project, about things of another one: as if they were not there."""
+    answer, ids = ask(doors, line, things, secret)
+    if things.mark in answer.text and answer.status_code != 404:  # a 404 repeats what was asked for
+        return [(line.name, scope, "leaks", answer.text)]
+    if not opens(line, scope):
+        return [] if answer.status_code == 403 else [(line.name, scope, "other", answer.status_code)]
+    if ids and answer.status_code != 404:
+        return [(line.name, scope, "other", answer.status_code, answer.text)]
+    return []
+
+
+def _refused(doors: httpx.Client, line: Line, things: Things, scope: str, secret: str) -> list[Any]:
+    """The same the other way round, for the service's own project may make projects."""
+    if line.name == "POST /v1/admin/projects":
+        answer, _ = ask(doors, line, things, secret)
+        return [] if answer.status_code == 403 else [(line.name, scope, "foreign", answer.status_code)]
+    return _foreign(doors, line, things, scope, secret)

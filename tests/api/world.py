@@ -1,0 +1,188 @@
+"""What the routes can be asked about, made anew for each request, and an example of a request for each route.
+
+Whatever is made for a project carries its `SECRET` in every text, so that a test sees where it turns up.
+"""
+
+import io
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import yaml
+
+from graphs import derivation
+from moatelier.contracts import Event as LoggedEvent
+from moatelier.contracts import ExportSpec, RouteDecision, read_recipe
+from moatelier.ids import new_id
+from moatelier.settings import settings
+from serving import mixtures
+from store import adapters, datasets, events, feedback, keys, recipes, tasks
+from tests.api.conftest import make_adapter
+from tests.api.fake_engine import BASE
+
+SECRET = "of-the-project-"
+"""Followed by whose it is."""
+SAID = [{"role": "user", "content": "where is it"}]
+
+
+class Things:
+    """Makes what a request needs, for one project."""
+
+    def __init__(self, project: str) -> None:
+        self.project, self.mark = project, f"{SECRET}{project}"
+        self._made = 0
+
+    def file(self) -> str:
+        stream = io.BytesIO(f"text,label\n{self.mark},a\n".encode())
+        return datasets.add_file(self.project, f"{self.mark}.csv", stream).id
+
+    def thread(self) -> str:
+        marked = {"note": self.mark, "graph_id": "conversation"}
+        return tasks.create_thread(self.project, graph="conversation", metadata=marked).id
+
+    def run(self, thread: str, *, ended: bool = True) -> str:
+        said = {"messages": [{"role": "user", "content": self.mark}]}
+        run = tasks.create_run(self.project, thread=thread, input=said)
+        if ended:
+            tasks.end_run(run.id, thread={"status": "idle", "values": {"messages": [self.mark]}}, status="success")
+        return run.id
+
+    def task(self) -> str:
+        names = {"thread": new_id("thread"), "conversation": self.thread(), "request": self.mark}
+        task = tasks.create_task(self.project, id=new_id("task"), **names, train_file="file-1", test_file=None)
+        folder = settings().home / "reports" / task.id
+        folder.mkdir(parents=True)
+        (folder / "report.json").write_text(json.dumps({"of": self.mark}))
+        body = {"said": self.mark}
+        event = {"project": self.project, "stream": names["conversation"], "task": task.id, "job": task.id}
+        events.append([LoggedEvent(**event, kind="message", step=0, body=body)])
+        return task.id
+
+    def adapter(self) -> str:
+        self._made += 1
+        seed = 1000 * self._made + (self.project == "other")
+        return make_adapter(f"{self.mark}-{self._made}", seed=seed, project=self.project).model_id
+
+    def recipe(self) -> str:
+        self._made += 1
+        name = f"desk-{self.project}-{self._made}"
+        text = yaml.safe_dump(
+            {
+                "name": name,
+                "layers": [{"proposers": [{"adapter": self.adapter()}, {"base": True}]}],
+                "aggregator": {"kind": "vote"},
+            }
+        )
+        recipes.put(self.project, text, mixtures.seal(self.project, read_recipe(text)), actor="test")
+        return name
+
+    def export(self, adapter: str) -> str:
+        digest = next(found.digest for found in adapters.list_adapters(self.project) if found.model_id == adapter)
+        spec = ExportSpec(bundle=digest, format="peft", numbers="f32")
+        return derivation.export(self.project, spec).id
+
+    def completion(self) -> str:
+        answer = new_id("chatcmpl")
+        told = RouteDecision(requested=BASE, chosen=BASE, reason="base", completion=answer).model_dump(mode="json")
+        logged = {"project": self.project, "stream": "inference", "job": answer, "kind": feedback.ROUTE}
+        events.append([LoggedEvent(**logged, body=told)])
+        return answer
+
+    def key(self) -> str:
+        keys.create(self.project, self.mark)
+        return keys.list_keys(self.project)[-1].id
+
+
+Ids = dict[str, str]
+Request = dict[str, Any]
+"""What httpx takes: json, files, data, headers."""
+
+
+def _ids(things: Things, route: str) -> Ids:
+    """A thing for every parameter of a route's path. A parameter that is not known here needs a line."""
+    names = re.findall(r"\{(\w+)", route)
+    found: Ids = {}
+    for name in names:
+        if name == "thread_id":
+            found[name] = things.thread()
+        elif name == "run_id" and "thread_id" in found:
+            found[name] = things.run(found["thread_id"], ended=not route.endswith("/cancel"))
+        elif name == "run_id":
+            found[name] = things.export(found.get("name") or things.adapter())
+        elif name == "name" and "/report/" in route:
+            found[name] = "report.json"
+        elif name == "name" and "/v1/moa" in route:
+            found[name] = things.recipe()
+        else:
+            made: Callable[[], str] = {
+                "file_id": things.file,
+                "task_id": things.task,
+                "name": things.adapter,
+                "model": things.adapter,
+                "key_id": things.key,
+            }[name]
+            found[name] = made()
+    return found
+
+
+def _heard(things: Things) -> Request:
+    return {"files": {"file": ("a.wav", b"RIFF")}, "data": {"model": things.adapter()}}
+
+
+def _mixed(things: Things) -> Request:
+    things._made += 1
+    return {
+        "json": {
+            "adapters": [things.adapter(), things.adapter()],
+            "weights": [0.5, 0.5],
+            "name": f"mixed-{things._made}",
+        }
+    }
+
+
+def _asked(things: Things) -> Request:
+    said = {"messages": SAID, "files": {"train": things.file()}}
+    return {"json": {"assistant_id": "moatelier", "input": said}}
+
+
+EXAMPLES: Mapping[str, Callable[[Things], Request]] = {
+    "POST /v1/chat/completions": lambda things: {"json": {"model": things.adapter(), "messages": SAID}},
+    "POST /v1/classify": lambda things: {"json": {"model": things.adapter(), "input": "x"}},
+    "POST /v1/embeddings": lambda things: {"json": {"model": things.adapter(), "input": "x"}},
+    "POST /v1/audio/transcriptions": _heard,
+    "POST /v1/audio/translations": _heard,
+    "POST /v1/feedback": lambda things: {"json": {"completion": things.completion(), "rating": 1}},
+    "POST /v1/files": lambda _: {"files": {"file": ("a.csv", b"x,y\n1,2\n")}, "data": {"purpose": "fine-tune"}},
+    "POST /threads/{thread_id}/runs": _asked,
+    "POST /threads/{thread_id}/runs/stream": _asked,
+    "POST /threads/{thread_id}/runs/wait": _asked,
+    "PATCH /threads/{thread_id}": lambda _: {"json": {"metadata": {"a": 1}}},
+    "POST /adapters/mix": _mixed,
+    "POST /adapters/{name:path}/export": lambda _: {"json": {"format": "peft"}},
+    "POST /v1/moa": lambda things: {
+        "json": {
+            "yaml": yaml.safe_dump(
+                {
+                    "name": f"made-{new_id('x')[-6:]}",
+                    "layers": [{"proposers": [{"adapter": things.adapter()}, {"base": True}]}],
+                    "aggregator": {"kind": "vote"},
+                }
+            )
+        }
+    },
+    "POST /v1/moa/{name}/try": lambda _: {"json": {"messages": SAID}},
+    "POST /v1/admin/keys": lambda _: {"json": {"name": "made", "scopes": ["infer"]}},
+    "POST /v1/admin/projects": lambda _: {"json": {"id": new_id("p").lower()}},
+}
+"""Requests that need more than their path; of the others POST and PATCH send an empty object."""
+
+
+def example(route: str, things: Things) -> tuple[str, str, Request, Ids]:
+    """A request to a route about these things: method, path, what httpx takes, and the ids in the path."""
+    method, template = route.split(" ", 1)
+    ids = _ids(things, route)
+    path = re.sub(r"\{(\w+)(:path)?\}", lambda match: ids[match[1]], template)
+    plain: Request = {"json": {}} if method in ("POST", "PATCH", "PUT") else {}
+    request = EXAMPLES[route](things) if route in EXAMPLES else plain
+    return method, path, request, ids
