@@ -63,7 +63,7 @@ ROUTES = (
 
 
 CORS: dict[str, Any] = {
-    "allow_methods": ["GET", "POST", "PATCH", "DELETE"],
+    "allow_methods": ["GET", "POST", "PUT", "PATCH", "DELETE"],
     "allow_headers": ["*"],
     "expose_headers": ["x-request-id", "content-location", "location", "retry-after", "retry-after-ms"],
 }

@@ -117,9 +117,10 @@ class _Passage:
         """Answer with an error; a client that is still sending is first heard out for a moment."""
         answer = errors.response(Request(self._scope), error)
         answer.headers.raw.extend(self._told)
-        sending = self._bounded is None or not self._bounded.whole
-        if sending:
+        unread = self._bounded is None or not self._bounded.whole
+        if unread:
             answer.headers["connection"] = "close"
+        sending = unread and b"expect" not in dict(self._scope["headers"])  # who asks first has not begun to send
         await self._send({"type": "http.response.start", "status": answer.status_code, "headers": answer.raw_headers})
         await self._send({"type": "http.response.body", "body": answer.body, "more_body": sending})
         if sending:

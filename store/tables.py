@@ -32,7 +32,7 @@ from moatelier.contracts import now
 class Stored(BaseModel):
     """Base of the records that the store hands out: frozen copies, detached from the database."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True, hide_input_in_errors=True)
 
 
 class UtcDateTime(TypeDecorator[datetime]):

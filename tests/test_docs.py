@@ -26,9 +26,8 @@ from tests.moatelier.conftest import command as command
 
 ROOT = Path(__file__).resolve().parent.parent
 ADRS = sorted((ROOT / "docs" / "adr").glob("*"))
-PAGES = [
-    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/guide.md", "docs/log.md")
-] + ADRS
+NAMES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/guide.md", "docs/log.md", "docs/threat-model.md")
+PAGES = [ROOT / name for name in NAMES] + ADRS
 GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
 UNDOCUMENTED = {"fault"}
 """For tests only."""

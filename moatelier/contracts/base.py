@@ -29,7 +29,7 @@ def now() -> datetime:
 class Contract(BaseModel):
     """Base of all records: frozen, JSON-able, unknown fields refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     @property
     def digest(self) -> str:

@@ -1,12 +1,14 @@
 """API keys: the secret is shown once and never kept."""
 
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import delete, select
 
-from moatelier.errors import NotFound
+from moatelier.contracts import now
+from moatelier.errors import Conflict, NotFound
 from store import audit, db, keys
 from store.tables import KeyRow
 
@@ -75,3 +77,55 @@ def test_two_starts_at_once_make_one_admin_key(store: Path) -> None:
         thread.join()
     assert len(secrets) == 4 and len(set(secrets)) == 1
     assert len(keys.list_keys("default")) == 1
+
+
+def test_a_key_may_what_its_scopes_say(store: Path) -> None:
+    key = keys.check(keys.create("p", "k", scopes=["infer"]))
+    assert key is not None and key.may(["infer", "read"]) and not key.may(["read", "train"]) and not key.may(["admin"])
+    admin = keys.check(keys.create("p", "k", scopes=["admin"]))
+    assert admin is not None and admin.may(["infer"]) and admin.may([])
+
+
+def test_a_key_that_has_expired_opens_nothing(store: Path) -> None:
+    assert keys.check(keys.create("p", "k", expires_at=now() + timedelta(hours=1))) is not None
+    assert keys.check(keys.create("p", "k", expires_at=now() - timedelta(seconds=1))) is None
+    assert [key.live for key in keys.list_keys("p")] == [True, False]
+
+
+def test_rotating_ends_the_old_secret_at_once(store: Path) -> None:
+    first = keys.create("p", "k", scopes=["read"], requests_per_minute=5)
+    before = keys.check(first)
+    assert before is not None
+    second = keys.rotate("p", before.id)
+    assert keys.check(first) is None and keys.check(second) == before
+    assert [line.action for line in audit.read("p")] == ["key.create", "key.rotate"]
+
+
+def test_rotating_with_a_grace_leaves_the_old_secret_for_a_while(store: Path) -> None:
+    first = keys.create("p", "k")
+    (key,) = keys.list_keys("p")
+    second = keys.rotate("p", key.id, grace_s=3600)
+    assert keys.check(first) == keys.check(second) is not None
+    third = keys.rotate("p", key.id, grace_s=3600)
+    assert keys.check(first) is None, "only the last one has a grace"
+    assert keys.check(second) is not None and keys.check(third) is not None
+    keys.revoke("p", key.id)
+    assert [keys.check(secret) for secret in (first, second, third)] == [None] * 3
+
+
+def test_what_cannot_be_rotated(store: Path) -> None:
+    keys.create("p", "k")
+    (key,) = keys.list_keys("p")
+    with pytest.raises(NotFound):
+        keys.rotate("other", key.id)
+    keys.revoke("p", key.id)
+    with pytest.raises(Conflict):
+        keys.rotate("p", key.id)
+
+
+def test_the_file_of_the_first_key_follows_its_rotation(store: Path) -> None:
+    first = keys.ensure_admin()
+    (key,) = keys.list_keys("default")
+    second = keys.rotate("default", key.id)
+    assert (store / "keys" / "admin.key").read_text() == second == keys.ensure_admin()
+    assert keys.check(first) is None and len(keys.list_keys("default")) == 1
