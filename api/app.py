@@ -65,7 +65,7 @@ ROUTES = (
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST", "PUT", "PATCH", "DELETE"],
     "allow_headers": ["*"],
-    "expose_headers": ["x-request-id", "content-location", "location", "retry-after", "retry-after-ms"],
+    "expose_headers": ["*"],
 }
 """For the origins that are set; credentials are headers that a page sets itself, so no cookies are allowed."""
 

@@ -49,7 +49,8 @@ class Things:
         return run.id
 
     def task(self) -> str:
-        names = {"thread": new_id("thread"), "conversation": self.thread(), "request": self.mark}
+        inner = tasks.create_thread(self.project, graph="lifecycle").id
+        names = {"thread": inner, "conversation": self.thread(), "request": self.mark}
         task = tasks.create_task(self.project, id=new_id("task"), **names, train_file="file-1", test_file=None)
         folder = settings().home / "reports" / task.id
         folder.mkdir(parents=True)
