@@ -145,6 +145,7 @@ async def _stream(engine: Engine, body: dict[str, Any], said: str, number: int) 
         return
     try:
         while said == "flood":
+            await asyncio.sleep(0.005)  # others have a word too
             yield chunk({"content": "flood " * 10_000})
         while said == "slow":
             await asyncio.sleep(0.05)
