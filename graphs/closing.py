@@ -31,6 +31,13 @@ def sign(state: LifecycleState, subject: str, key: str, report_: EvalReport) -> 
     records.sign(state["project"], "eval_report", subject, key, report_)
 
 
+def trial_told(result: TrainResult, select: EvalReport, plan: TaskPlan) -> dict[str, Any]:
+    """What readers hear of a finished trial."""
+    metric = plan.goal.value.metric
+    told = result.model_dump(mode="json", include={"bundle", "steps", "epochs", "train_loss", "dev_loss", "tokens"})
+    return told | {"metric": metric, "score": select.metrics[metric].point if metric in select.metrics else None}
+
+
 def register(state: LifecycleState, decision: GateDecision, registration: Registration) -> None:
     """Register the candidate and move the aliases the router decided on; a repeat changes nothing."""
     manifest = bundle.read_manifest(adapters.bundle_path(decision.candidate))
@@ -102,6 +109,7 @@ def _result(state: LifecycleState) -> dict[str, Any]:
         "reason": decision.reason,
         "stopped_because": state.get("stop", ""),
         "train_seconds": round(sum(leg.seconds for leg in legs) or sum(ran.seconds for ran in results), 1),
+        "trained_tokens": sum(ran.tokens for ran in results),
         "train_peak_bytes": max(ran.peak_bytes for ran in results),
     }
 

@@ -32,6 +32,8 @@ class LifecycleState(TaskState, total=False):
 
     messages: Annotated[list[str], add]
     """What the person said, the request first."""
+    order: dict[str, Any]
+    """Of a task that a program asked for: the Order that its plan is made of."""
     files: dict[str, str]
     """Uploaded files: {"train": id, "test": id}."""
     profile: str

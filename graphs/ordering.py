@@ -1,0 +1,60 @@
+"""A training that a program asks for, as a task: the plan is made of the request, and the request approves it.
+
+Needs no graph library: the API starts such tasks with `start`, the task's graph asks the rest.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from agents import orders as planner
+from graphs import jobs
+from moatelier.contracts import Order, TaskPlan
+from moatelier.ids import digest_json, new_id
+from store import orders, tasks
+
+APPROVED = "The request itself is the approval: such a client cannot be asked."
+
+
+def start(
+    project: str,
+    order: Order,
+    *,
+    request: Mapping[str, Any],
+    words: str,
+    train_file: str,
+    test_file: str | None,
+    id: str | None = None,
+) -> tasks.Task:
+    """Write the task, its order, its thread and its run down, then queue the run.
+
+    Args:
+        project: Whose task it is.
+        order: What to do.
+        request: As the client sent it, to be shown again.
+        words: The same in a sentence.
+        train_file: Id of the training file.
+        test_file: Id of the file whose rows are locked, if any.
+        id: The task's, if it is to be started once however often it is asked for.
+    """
+    task = id or new_id("ftjob")
+    thread, run = f"{task}-thread", f"run-{digest_json([task, 'start'])[:12]}"
+    tasks.create_thread(project, id=thread, graph="lifecycle", task=task)
+    orders.put(project, task, request)
+    made = tasks.create_task(
+        project,
+        id=task,
+        thread=thread,
+        conversation=thread,
+        request=words,
+        train_file=train_file,
+        test_file=test_file,
+    )
+    if not made.ended and not tasks.list_runs(project, thread, limit=1):
+        told = {"task": task, "order": order.model_dump(mode="json")}
+        jobs.submit_or_leave(tasks.create_run(project, id=run, thread=thread, input=told))
+    return tasks.find_task(task)
+
+
+def plan(order: dict[str, Any], known: dict[str, Any]) -> TaskPlan:
+    """The plan of an order, from what the planner is given for any other task."""
+    return planner.plan(Order.model_validate(order), **known)
