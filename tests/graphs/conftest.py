@@ -57,12 +57,15 @@ SPEED = {
 }
 
 
+NAMES = ("accuracy", "macro_f1", "exact_match", "preference_accuracy")
+
+
 def interval(point: float) -> Interval:
     return Interval(point=point, low=point - 0.05, high=min(1, point + 0.05), claim_low=point - 0.06, method="wilson")
 
 
 def report(subject: str, split: str, point: float) -> EvalReport:
-    metrics = {name: interval(point) for name in ("accuracy", "macro_f1", "exact_match")}
+    metrics = {name: interval(point) for name in NAMES}
     return EvalReport(subject=subject, split=split, rows=40, kind="classification", metrics=metrics, loss=1 - point)
 
 
