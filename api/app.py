@@ -15,7 +15,17 @@ from api import errors
 from api.decisions import DecisionLog
 from api.routes.admin import adapters, derived, mixture, recipes, tasks
 from api.routes.monitoring import health, page
-from api.routes.openai import chat, classify, embeddings, feedback, files, fine_tuning, models, transcriptions
+from api.routes.openai import (
+    chat,
+    classify,
+    embeddings,
+    feedback,
+    files,
+    fine_tuning,
+    models,
+    transcriptions,
+    uploads,
+)
 from api.routes.threads import runs, threads
 from api.services import Services
 from api.trace import RequestIds
@@ -40,6 +50,7 @@ ROUTES = (
     feedback,
     models,
     files,
+    uploads,
     fine_tuning,
     runs,
     threads,

@@ -27,7 +27,7 @@ from graphs.checkpoint import saver
 from moatelier.contracts import Event
 from moatelier.errors import MoatelierError
 from moatelier.settings import settings
-from store import artifacts, events, tasks
+from store import artifacts, datasets, events, tasks, uploads
 
 GRAPHS: dict[str, Any] = {
     "conversation": conversation.build,
@@ -178,9 +178,11 @@ def launch(executor: str = "worker-1") -> None:
 
 
 def sweep() -> None:
-    """Queue runs whose row was written but whose workflow was not, because someone died in between."""
+    """Queue runs whose row was written but not their workflow, because someone died in between; delete the expired."""
     for run in tasks.unstarted_runs(older_than_s=2.0):
         jobs.submit_run(run.id)
+    uploads.remove_expired()
+    datasets.remove_expired()
 
 
 def _sweep_forever() -> None:
