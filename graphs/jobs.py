@@ -20,7 +20,7 @@ from store import tasks
 
 APPLICATION_VERSION = "1"
 """Pinned, so that work that was queued before an upgrade is carried on after it."""
-QUEUES = {"conversation": 32, "lifecycle": 32, "entry": 4, "derivation": 4, "mixture": 8, "jobs": 1}
+QUEUES = {"conversation": 32, "lifecycle": 32, "entry": 4, "derivation": 4, "grading": 4, "mixture": 8, "jobs": 1}
 """Queue -> how many of its workflows a worker runs at once; one training at a time."""
 
 

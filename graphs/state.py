@@ -91,6 +91,16 @@ class DerivationState(TaskState, total=False):
     """The job's result: the digest of an artifact."""
 
 
+class GradingState(TypedDict, total=False):
+    """One run of an eval: what it found is in the store, item by item."""
+
+    run: str
+    project: str
+    stream: str
+    eval_run: str
+    error: dict[str, Any]
+
+
 class ConversationState(TypedDict, total=False):
     """One conversation: what was said, and the task it is about."""
 

@@ -22,7 +22,7 @@ from filelock import FileLock
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
-from graphs import conversation, derivation, entry, jobs, lifecycle, mixture, processes
+from graphs import conversation, derivation, entry, grading, jobs, lifecycle, mixture, processes
 from graphs.checkpoint import saver
 from moatelier.contracts import Event
 from moatelier.errors import MoatelierError
@@ -34,6 +34,7 @@ GRAPHS: dict[str, Any] = {
     "lifecycle": lifecycle.build,
     "entry": entry.build,
     "derivation": derivation.build,
+    "grading": grading.build,
     "mixture": mixture.build,
 }
 SWEEP_S = 3.0
@@ -91,6 +92,7 @@ GRAPHS_INPUT: dict[str, Any] = {
     "lifecycle": lifecycle.first_input,
     "entry": entry.first_input,
     "derivation": derivation.first_input,
+    "grading": grading.first_input,
     "mixture": mixture.first_input,
 }
 

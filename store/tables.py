@@ -366,10 +366,10 @@ class PartRow(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
-class QuizRow(Base):
+class StoredEvalRow(Base):
     """An eval of the OpenAI dialect: the shape of its items and the criteria they are judged by."""
 
-    __tablename__ = "quizzes"
+    __tablename__ = "evals"
     __table_args__ = (Index(None, "project_id", "created_at"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -382,15 +382,15 @@ class QuizRow(Base):
     updated_at: Mapped[datetime] = mapped_column(default=now)
 
 
-class QuizRunRow(Base):
+class EvalRunRow(Base):
     """One run of an eval."""
 
-    __tablename__ = "quiz_runs"
-    __table_args__ = (Index(None, "quiz", "created_at"),)
+    __tablename__ = "eval_runs"
+    __table_args__ = (Index(None, "eval", "created_at"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     project: Mapped[str] = mapped_column("project_id")
-    quiz: Mapped[str] = mapped_column(ForeignKey("quizzes.id", ondelete="CASCADE"))
+    eval: Mapped[str] = mapped_column(ForeignKey("evals.id", ondelete="CASCADE"))
     name: Mapped[str]
     status: Mapped[str]
     source: Mapped[dict[str, Any]]
@@ -401,12 +401,12 @@ class QuizRunRow(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
-class QuizItemRow(Base):
+class EvalItemRow(Base):
     """One item of a run, judged; `body` holds the item, the sample and the results."""
 
-    __tablename__ = "quiz_items"
+    __tablename__ = "eval_items"
 
-    run: Mapped[str] = mapped_column(ForeignKey("quiz_runs.id", ondelete="CASCADE"), primary_key=True)
+    run: Mapped[str] = mapped_column(ForeignKey("eval_runs.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     project: Mapped[str] = mapped_column("project_id")
     passed: Mapped[bool | None]

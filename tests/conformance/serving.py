@@ -30,6 +30,7 @@ class Whole:
     client: openai.OpenAI
     player: Player
     engine: fake_engine.Engine
+    engine_url: str
 
     @property
     def jobs(self) -> FakeJobs:
@@ -43,7 +44,7 @@ def whole(player: Player) -> Iterator[Whole]:
         with openai.OpenAI(
             base_url=f"{url}/v1", api_key=key, timeout=30, max_retries=0, _strict_response_validation=True
         ) as client:
-            yield Whole(url, key, client, player, engine)
+            yield Whole(url, key, client, player, engine, engine_url)
 
 
 class Held:

@@ -12,7 +12,7 @@ import pytest
 
 from evals import bases, router_card
 from evals.mixture import Given, Outcome, table
-from graphs import checkpoint, conversation, derivation, entry, jobs, lifecycle, mixture, worker
+from graphs import checkpoint, conversation, derivation, entry, grading, jobs, lifecycle, mixture, worker
 from moatelier.contracts import (
     BuiltProfile,
     CandidatesResult,
@@ -321,7 +321,8 @@ def player(tiny: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     for thread in threads:
         thread.join(10)
     checkpoint.saver().conn.close()
-    for cached in (checkpoint.saver, conversation.build, lifecycle.build, entry.build, mixture.build, derivation.build):
+    graphs = (conversation, lifecycle, entry, mixture, derivation, grading)
+    for cached in (checkpoint.saver, *(graph.build for graph in graphs)):
         cached.cache_clear()
 
 

@@ -26,7 +26,7 @@ def upgrade() -> None:
     op.add_column("tasks", sa.Column("pause_requested", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("files", sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True))
     _orders_and_uploads()
-    _quizzes()
+    _evals()
 
 
 def _orders_and_uploads() -> None:
@@ -58,40 +58,40 @@ def _orders_and_uploads() -> None:
     op.create_index("ix_upload_parts_upload", "upload_parts", ["upload"])
 
 
-def _quizzes() -> None:
+def _evals() -> None:
     op.create_table(
-        "quizzes",
+        "evals",
         *_texts("id", "project_id", "name"),
         *_json("config", "criteria", "metadata"),
         *_times("created_at", "updated_at"),
-        sa.PrimaryKeyConstraint("id", name="pk_quizzes"),
+        sa.PrimaryKeyConstraint("id", name="pk_evals"),
     )
-    op.create_index("ix_quizzes_project_id_created_at", "quizzes", ["project_id", "created_at"])
+    op.create_index("ix_evals_project_id_created_at", "evals", ["project_id", "created_at"])
     op.create_table(
-        "quiz_runs",
-        *_texts("id", "project_id", "quiz", "name", "status"),
+        "eval_runs",
+        *_texts("id", "project_id", "eval", "name", "status"),
         *_json("source", "criteria", "metadata"),
         *_json("error", "told", nullable=True),
         *_times("created_at"),
-        sa.PrimaryKeyConstraint("id", name="pk_quiz_runs"),
-        sa.ForeignKeyConstraint(["quiz"], ["quizzes.id"], name="fk_quiz_runs_quiz", ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id", name="pk_eval_runs"),
+        sa.ForeignKeyConstraint(["eval"], ["evals.id"], name="fk_eval_runs_eval", ondelete="CASCADE"),
     )
-    op.create_index("ix_quiz_runs_quiz_created_at", "quiz_runs", ["quiz", "created_at"])
+    op.create_index("ix_eval_runs_eval_created_at", "eval_runs", ["eval", "created_at"])
     op.create_table(
-        "quiz_items",
+        "eval_items",
         *_texts("run", "project_id"),
         *_json("body"),
         *_times("created_at"),
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("passed", sa.Boolean(), nullable=True),
-        sa.PrimaryKeyConstraint("run", "number", name="pk_quiz_items"),
-        sa.ForeignKeyConstraint(["run"], ["quiz_runs.id"], name="fk_quiz_items_run", ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("run", "number", name="pk_eval_items"),
+        sa.ForeignKeyConstraint(["run"], ["eval_runs.id"], name="fk_eval_items_run", ondelete="CASCADE"),
     )
 
 
 def downgrade() -> None:
     """Drop them."""
-    for table in ("quiz_items", "quiz_runs", "quizzes", "upload_parts", "uploads", "orders"):
+    for table in ("eval_items", "eval_runs", "evals", "upload_parts", "uploads", "orders"):
         op.drop_table(table)
     with op.batch_alter_table("files") as files:
         files.drop_column("expires_at")
