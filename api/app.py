@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from api import errors
 from api.decisions import DecisionLog
-from api.routes.admin import adapters, derived, mixture, recipes, tasks
+from api.routes.admin import adapters, derived, imports, mixture, recipes, tasks
 from api.routes.monitoring import health, page
 from api.routes.openai import (
     chat,
@@ -61,6 +61,7 @@ ROUTES = (
     adapters,
     recipes,
     mixture,
+    imports,
     health,
     page,
 )

@@ -11,6 +11,7 @@ from moatelier.contracts import Event, TaskPlan
 from moatelier.errors import MoatelierError
 from moatelier.settings import settings
 from store import tasks
+from store.imported import IMPORTED
 
 STATUSES: Mapping[str, str] = {
     "planning": "validating_files",
@@ -30,14 +31,14 @@ METHODS = {"dpo": "dpo", "orpo": "dpo", "kto": "dpo", "grpo": "reinforcement", "
 AUTO = {"batch_size": "auto", "learning_rate_multiplier": "auto", "n_epochs": "auto"}
 SHOWN = frozenset({"status", "decision", "progress", "metrics", "trial", "error", "result"})
 """Kinds of events that a job tells of."""
-IMPORTED = "imported"
-"""The field of an order that holds a job of another service, as that told it."""
+EMPTY = {"hyperparameters": {}, "model": "", "result_files": [], "seed": 0, "training_file": "", "created_at": 0}
+"""What every job tells, for those of other services that were told in part."""
 
 
 def job_json(task: tasks.Task, order: Mapping[str, Any] | None) -> dict[str, Any]:
     """A `FineTuningJob`."""
     if order and IMPORTED in order:
-        return {**order[IMPORTED], "object": "fine_tuning.job"}
+        return {**EMPTY, "organization_id": task.project, **order[IMPORTED], "object": "fine_tuning.job"}
     result, plan = task.result or {}, task.plan
     told = order or {}
     method = told.get("method") or {"type": _method(plan)}

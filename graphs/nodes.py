@@ -11,7 +11,6 @@ from store import artifacts, events, tasks
 
 C = TypeVar("C", bound=Contract)
 S = TypeVar("S", bound=TaskState)
-ENDED = frozenset({"reached", "not_reached", "rejected", "cancelled", "failed"})
 
 
 class Node(Protocol[S]):

@@ -66,8 +66,10 @@ TaskStatus = Literal[
     "rejected",
     "cancelled",
     "failed",
+    "imported",
 ]
-ENDED = frozenset({"reached", "not_reached", "rejected", "cancelled", "failed"})
+ENDED = frozenset({"reached", "not_reached", "rejected", "cancelled", "failed", "imported"})
+"""`imported`: it ended in another service, and only what that told of it is here."""
 _MUTABLE = frozenset(
     {
         "status",

@@ -12,6 +12,7 @@ import openai
 import pytest
 
 from api.app import create_app
+from graphs import grading
 from store import keys
 from tests.api import fake_engine
 from tests.api.running import running
@@ -30,7 +31,11 @@ class Whole:
     client: openai.OpenAI
     player: Player
     engine: fake_engine.Engine
-    engine_url: str
+
+    @property
+    def lenient(self) -> openai.OpenAI:
+        """The package as people use it: OpenAI's service itself gives answers that its types do not allow."""
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key, timeout=30, max_retries=0)
 
     @property
     def jobs(self) -> FakeJobs:
@@ -38,13 +43,14 @@ class Whole:
 
 
 @pytest.fixture
-def whole(player: Player) -> Iterator[Whole]:
-    key, engine = keys.ensure_admin(), fake_engine.Engine()
+def whole(player: Player, monkeypatch: pytest.MonkeyPatch) -> Iterator[Whole]:
+    key, engine = keys.ensure_admin(), fake_engine.Engine(loaded={"tiny": ""})
     with running(fake_engine.create(engine)) as engine_url, running(create_app(engine_url)) as url:
+        monkeypatch.setattr(grading, "engine_url", lambda: engine_url)
         with openai.OpenAI(
             base_url=f"{url}/v1", api_key=key, timeout=30, max_retries=0, _strict_response_validation=True
         ) as client:
-            yield Whole(url, key, client, player, engine, engine_url)
+            yield Whole(url, key, client, player, engine)
 
 
 class Held:

@@ -6,7 +6,7 @@ from typing import Any
 import openai
 import pytest
 
-from graphs import eval_runs, grading
+from graphs import grading, jobs
 from store import stored_evals
 from tests.conformance.serving import Whole, until
 
@@ -152,7 +152,7 @@ def test_a_run_is_cancelled_and_asks_nothing_more(whole: Whole, own_path: bool) 
 
 def test_a_killed_worker_goes_on_with_what_is_left(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
     made = create(whole)
-    monkeypatch.setattr(eval_runs.jobs, "submit_run", lambda _: None)  # nobody takes it yet
+    monkeypatch.setattr(jobs, "submit_run", lambda _: None)  # nobody takes it yet
     source = {"type": "completions", "model": "tiny", "input_messages": TEMPLATE, "source": given(ROWS)}
     run = start(whole, made.id, source)
     found = stored_evals.find_run(run.id)
