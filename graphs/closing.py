@@ -9,7 +9,7 @@ from agents import trainer
 from agents.router import Registration
 from evals import report
 from evals.verdict import percent_down
-from graphs import searching
+from graphs import ordering, searching
 from graphs.evidence import card, trials
 from graphs.nodes import load, say
 from graphs.state import LifecycleState
@@ -94,6 +94,7 @@ def _result(state: LifecycleState) -> dict[str, Any]:
     record = registered.get(decision.candidate)
     legs = searching.legs(state)
     results = [leg.result for leg in legs if leg.result] or [trial.result for trial in trials(state)]
+    files = [ordering.keep_curves(state["project"], state["task"], results)] if state.get("order") else []
     return {
         "model": record.model_id if record else None,
         "adapter": decision.candidate,
@@ -110,6 +111,7 @@ def _result(state: LifecycleState) -> dict[str, Any]:
         "stopped_because": state.get("stop", ""),
         "train_seconds": round(sum(leg.seconds for leg in legs) or sum(ran.seconds for ran in results), 1),
         "trained_tokens": sum(ran.tokens for ran in results),
+        "result_files": files,
         "train_peak_bytes": max(ran.peak_bytes for ran in results),
     }
 

@@ -26,6 +26,7 @@ from moatelier.errors import Cancelled, MoatelierError
 from serving.upstream import Upstream
 from store import stored_evals, tasks
 
+POLL_S = 0.5
 AT_ONCE = 8
 """Items that are open together."""
 _GRADERS: TypeAdapter[tuple[Grader, ...]] = TypeAdapter(tuple[Grader, ...])
@@ -76,23 +77,24 @@ async def _grade_all(run: stored_evals.EvalRun) -> None:
 
         async def one(number: int, item: Mapping[str, Any]) -> None:
             async with places:
-                await asyncio.to_thread(_need_open, run.id)
                 passed, body = await judge(run, item, graders, models)
                 await asyncio.to_thread(stored_evals.add_item, run, number, passed, body)
 
         try:
             async with asyncio.TaskGroup() as group:
-                for number, item in enumerate(items):
-                    if number not in done:
-                        group.create_task(one(number, item))
+                watch = group.create_task(_need_open(run.id))
+                left = [group.create_task(one(number, item)) for number, item in enumerate(items) if number not in done]
+                await asyncio.gather(*left)
+                watch.cancel()
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from failed
 
 
-def _need_open(run: str) -> None:
-    found = stored_evals.find_run(run)
-    if found is None or found.status not in stored_evals.OPEN:
-        raise Cancelled("The run was cancelled.", where=run)
+async def _need_open(run: str) -> None:
+    """Raise Cancelled, which ends all questions that are open, as soon as nobody wants the run any more."""
+    while (found := await asyncio.to_thread(stored_evals.find_run, run)) and found.status in stored_evals.OPEN:
+        await asyncio.sleep(POLL_S)
+    raise Cancelled("The run was cancelled.", where=run)
 
 
 async def judge(

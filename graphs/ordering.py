@@ -3,15 +3,19 @@
 Needs no graph library: the API starts such tasks with `start`, the task's graph asks the rest.
 """
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Mapping, Sequence
+from io import BytesIO, StringIO
 from typing import Any
 
 from agents import orders as planner
 from graphs import jobs
-from moatelier.contracts import Order, TaskPlan
+from moatelier.contracts import Order, TaskPlan, TrainResult
 from moatelier.ids import digest_json, new_id
-from store import orders, tasks
+from store import datasets, orders, tasks
 
+RESULTS = "fine-tune-results"
+"""The purpose of the file with a job's losses."""
 APPROVED = "The request itself is the approval: such a client cannot be asked."
 
 
@@ -58,3 +62,17 @@ def start(
 def plan(order: dict[str, Any], known: dict[str, Any]) -> TaskPlan:
     """The plan of an order, from what the planner is given for any other task."""
     return planner.plan(Order.model_validate(order), **known)
+
+
+def keep_curves(project: str, task: str, results: Sequence[TrainResult]) -> str:
+    """Keep a task's losses, step by step, as a file of the project; its id, the same however often."""
+    written = StringIO(newline="")
+    table = csv.writer(written, lineterminator="\n")
+    table.writerow(("trial", "step", "train_loss", "valid_loss"))
+    for trial, result in enumerate(results, start=1):
+        train, dev = dict(result.curve), dict(result.dev_curve)
+        for step in sorted({*train, *dev}):
+            table.writerow((trial, step, train.get(step, ""), dev.get(step, "")))
+    id, name = f"file-{digest_json([task, 'curves'])[:24]}", f"{task}-step-metrics.csv"
+    stream = BytesIO(written.getvalue().encode())
+    return datasets.add_file(project, name, stream, purpose=RESULTS, id=id).id

@@ -52,6 +52,9 @@ def test_a_supervised_job_is_a_task_that_asks_nobody_and_ends_as_a_served_model(
     assert (spec["epochs"], spec["batch_rows"], spec["seed"]) == (2, 4, 7)
     assert spec["learning_rate"] == pytest.approx(5e-4 / 2)
     assert tasks.get_task("default", job.id).status == "reached"
+    (results,) = done.result_files
+    assert whole.client.files.retrieve(results).purpose == "fine-tune-results"
+    assert whole.client.files.content(results).text.splitlines()[:2] == ["trial,step,train_loss,valid_loss", "1,1,2.0,"]
 
 
 def test_a_task_of_a_conversation_is_a_job_and_can_be_cancelled_as_one(whole: Whole, tmp_path: Path) -> None:
