@@ -16,11 +16,13 @@ def start(
 ) -> stored_evals.EvalRun:
     """Write the run, its thread and its thread's run down, then queue that. Raises NotFound."""
     id = new_id("evalrun")
-    made = stored_evals.create_run(project, id=id, eval=eval, name=name, source=source, metadata=metadata)
     thread = f"{id}-thread"
     tasks.create_thread(project, id=thread, graph=GRAPH)
     first = f"run-{digest_json([id, 'start'])[:12]}"
-    jobs.submit_or_leave(tasks.create_run(project, id=first, thread=thread, input={"eval_run": id}))
+    queued = tasks.create_run(project, id=first, thread=thread, input={"eval_run": id})
+    # Last, so that whoever dies before leaves no run of an eval that nobody will carry out.
+    made = stored_evals.create_run(project, id=id, eval=eval, name=name, source=source, metadata=metadata)
+    jobs.submit_or_leave(queued)
     return made
 
 

@@ -27,9 +27,8 @@ def start(
     words: str,
     train_file: str,
     test_file: str | None,
-    id: str | None = None,
 ) -> tasks.Task:
-    """Write the task, its order, its thread and its run down, then queue the run.
+    """Write the task with its thread, run and order down, then queue the run.
 
     Args:
         project: Whose task it is.
@@ -38,25 +37,18 @@ def start(
         words: The same in a sentence.
         train_file: Id of the training file.
         test_file: Id of the file whose rows are locked, if any.
-        id: The task's, if it is to be started once however often it is asked for.
     """
-    task = id or new_id("ftjob")
-    thread, run = f"{task}-thread", f"run-{digest_json([task, 'start'])[:12]}"
+    task = new_id("ftjob")
+    thread, first = f"{task}-thread", f"run-{digest_json([task, 'start'])[:12]}"
     tasks.create_thread(project, id=thread, graph="lifecycle", task=task)
+    told = {"task": task, "order": order.model_dump(mode="json")}
+    run = tasks.create_run(project, id=first, thread=thread, input=told)
     orders.put(project, task, request)
-    made = tasks.create_task(
-        project,
-        id=task,
-        thread=thread,
-        conversation=thread,
-        request=words,
-        train_file=train_file,
-        test_file=test_file,
+    made = tasks.create_task(  # last, so that whoever dies before leaves no task that nobody will carry out
+        project, id=task, thread=thread, conversation=thread, request=words, train_file=train_file, test_file=test_file
     )
-    if not made.ended and not tasks.list_runs(project, thread, limit=1):
-        told = {"task": task, "order": order.model_dump(mode="json")}
-        jobs.submit_or_leave(tasks.create_run(project, id=run, thread=thread, input=told))
-    return tasks.find_task(task)
+    jobs.submit_or_leave(run)
+    return made
 
 
 def plan(order: dict[str, Any], known: dict[str, Any]) -> TaskPlan:
