@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from moatelier.contracts import DatasetCard, now
 from moatelier.errors import Conflict, DataError, NotFound
 from moatelier.ids import new_id
-from store import artifacts
+from store import artifacts, frozen
 from store.db import exclusive, insert_once, reading, session
 from store.tables import CardRow, FileRow, Stored, TaskRow
 from store.tasks import ENDED
@@ -106,7 +106,9 @@ def file_path(project: str, id: str) -> Path:
 
 
 def delete_file(project: str, id: str) -> None:
-    """Delete a file, and its bytes unless another upload has the same. Datasets made of it stay.
+    """Delete a file, and its bytes unless another upload has the same.
+
+    Datasets made of it stay, as the adapters do that rest on them; what the frozen layers' cache holds of it goes.
 
     Raises:
         NotFound: There is no such file in this project.
@@ -125,6 +127,7 @@ def _delete(opened: Session, row: FileRow) -> None:
     opened.flush()
     if opened.scalar(select(FileRow.id).where(FileRow.sha256 == row.sha256).limit(1)) is None:
         artifacts.remove(row.sha256)
+        frozen.clear([digest for digest in frozen.datasets() if get_card(digest).source == row.sha256])
 
 
 def remove_expired() -> int:
