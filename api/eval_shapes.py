@@ -38,8 +38,8 @@ def _schema(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_json(run: stored_evals.EvalRun, base_url: str) -> dict[str, Any]:
-    """A `RunRetrieveResponse`; what is not finished is counted as far as it is."""
-    told = run.told or eval_runs.summary(run)
+    """A `RunRetrieveResponse`; of what goes on, items are counted as far as it is, and criteria in the end."""
+    told = run.told or eval_runs.so_far(run)
     counts = told["counts"]
     return {
         "id": run.id,

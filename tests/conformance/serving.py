@@ -23,19 +23,16 @@ from tests.graphs.conftest import FakeJobs, Player
 class Whole:
     """The service and whom it is judged by.
 
-    `client` refuses whatever is not of the package's own types.
+    `client` refuses whatever is not of the package's own types; `lenient` is the package as people use it, for answers
+    that its types do not allow though OpenAI's own service gives them.
     """
 
     url: str
     key: str
     client: openai.OpenAI
+    lenient: openai.OpenAI
     player: Player
     engine: fake_engine.Engine
-
-    @property
-    def lenient(self) -> openai.OpenAI:
-        """The package as people use it: OpenAI's service itself gives answers that its types do not allow."""
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key, timeout=30, max_retries=0)
 
     @property
     def jobs(self) -> FakeJobs:
@@ -47,10 +44,9 @@ def whole(player: Player, monkeypatch: pytest.MonkeyPatch) -> Iterator[Whole]:
     key, engine = keys.ensure_admin(), fake_engine.Engine(loaded={"tiny": ""})
     with running(fake_engine.create(engine)) as engine_url, running(create_app(engine_url)) as url:
         monkeypatch.setattr(grading, "engine_url", lambda: engine_url)
-        with openai.OpenAI(
-            base_url=f"{url}/v1", api_key=key, timeout=30, max_retries=0, _strict_response_validation=True
-        ) as client:
-            yield Whole(url, key, client, player, engine)
+        told: dict[str, Any] = {"base_url": f"{url}/v1", "api_key": key, "timeout": 30, "max_retries": 0}
+        with openai.OpenAI(**told, _strict_response_validation=True) as strict, openai.OpenAI(**told) as lenient:
+            yield Whole(url, key, strict, lenient, player, engine)
 
 
 class Held:

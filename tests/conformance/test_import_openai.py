@@ -1,7 +1,9 @@
 """`moatelier import-openai`: a folder of what an account had is there afterwards, under its own ids."""
 
 import json
+import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +87,10 @@ def export(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def cli(whole: Whole) -> Client:
-    return Client(whole.url, whole.key)
+def cli(whole: Whole) -> Iterator[Client]:
+    client = Client(whole.url, whole.key)
+    with client.http:
+        yield client
 
 
 def test_everything_is_there_under_its_own_id_and_what_is_not_is_told_with_the_reason(
@@ -136,6 +140,18 @@ def test_jobs_can_be_trained_here_too_each_once(whole: Whole, cli: Client, expor
     assert done.status == "succeeded" and done.fine_tuned_model.startswith("ft:tiny:depot:")
     assert next(spec for kind, spec in whole.jobs.ran if kind == "train")["epochs"] == 2
     assert whole.client.fine_tuning.jobs.list(metadata={"imported_from": "ftjob-abc123"}).data[0].id == started
+
+
+def test_what_was_taken_and_what_not_is_told(
+    cli: Client, export: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importing.console, "file", sys.stdout)
+    outcome = importing.run(cli, export)
+    importing.tell(outcome, as_json=False)
+    told = capsys.readouterr().out
+    assert "took 2 files" in told and "not taken: file-results: its bytes are not in the folder" in told
+    importing.tell(outcome, as_json=True)
+    assert json.loads(capsys.readouterr().out)["took"]["eval"] == ["eval-1"]
 
 
 def test_a_folder_with_nothing_of_the_kind_is_refused(cli: Client, tmp_path: Path) -> None:
