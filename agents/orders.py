@@ -61,6 +61,12 @@ def plan(
     return found.model_copy(update=_settled(order, found))
 
 
+def check(order: Order) -> None:
+    """Refuse at once what no file can make good. Raises InvalidRequest."""
+    if unclear := _reading(order).unclear:
+        raise _unclear(tuple(unclear.values()), "")
+
+
 def _reading(order: Order) -> Reading:
     parts = [Reading({"seed": Said(order.seed, "As the request says."), "base": Said(order.model, "As asked for.")})]
     if order.suffix:

@@ -37,7 +37,11 @@ def start(
         words: The same in a sentence.
         train_file: Id of the training file.
         test_file: Id of the file whose rows are locked, if any.
+
+    Raises:
+        InvalidRequest: Goal, budget or name cannot be used, whatever the files hold.
     """
+    planner.check(order)
     task = new_id("ftjob")
     thread, first = f"{task}-thread", f"run-{digest_json([task, 'start'])[:12]}"
     tasks.create_thread(project, id=thread, graph="lifecycle", task=task)

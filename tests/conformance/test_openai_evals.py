@@ -200,3 +200,21 @@ def test_criteria_that_cannot_judge_are_refused(whole: Whole, criteria: Any) -> 
     config = {"type": "custom", "item_schema": SCHEMA}
     with pytest.raises(openai.BadRequestError):
         whole.client.evals.create(data_source_config=config, testing_criteria=criteria)  # type: ignore[arg-type]
+
+
+def test_a_grader_is_tried_before_anything_rests_on_it(whole: Whole) -> None:
+    graders = whole.client.fine_tuning.alpha.graders
+    alike: Any = {"type": "text_similarity", "name": "alike", "evaluation_metric": "rouge_1"}
+    alike |= {"input": SAID, "reference": "{{ item.right }}"}
+    told = graders.validate(grader=alike).to_dict()
+    assert told == {"grader": alike}
+    done = graders.run(grader=alike, model_sample="the cat", item={"right": "the cat sat"})
+    assert done.reward == pytest.approx(0.8) and not any(done.metadata.errors.to_dict().values())
+    odd = graders.run(grader=alike, model_sample="the cat", item={})
+    assert odd.reward == 0 and odd.metadata.errors.invalid_variable_error
+    model: Any = {"type": "score_model", "name": "worth", "model": "tiny"}
+    model |= {"input": [{"role": "user", "content": "0.5 for {{ sample.output_text }}"}]}
+    scored = graders.run(grader=model, model_sample="this")
+    assert scored.reward == 0.5 and scored.api_model_grader_token_usage_per_model == {"tiny": 5}
+    with pytest.raises(openai.BadRequestError):
+        graders.validate(grader={"type": "python", "name": "p", "source": "..."})
