@@ -58,6 +58,9 @@ STARTS: Mapping[str, Start] = {
     "dpo": Start(2.0, 16, 5e-4, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA})),
     "orpo": Start(2.0, 16, 5e-4, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA}), 2.5),
     "kto": Start(2.0, 16, 5e-4, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA}), 0.4),
+    # Their loss is what is missing from the full reward; each step samples a group of answers to each prompt.
+    "grpo": Start(1.0, 8, 1e-3, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA})),
+    "rloo": Start(1.0, 8, 1e-3, 16, 32.0, "top_third", frozenset({"decay", *_MEDIA})),
     "top_blocks": Start(8.0, 32, 3e-4, 1, 1.0, "top_third", frozenset({"more_rank", "dropout", "augment"})),
     "image_lora": Start(8.0, 32, 1e-3, 8, 16.0, "top_third", frozenset({"augment"})),
     # Its head is computed at once: another trial would give the very same.
@@ -70,7 +73,7 @@ STARTS: Mapping[str, Start] = {
 }
 SOLVED = frozenset({"linear_probe"})
 """Methods whose adapter is computed at once, without steps."""
-_OWN_LOSS = frozenset({"dpo", "orpo", "kto"})
+_OWN_LOSS = frozenset({"dpo", "orpo", "kto", "grpo", "rloo"})
 
 
 def comparable(methods: Iterable[str]) -> tuple[str, ...]:

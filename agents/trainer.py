@@ -13,7 +13,7 @@ from agents.evaluator import score_of
 from agents.kinds import NOUN
 from agents.starts import SOLVED, start
 from agents.trial import Trial
-from moatelier.contracts import Contract, DatasetCard, Diagnosis, MetricName, TaskPlan, TrainSpec
+from moatelier.contracts import Contract, DatasetCard, Diagnosis, Fixed, MetricName, TaskPlan, TrainSpec
 
 __all__ = [
     "ACTIONS",
@@ -62,7 +62,7 @@ def first_spec(
         pace: Training speed by the probe, in rows a second.
         frozen_seconds: Of the budget go to what is done once before the first step.
     """
-    rows, usual = max(card.splits["train"].rows, 1), start(plan.method.value)
+    rows, usual, fixed = max(card.splits["train"].rows, 1), start(plan.method.value), plan.fixed or Fixed()
     batch = batch_rows(plan, rows)
     epochs = first_epochs(plan, rows, seconds_left=seconds_left, pace=pace, frozen_seconds=frozen_seconds)
     return TrainSpec(
@@ -73,7 +73,7 @@ def first_spec(
         rank=usual.rank,
         alpha=usual.alpha,
         layers=usual.layers,
-        learning_rate=_learning_rate(plan, rows),
+        learning_rate=_learning_rate(plan, rows) * fixed.rate_multiplier,
         epochs=epochs,
         batch_rows=batch,
         max_tokens=_max_tokens(plan, card),
@@ -83,6 +83,8 @@ def first_spec(
         size=card.size,
         vision=card.vision,
         window_s=card.window_s,
+        beta=fixed.beta,
+        rewards=fixed.rewards,
     )
 
 
@@ -122,12 +124,16 @@ def next_spec(
 
 def batch_rows(plan: TaskPlan, rows: int) -> int:
     """Rows of a step of a first trial on so many."""
+    if plan.fixed and plan.fixed.batch_rows:
+        return plan.fixed.batch_rows
     usual = start(plan.method.value).batch_rows
     return usual if rows >= 6 * usual else usual // 2
 
 
 def first_epochs(plan: TaskPlan, rows: int, *, seconds_left: float, pace: float, frozen_seconds: float) -> float:
-    """Epochs of a first trial on so many rows: as many as a small set wants, and as the time allows."""
+    """Epochs of a first trial on so many rows: those that are fixed, or what a small set wants and the time allows."""
+    if plan.fixed and plan.fixed.epochs:
+        return plan.fixed.epochs
     wanted = max(math.ceil(STEPS_WANTED * batch_rows(plan, rows) / max(rows, 1)), start(plan.method.value).epochs)
     most = (plan.limits and plan.limits.epochs) or MAX_EPOCHS
     share = FIRST_SHARE if plan.budget.value.trials > 1 else 0.9
@@ -137,6 +143,8 @@ def first_epochs(plan: TaskPlan, rows: int, *, seconds_left: float, pace: float,
 
 def usual_epochs(plan: TaskPlan) -> float:
     """How many epochs a first trial of the plan takes at least if time allows; 0 where nothing is done in steps."""
+    if plan.fixed and plan.fixed.epochs:
+        return plan.fixed.epochs
     most = (plan.limits and plan.limits.epochs) or MAX_EPOCHS
     return 0.0 if plan.method.value in SOLVED else min(start(plan.method.value).epochs, most)
 

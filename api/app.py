@@ -21,9 +21,21 @@ from api.guard import Guard
 from api.limits import Limits
 from api.openapi import document
 from api.rights import Table
-from api.routes.admin import access, adapters, derived, mixture, recipes, tasks
+from api.routes.admin import access, adapters, derived, imports, mixture, recipes, tasks
 from api.routes.monitoring import health, page
-from api.routes.openai import chat, classify, embeddings, feedback, files, models, transcriptions
+from api.routes.openai import (
+    chat,
+    classify,
+    embeddings,
+    evals,
+    feedback,
+    files,
+    fine_tuning,
+    graders,
+    models,
+    transcriptions,
+    uploads,
+)
 from api.routes.threads import runs, threads
 from api.safety import SafeHeaders
 from api.services import Services
@@ -49,6 +61,10 @@ ROUTES = (
     feedback,
     models,
     files,
+    uploads,
+    fine_tuning,
+    graders,
+    evals,
     runs,
     threads,
     tasks,
@@ -57,6 +73,7 @@ ROUTES = (
     recipes,
     mixture,
     access,
+    imports,
     health,
     page,
 )

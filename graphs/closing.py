@@ -9,7 +9,7 @@ from agents import trainer
 from agents.router import Registration
 from evals import report
 from evals.verdict import percent_down
-from graphs import searching
+from graphs import ordering, searching
 from graphs.evidence import card, trials
 from graphs.nodes import load, say
 from graphs.state import LifecycleState
@@ -29,6 +29,13 @@ def report_folder(task: str) -> Path:
 def sign(state: LifecycleState, subject: str, key: str, report_: EvalReport) -> None:
     """Keep a trial's report as a signed record beside the bundle it speaks of."""
     records.sign(state["project"], "eval_report", subject, key, report_)
+
+
+def trial_told(result: TrainResult, select: EvalReport, plan: TaskPlan) -> dict[str, Any]:
+    """What readers hear of a finished trial."""
+    metric = plan.goal.value.metric
+    told = result.model_dump(mode="json", include={"bundle", "steps", "epochs", "train_loss", "dev_loss", "tokens"})
+    return told | {"metric": metric, "score": select.metrics[metric].point if metric in select.metrics else None}
 
 
 def register(state: LifecycleState, decision: GateDecision, registration: Registration) -> None:
@@ -87,6 +94,7 @@ def _result(state: LifecycleState) -> dict[str, Any]:
     record = registered.get(decision.candidate)
     legs = searching.legs(state)
     results = [leg.result for leg in legs if leg.result] or [trial.result for trial in trials(state)]
+    files = [ordering.keep_curves(state["project"], state["task"], results)] if state.get("order") else []
     return {
         "model": record.model_id if record else None,
         "adapter": decision.candidate,
@@ -102,6 +110,8 @@ def _result(state: LifecycleState) -> dict[str, Any]:
         "reason": decision.reason,
         "stopped_because": state.get("stop", ""),
         "train_seconds": round(sum(leg.seconds for leg in legs) or sum(ran.seconds for ran in results), 1),
+        "trained_tokens": sum(ran.tokens for ran in results),
+        "result_files": files,
         "train_peak_bytes": max(ran.peak_bytes for ran in results),
     }
 

@@ -14,7 +14,7 @@ from typing import Any
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
-from graphs import closing, jobs, nodes
+from graphs import closing, jobs
 from graphs.checkpoint import prune, saver
 from graphs.state import ConversationState
 from moatelier.contracts import Event
@@ -115,7 +115,7 @@ def follow(state: ConversationState) -> dict[str, Any]:
     assert state["task"] is not None
     while True:
         task = tasks.find_task(state["task"])
-        if task.status in nodes.ENDED:
+        if task.ended:
             return {"asked": None}
         thread = tasks.find_thread(task.thread)
         if thread.status == "interrupted" and thread.interrupts:

@@ -141,6 +141,8 @@ def with_locked_note(state: LifecycleState, plan: TaskPlan) -> TaskPlan:
     locked = _locked_rows(meant[0], known["test_profile"] if plan.test_file else None)
     if not locked:
         raise _too_few(meant[0])
+    if not plan.goal.value.target:  # nothing is claimed
+        return plan
     return planner.with_required(plan, locked, required_correct(locked, plan.goal.value.target, CLAIM_ALPHA))
 
 

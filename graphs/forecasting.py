@@ -21,7 +21,9 @@ def tried(plan: TaskPlan, rows: int) -> dict[str, Any]:
     if plan.modality.value != "text":
         return {}
     usual = start(plan.method.value)
-    fields = {"method": plan.method.value, "layers": usual.layers, "rank": usual.rank, "alpha": usual.alpha}
+    # Sampled answers are not rehearsed: of such a training the forecast tells the steps on whole rows only.
+    tried = "lora" if plan.fixed and plan.fixed.rewards else plan.method.value
+    fields = {"method": tried, "layers": usual.layers, "rank": usual.rank, "alpha": usual.alpha}
     return fields | {"batch_rows": batch_rows(plan, rows)}
 
 

@@ -20,7 +20,7 @@ from store import events, projects, tasks
 
 APPLICATION_VERSION = "1"
 """Pinned, so that work that was queued before an upgrade is carried on after it."""
-QUEUES = {"conversation": 32, "lifecycle": 32, "entry": 4, "derivation": 4, "mixture": 8, "jobs": 1}
+QUEUES = {"conversation": 32, "lifecycle": 32, "entry": 4, "derivation": 4, "grading": 4, "mixture": 8, "jobs": 1}
 """Queue -> how many of its workflows a worker runs at once; one training at a time."""
 
 
@@ -92,20 +92,36 @@ def run_job(
     if kind == "train" and events.find(project, key, "job") is None:  # one that has begun goes on
         projects.need_training_time(project)
     context = {"project": project, "stream": stream, "task": task}
+    lives = 0
+    while "paused" in (outcome := _carried(key if not lives else f"{key}-{lives}", key, kind, spec, context)):
+        lives += 1
+        held(task)
+    if "error" in outcome:
+        raise MoatelierError.from_dict(outcome["error"])
+    return key, outcome["result"]
+
+
+def _carried(name: str, key: str, kind: str, spec: dict[str, Any], context: dict[str, Any]) -> dict[str, Any]:
+    """How a job ended, or that it was paused: it goes on in its folder under another name of the same workflow."""
+    task = context["task"]
     enqueued: WorkflowHandle[dict[str, Any]] = client().enqueue(
-        _options("jobs", "run_job", key), key, kind, spec, context
+        _options("jobs", "run_job", name), key, kind, spec, context
     )
     fault_point(f"{kind}.enqueued")
     while (stands := enqueued.get_status().status) in _OPEN:
         if stands in _QUEUED and task and tasks.find_task(task).cancel_requested:
-            client().cancel_workflow(key)  # one that has just begun sees the wish itself
+            client().cancel_workflow(name)  # one that has just begun sees the wish itself
         time.sleep(POLL_S)
     if stands == "CANCELLED":
         raise Cancelled("The task was cancelled.", where=key)
-    outcome = enqueued.get_result()
-    if "error" in outcome:
-        raise MoatelierError.from_dict(outcome["error"])
-    return key, outcome["result"]
+    return enqueued.get_result()
+
+
+def held(task: str | None) -> bool:
+    """Wait while a task is paused; whether it has been cancelled."""
+    while task and (found := tasks.find_task(task)).pause_requested and not found.cancel_requested:
+        time.sleep(POLL_S)
+    return bool(task) and found.cancel_requested
 
 
 def answer(thread: tasks.Thread, value: Any) -> None:

@@ -17,7 +17,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
 from agents import curator, evaluator, planner, router, trainer
-from graphs import approval, bases, closing, curation, evidence, forecasting, routing, searching
+from graphs import approval, bases, closing, curation, evidence, forecasting, ordering, routing, searching
 from graphs.checkpoint import prune, saver
 from graphs.nodes import decided, guarded, load, run_job, say, set_status
 from graphs.planner_endpoint import propose
@@ -27,6 +27,7 @@ from moatelier.contracts import (
     EvalSpec,
     GateDecision,
     GateSpec,
+    Question,
     TaskPlan,
     TrainResult,
     TrainSpec,
@@ -35,13 +36,16 @@ from moatelier.errors import Cancelled, InvalidRequest, MoatelierError
 from moatelier.faults import fault_point
 from store import adapters, artifacts, tasks
 
+APPROVAL = {"decisions": [{"type": "approve"}]}
+
 
 def first_input(run: tasks.Run, thread: tasks.Thread) -> dict[str, Any]:
     """The graph's input for a task's first run."""
     task = tasks.find_task(str(thread.task))
     files = {"train": task.train_file} | ({"test": task.test_file} if task.test_file else {})
     state = {"run": run.id, "project": run.project, "task": task.id, "stream": task.conversation}
-    return state | {"messages": [task.request], "files": files, "round": 0}
+    order = (run.input or {}).get("order")
+    return state | {"messages": [task.request], "files": files, "round": 0} | ({"order": order} if order else {})
 
 
 @guarded
@@ -63,8 +67,12 @@ def plan(state: State) -> State:
     fault_point("node.planning")
     state = state | {"round": state["round"] + 1}
     known = evidence.plan_inputs(state)
-    proposal = propose(state["messages"], known["profile"])
-    outcome = planner.plan(state["messages"], **known, proposal=proposal)
+    outcome: TaskPlan | tuple[Question, ...]
+    if order := state.get("order"):
+        outcome = ordering.plan(order, known)
+    else:
+        proposal = propose(state["messages"], known["profile"])
+        outcome = planner.plan(state["messages"], **known, proposal=proposal)
     if not isinstance(outcome, TaskPlan):
         questions = [question.model_dump(mode="json") for question in outcome]
         decided(state, "planner", {"questions": questions}, "What the request leaves open is asked, not guessed.")
@@ -108,12 +116,16 @@ def forecast(state: State) -> State:
 
 @guarded
 def approve(state: State) -> State:
-    """A person approves, edits or rejects exactly this version of the plan."""
+    """A person approves, edits or rejects exactly this version of the plan; an order has approved it already."""
     current = load(state, "plan", TaskPlan)
-    said = interrupt(approval.payload(state, current))
+    ordered = bool(state.get("order"))
+    said = APPROVAL if ordered else interrupt(approval.payload(state, current))
     verdict, detail = approval.read_verdict(said, current, state["forecast"])
-    decided(state, "person", {"verdict": verdict, "version": current.digest}, str(detail or ""))
+    reason = ordering.APPROVED if ordered else str(detail or "")
+    decided(state, "person", {"verdict": verdict, "version": current.digest}, reason)
     if verdict == "approve" and (refused := forecasting.refusal(current, state["forecast"])):  # asked again
+        if ordered:
+            raise refused
         decided(state, "trainer", {"refused": refused.to_dict()}, str(refused))
         return {"verdict": "stale", "round": state["round"] + 1}
     if verdict == "edit":
@@ -191,6 +203,7 @@ def evaluate(state: State) -> State:
         reports[split] = EvalReport.model_validate(report)
         closing.sign(state, result.bundle, key, reports[split])
     spec_ = load(state, "spec", TrainSpec)
+    say(state, "trial", **closing.trial_told(result, reports["select"], current))
     return {"trials": [artifacts.put_json(trainer.Trial(spec=spec_, result=result, **reports))]}
 
 

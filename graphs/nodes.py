@@ -11,7 +11,6 @@ from store import artifacts, events, tasks
 
 C = TypeVar("C", bound=Contract)
 S = TypeVar("S", bound=TaskState)
-ENDED = frozenset({"reached", "not_reached", "rejected", "cancelled", "failed"})
 
 
 class Node(Protocol[S]):
@@ -24,12 +23,12 @@ class Node(Protocol[S]):
 
 
 def guarded(node: Node[S]) -> Node[S]:
-    """A node whose MoatelierError ends the task with that error, and which does nothing once the task is cancelled."""
+    """A node whose MoatelierError ends the task with it; it waits while the task is paused, and not once cancelled."""
 
     @wraps(node)
     def run(state: S) -> S:
         try:
-            if tasks.find_task(state["task"]).cancel_requested:
+            if jobs.held(state["task"]):
                 raise Cancelled("The task was cancelled.", where=state["task"])
             return node(state)
         except MoatelierError as error:

@@ -35,6 +35,7 @@ MODULES = {
     "mix": "evals.mixing",
     "export": "evals.exporting",
 }
+TRAINING = "train"
 MAX_DEATHS = 5
 FAILED = 1
 """Exit status of a process that could not even say why it failed; starting it again would change nothing."""
@@ -148,13 +149,15 @@ class JobProcess:
 
 
 def run(key: str, kind: str, spec: dict[str, Any], context: dict[str, Any]) -> dict[str, Any]:
-    """Carry a job to its end: {"result": ...} or {"error": ...}. Called again after a crash, it goes on."""
+    """Carry a job to its end, {"result": ...} or {"error": ...}, or to a pause. Called again, it goes on."""
     job = JobProcess(key, kind, context)
     job.folder.mkdir(parents=True, exist_ok=True)
     write_atomically(job.folder / "spec.json", json.dumps(spec, ensure_ascii=False).encode())
     job.say("started", 0)
     deaths = 0
     while (outcome := _outcome(job.folder)) is None:
+        if _paused(job):
+            return {"paused": True}  # others get its turn; it goes on from its checkpoint when it is asked for again
         if _cancelled(context):
             outcome = _error("cancelled", "The task was cancelled.", job.folder)
             break
@@ -185,6 +188,8 @@ def _live(job: JobProcess) -> int:
             job.copy_events()
             if _cancelled(job.context):
                 (job.folder / CANCELLED).touch()
+                job.stop(CANCEL_GRACE_S)
+            elif _paused(job):
                 job.stop(CANCEL_GRACE_S)
             elif job.hangs():
                 job.stop(grace_s=0)
@@ -220,6 +225,14 @@ def _error(code: str, what: str, folder: Path) -> dict[str, Any]:
 
 def _cancelled(context: dict[str, Any]) -> bool:
     return bool(context["task"]) and tasks.find_task(context["task"]).cancel_requested
+
+
+def _paused(job: JobProcess) -> bool:
+    """A training is to be held: it alone takes long, and knows how to go on as if nothing had been."""
+    if job.kind != TRAINING or not job.context["task"]:
+        return False
+    task = tasks.find_task(job.context["task"])
+    return task.pause_requested and not task.cancel_requested
 
 
 def _tail(folder: Path) -> str:

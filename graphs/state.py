@@ -32,6 +32,8 @@ class LifecycleState(TaskState, total=False):
 
     messages: Annotated[list[str], add]
     """What the person said, the request first."""
+    order: dict[str, Any]
+    """Of a task that a program asked for: the Order that its plan is made of."""
     files: dict[str, str]
     """Uploaded files: {"train": id, "test": id}."""
     profile: str
@@ -87,6 +89,16 @@ class DerivationState(TaskState, total=False):
     """How often it has been tried before."""
     made: str
     """The job's result: the digest of an artifact."""
+
+
+class GradingState(TypedDict, total=False):
+    """One run of an eval: what it found is in the store, item by item."""
+
+    run: str
+    project: str
+    stream: str
+    eval_run: str
+    error: dict[str, Any]
 
 
 class ConversationState(TypedDict, total=False):

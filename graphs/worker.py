@@ -22,18 +22,19 @@ from filelock import FileLock
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
-from graphs import conversation, derivation, entry, jobs, lifecycle, mixture, processes
+from graphs import conversation, derivation, entry, grading, jobs, lifecycle, mixture, processes
 from graphs.checkpoint import saver
 from moatelier.contracts import Event
 from moatelier.errors import MoatelierError
 from moatelier.settings import settings
-from store import artifacts, events, tasks
+from store import artifacts, datasets, events, tasks, uploads
 
 GRAPHS: dict[str, Any] = {
     "conversation": conversation.build,
     "lifecycle": lifecycle.build,
     "entry": entry.build,
     "derivation": derivation.build,
+    "grading": grading.build,
     "mixture": mixture.build,
 }
 SWEEP_S = 3.0
@@ -91,6 +92,7 @@ GRAPHS_INPUT: dict[str, Any] = {
     "lifecycle": lifecycle.first_input,
     "entry": entry.first_input,
     "derivation": derivation.first_input,
+    "grading": grading.first_input,
     "mixture": mixture.first_input,
 }
 
@@ -178,9 +180,11 @@ def launch(executor: str = "worker-1") -> None:
 
 
 def sweep() -> None:
-    """Queue runs whose row was written but whose workflow was not, because someone died in between."""
+    """Queue runs whose row was written but not their workflow, because someone died in between; delete the expired."""
     for run in tasks.unstarted_runs(older_than_s=2.0):
         jobs.submit_run(run.id)
+    uploads.remove_expired()
+    datasets.remove_expired()
 
 
 def _sweep_forever() -> None:

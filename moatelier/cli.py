@@ -271,6 +271,21 @@ def feedback(
     typer.echo(json.dumps(kept, ensure_ascii=False) if as_json else f"kept, on an answer of {kept['chosen']}")
 
 
+@app.command("import-openai")
+def import_openai(
+    path: Annotated[Path, typer.Argument(help="A folder or a zip of files, jobs and evals as the API tells them.")],
+    train: Annotated[
+        str | None, typer.Option("--train", help="A base on which each job that succeeded is trained here too.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Take over what an OpenAI account had, and say what was taken and what not; again, it changes nothing."""
+    from moatelier import importing
+
+    with service() as client:
+        importing.tell(importing.run(client, path, train=train), as_json)
+
+
 @app.command()
 def report(
     task: str,

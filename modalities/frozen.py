@@ -4,6 +4,7 @@
     <home>/frozen/<key>/states.bin    the vectors of all items, one after another
     <home>/frozen/<key>/filled        how many batches are whole on disk
     <home>/frozen/<key>/used          touched at each use; the oldest folder goes first when room is needed
+    <home>/frozen/<key>/of/           names the datasets whose rows it holds, see `store.frozen`
     <home>/frozen/<key>.lock          held exclusively while filling, shared while reading
 
 An *item* is a row or whatever else is computed at once. Items are filled in the order and the batches that the
@@ -30,6 +31,7 @@ from moatelier.errors import ResourceExhausted
 from moatelier.ids import canonical_json, digest_json
 from moatelier.job import write_atomically
 from moatelier.settings import settings
+from store.frozen import home, mark, remove, remove_unused
 
 _DISK_MARGIN = 512 * 2**20
 
@@ -126,7 +128,7 @@ def open_states(layers: Layers, compute: Compute, progress: Progress = lambda *_
         compute: Runs the frozen layers; called once for each of `layers.batches` that is not there yet.
         progress: Called after each filled batch; what it raises ends the filling, whole batches stay.
     """
-    folder = settings().home / "frozen" / layers.name
+    folder = home() / layers.name
     folder.parent.mkdir(parents=True, exist_ok=True)
     while True:
         lock = _locked(folder, layers, progress)
@@ -138,6 +140,7 @@ def open_states(layers: Layers, compute: Compute, progress: Progress = lambda *_
             # Turning the lock from exclusive to shared lets go of it for a moment, in which the folder may vanish.
             if _is_whole(folder, layers):
                 (folder / "used").touch()
+                mark(folder)
                 return FrozenStates(layers, compute, folder, lock)
         except BaseException:
             lock.close()
@@ -171,14 +174,14 @@ def _filled_now(folder: Path, layers: Layers, compute: Compute, progress: Progre
     try:
         with FileLock(folder.parent / ".room"):
             if not _make_room(folder, layers):
-                _remove(folder)
+                remove(folder)
                 return False
             _reserve(folder, layers)
         _fill(folder, layers, compute, progress)
     except (OSError, ResourceExhausted) as error:
         if isinstance(error, OSError) and error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise
-        _remove(folder)
+        remove(folder)
         return False
     return True
 
@@ -186,6 +189,7 @@ def _filled_now(folder: Path, layers: Layers, compute: Compute, progress: Progre
 def _reserve(folder: Path, layers: Layers) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "used").touch()
+    mark(folder)
     meta = {"key": layers.key, "bytes": layers.bytes, "width": layers.width, "dtype": str(layers.dtype)}
     write_atomically(folder / "meta.json", canonical_json(meta))
 
@@ -217,7 +221,7 @@ def _make_room(folder: Path, layers: Layers) -> bool:
         free = shutil.disk_usage(folder.parent).free + _states_size(folder) - _DISK_MARGIN
         if layers.bytes <= min(limit - sum(others.values()), free):
             return True
-        if victim is not None and _remove_unused(victim):
+        if victim is not None and remove_unused(victim):
             del others[victim]
     return False
 
@@ -248,19 +252,3 @@ def _last_use(folder: Path) -> float:
         return (folder / "used").stat().st_mtime
     except FileNotFoundError:
         return 0.0
-
-
-def _remove_unused(folder: Path) -> bool:
-    with folder.with_suffix(".lock").open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        _remove(folder)
-        return True
-
-
-def _remove(folder: Path) -> None:
-    # First what says that the states are whole, so that a kill in between leaves an unfilled cache, not a false one.
-    (folder / "filled").unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,7 @@
 """The append-only event log that feeds every stream. Ids grow in the order in which readers see the lines."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -43,6 +43,17 @@ def read(
     query = _of(select(EventRow), project, stream, task).where(EventRow.id > after)
     with reading() as opened:
         return [_event(row) for row in opened.scalars(query.order_by(EventRow.id).limit(limit))]
+
+
+def newest(
+    project: str, *, task: str, kinds: Collection[str], before: int | None = None, limit: int = 20
+) -> list[Event]:
+    """A task's events of some kinds with an id below `before`, newest first, at most `limit`."""
+    query = _of(select(EventRow), project, None, task).where(EventRow.kind.in_(sorted(kinds)))
+    if before is not None:
+        query = query.where(EventRow.id < before)
+    with reading() as opened:
+        return [_event(row) for row in opened.scalars(query.order_by(EventRow.id.desc()).limit(limit))]
 
 
 def find(project: str, job: str, kind: str, step: int = 0) -> Event | None:

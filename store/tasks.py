@@ -12,8 +12,9 @@ from moatelier.contracts import Contract, TaskPlan, now
 from moatelier.errors import Conflict, NotFound
 from store.db import insert_once, reading, session
 from store.runs import Run, create_run, end_run, find_run, get_run, list_runs, unstarted_runs, update_run
-from store.tables import Stored, TaskRow
+from store.tables import Stored, TaskRow, ThreadRow
 from store.threads import (
+    GraphName,
     Thread,
     create_thread,
     delete_thread,
@@ -43,6 +44,7 @@ __all__ = [
     "list_runs",
     "list_tasks",
     "request_cancel",
+    "request_pause",
     "search_threads",
     "unstarted_runs",
     "update_run",
@@ -64,8 +66,10 @@ TaskStatus = Literal[
     "rejected",
     "cancelled",
     "failed",
+    "imported",
 ]
-ENDED = frozenset({"reached", "not_reached", "rejected", "cancelled", "failed"})
+ENDED = frozenset({"reached", "not_reached", "rejected", "cancelled", "failed", "imported"})
+"""`imported`: it ended in another service, and only what that told of it is here."""
 _MUTABLE = frozenset(
     {
         "status",
@@ -98,6 +102,7 @@ class Task(Stored):
     result: dict[str, Any] | None
     error: dict[str, Any] | None
     cancel_requested: bool
+    pause_requested: bool
     created_at: datetime
     updated_at: datetime
     ended_at: datetime | None
@@ -154,9 +159,20 @@ def _no_task(id: str) -> NotFound:
     return NotFound("There is no such task in this project.", where=id, remedy="`moatelier task list` shows them.")
 
 
-def list_tasks(project: str, limit: int = 50, after: str | None = None) -> list[Task]:
-    """Tasks, newest first; `after` is the id of the last one seen. Raises NotFound for an unknown `after`."""
+def list_tasks(
+    project: str, limit: int = 50, after: str | None = None, *, graph: GraphName | None = None
+) -> list[Task]:
+    """Tasks, newest first; `after` is the id of the last one seen. Raises NotFound for an unknown `after`.
+
+    Args:
+        project: Whose.
+        limit: At most so many.
+        after: Those before this one in time.
+        graph: Only those that this graph carries out.
+    """
     query = select(TaskRow).where(TaskRow.project == project)
+    if graph is not None:
+        query = query.join(ThreadRow, ThreadRow.id == TaskRow.thread).where(ThreadRow.graph == graph)
     if after is not None:
         seen = get_task(project, after)
         same_time = and_(TaskRow.created_at == seen.created_at, TaskRow.id < seen.id)
@@ -207,4 +223,24 @@ def request_cancel(project: str, id: str) -> Task:
                 f"The task has already ended ({row.status}).", where=id, remedy="There is nothing to cancel."
             )
         row.cancel_requested, row.updated_at = True, now()
+        return Task.model_validate(row)
+
+
+def request_pause(project: str, id: str, wanted: bool) -> Task:
+    """Ask for a task to be held, or to go on; its worker sees `pause_requested`. Idempotent.
+
+    Raises:
+        NotFound: There is no such task in this project.
+        Conflict: The task has ended, or is being cancelled.
+    """
+    with session() as opened:
+        row = opened.get(TaskRow, id, with_for_update=True)
+        if row is None or row.project != project:
+            raise _no_task(id)
+        if row.status in ENDED or row.cancel_requested:
+            stands = row.status if row.status in ENDED else "being cancelled"
+            raise Conflict(
+                f"The task cannot be held or go on: it is {stands}.", where=id, remedy="Only what runs can be paused."
+            )
+        row.pause_requested, row.updated_at = wanted, now()
         return Task.model_validate(row)

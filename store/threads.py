@@ -14,7 +14,7 @@ from moatelier.ids import new_id
 from store.db import engine, insert_once, reading, session
 from store.tables import RunRow, Stored, ThreadRow
 
-GraphName = Literal["conversation", "lifecycle", "entry", "mixture", "derivation"]
+GraphName = Literal["conversation", "lifecycle", "entry", "mixture", "derivation", "grading"]
 ThreadStatus = Literal["idle", "busy", "interrupted", "error"]
 OPEN_RUN = frozenset({"pending", "running"})
 _THREAD_MUTABLE = frozenset({"status", "task", "metadata", "values", "interrupts"})

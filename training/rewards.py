@@ -16,6 +16,7 @@ from moatelier.contracts import RewardSpec
 from moatelier.errors import DataError, InvalidRequest, NotFound
 from moatelier.job import Job
 from moatelier.settings import settings
+from modalities.text.similarity import MEASURES, compares
 from serving.upstream import Upstream
 from training.reward_model import RewardModel
 from training.sandbox import run_all
@@ -27,6 +28,7 @@ Reward = Callable[[Asked, Sequence[str]], list[float]]
 _REGEX_S = 1.0
 _FENCE = regex.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", regex.DOTALL)
 _SCORE = regex.compile(r"\d+(?:\.\d+)?")
+_NEEDED = {"exact_match": "truth", "string_check": "truth", "text_similarity": "truth", "unit_test": "tests"}
 _BEST = 10
 _JUDGE = (
     "You grade an answer to a request. What counts: {rubric}\n\nThe request:\n{asked}\n\nThe answer:\n{answer}\n\n"
@@ -62,7 +64,7 @@ def combine(specs: Sequence[RewardSpec], rows: Asked, job: Job) -> Reward:
 
 
 def _check_rows(spec: RewardSpec, rows: Asked) -> None:
-    needed = {"exact_match": "truth", "unit_test": "tests"}.get(spec.kind)
+    needed = _NEEDED.get(spec.kind)
     lacking = next((row for row in rows if needed and not row.get(needed)), None)
     if lacking is not None:
         raise DataError(
@@ -82,6 +84,8 @@ def _make(spec: RewardSpec, job: Job) -> Reward:
         "json_schema": valid_json,
         "unit_test": passing,
         "judge": judged,
+        "string_check": checked,
+        "text_similarity": alike,
     }
     return makers[spec.kind](spec)
 
@@ -90,6 +94,31 @@ def exact_match(asked: Asked, answers: Sequence[str]) -> list[float]:
     """1 for an answer that is the row's truth but for white space."""
     pairs = zip(asked, answers, strict=True)
     return [float(answer.split() == str(row["truth"]).split()) for row, answer in pairs]
+
+
+def checked(spec: RewardSpec) -> Reward:
+    """1 for an answer that compares with the row's truth as the operation says."""
+    return lambda asked, answers: [
+        float(compares(spec.operation, answer, str(row["truth"]))) for row, answer in zip(asked, answers, strict=True)
+    ]
+
+
+def alike(spec: RewardSpec) -> Reward:
+    """From 0 to 1, how alike the answer and the row's truth are.
+
+    Raises:
+        InvalidRequest: It is to be measured by embeddings, for which there is no model beside a training.
+    """
+    if spec.measure not in MEASURES:
+        raise InvalidRequest(
+            f"The measure {spec.measure} cannot reward a training.",
+            where="rewards",
+            remedy=f"Use one of {', '.join(MEASURES)}.",
+        )
+    measure = MEASURES[spec.measure]
+    return lambda asked, answers: [
+        measure(answer, str(row["truth"])) for row, answer in zip(asked, answers, strict=True)
+    ]
 
 
 def matching(spec: RewardSpec) -> Reward:

@@ -22,7 +22,7 @@ from moatelier.job import Job, main
 from moatelier.settings import settings
 from modalities import catalogue
 from modalities.bundle import seal
-from store import artifacts, datasets
+from store import artifacts, datasets, frozen
 from training import methods, ranks
 from training.checkpoint import State, library_majors
 from training.loop import Loop, peak_bytes
@@ -58,7 +58,7 @@ def work(spec_fields: dict[str, Any], job: Job) -> dict[str, Any]:
     fault_point("train.start")
     rows = {split: read_rows(card, split) for split in ("train", "dev")}
     try:
-        with ranks.others(job, settings().training_processes):
+        with frozen.of_dataset(spec.dataset), ranks.others(job, settings().training_processes):
             ranks.Ranks()  # before a model is put on a device: each process has its own
             return _until_done(spec, card, rows, job).model_dump(mode="json")
     except (MemoryError, RuntimeError) as error:

@@ -27,6 +27,17 @@ from moatelier.contracts.evaluation import (
     Interval,
     PairedComparison,
 )
+from moatelier.contracts.graders import (
+    Grader,
+    GraderTurn,
+    LabelModel,
+    Metadata,
+    Operation,
+    ScoreModel,
+    Similarity,
+    StringCheck,
+    TextSimilarity,
+)
 from moatelier.contracts.images import ImageFindings, ImageProfile
 from moatelier.contracts.mixture import (
     CandidatesResult,
@@ -38,7 +49,8 @@ from moatelier.contracts.mixture import (
     MixtureSpec,
     MixtureTable,
 )
-from moatelier.contracts.plan import Budget, Goal, Question, Sourced, TaskPlan, TrialLimits
+from moatelier.contracts.orders import Order, OrderMethod
+from moatelier.contracts.plan import Budget, Fixed, Goal, Question, Sourced, TaskPlan, TrialLimits
 from moatelier.contracts.profile import ColumnGuess, ColumnProfile, DataProfile, RowProblem
 from moatelier.contracts.profiles import AnyProfile, read_profile
 from moatelier.contracts.recipes import (
@@ -73,13 +85,13 @@ from moatelier.contracts.training import AdapterManifest, Mixing, MixMethod, Rew
 
 __all__ = [
     "CANDIDATES",
+    "AdapterManifest",
     "AnyColumns",
     "AnyProfile",
     "AudioColumns",
     "AudioFindings",
     "AudioGoal",
     "AudioProfile",
-    "AdapterManifest",
     "Budget",
     "BuiltProfile",
     "Calibration",
@@ -104,10 +116,13 @@ __all__ = [
     "Extent",
     "Feedback",
     "Finding",
+    "Fixed",
     "Gate",
     "GateDecision",
     "GateSpec",
     "Goal",
+    "Grader",
+    "GraderTurn",
     "HeldOut",
     "ImageColumns",
     "ImageFindings",
@@ -115,8 +130,10 @@ __all__ = [
     "Interval",
     "Kind",
     "KnownProfile",
+    "LabelModel",
     "Layer",
     "Leg",
+    "Metadata",
     "MetricName",
     "MixMethod",
     "MixSpec",
@@ -128,6 +145,9 @@ __all__ = [
     "MixtureSpec",
     "MixtureTable",
     "Numbers",
+    "Operation",
+    "Order",
+    "OrderMethod",
     "PairedComparison",
     "Parity",
     "PrivateFinding",
@@ -148,14 +168,18 @@ __all__ = [
     "RoutingResult",
     "RoutingSpec",
     "RowProblem",
+    "ScoreModel",
     "Search",
     "Setback",
+    "Similarity",
     "Sourced",
     "SplitInfo",
     "SplitName",
+    "StringCheck",
     "Suspicion",
     "Synthesis",
     "TaskPlan",
+    "TextSimilarity",
     "Trace",
     "TrainResult",
     "TrainSpec",

@@ -7,6 +7,7 @@ from pydantic import Field
 from moatelier.contracts.base import Contract, Kind, MetricName
 from moatelier.contracts.columns import AnyColumns
 from moatelier.contracts.search import Search
+from moatelier.contracts.training import RewardSpec
 
 T = TypeVar("T")
 
@@ -45,6 +46,18 @@ class TrialLimits(Contract):
     """Of a text that is trained on, at most: longer ones are left out of training, not out of the tests."""
 
 
+class Fixed(Contract):
+    """Settings of the trials that were fixed by whoever asked; what is None or empty, the trainer chooses."""
+
+    epochs: float | None = Field(default=None, gt=0, le=100)
+    batch_rows: int | None = Field(default=None, ge=1, le=1024)
+    rate_multiplier: float = Field(default=1.0, gt=0, le=100)
+    """Of the learning rate that the trainer would begin with."""
+    beta: float | None = Field(default=None, ge=0, le=100)
+    """See `TrainSpec.beta`."""
+    rewards: tuple[RewardSpec, ...] = ()
+
+
 NO_SEARCH = Sourced[Search](
     value=Search(),
     source="default",
@@ -79,6 +92,7 @@ class TaskPlan(Contract):
     notes: tuple[str, ...] = ()
     """What a person should know before approving, such as a goal that the locked rows cannot show."""
     limits: TrialLimits | None = Field(default=None, exclude_if=lambda limits: limits is None)
+    fixed: Fixed | None = Field(default=None, exclude_if=lambda fixed: fixed is None)
 
 
 class Question(Contract):

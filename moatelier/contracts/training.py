@@ -5,12 +5,22 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from moatelier.contracts.base import Contract, Kind
+from moatelier.contracts.graders import Operation, Similarity
 
 
 class RewardSpec(Contract):
     """What an answer is rewarded for, from 0 to 1; a training may weigh several."""
 
-    kind: Literal["exact_match", "regex", "json_schema", "unit_test", "judge", "reward_model"]
+    kind: Literal[
+        "exact_match",
+        "regex",
+        "json_schema",
+        "unit_test",
+        "judge",
+        "reward_model",
+        "string_check",
+        "text_similarity",
+    ]
     weight: float = Field(default=1.0, gt=0)
     pattern: str = ""
     """`regex`: what the whole answer, without outer white space, must match."""
@@ -28,6 +38,10 @@ class RewardSpec(Contract):
     """`judge`: what makes an answer good, in plain words."""
     bundle: str = ""
     """`reward_model`: digest of a sealed reward model."""
+    operation: Operation = Field(default="eq", exclude_if=lambda operation: operation == "eq")
+    """`string_check`: how the answer compares with the row's truth."""
+    measure: Similarity = Field(default="fuzzy_match", exclude_if=lambda measure: measure == "fuzzy_match")
+    """`text_similarity`: how alike the answer and the row's truth are."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

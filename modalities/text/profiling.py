@@ -12,7 +12,7 @@ from moatelier.contracts import ColumnGuess, ColumnProfile, DataProfile, Kind, R
 from modalities.clusters import exact_groups
 from modalities.text.duplicates import normalise
 from modalities.text.reading import Record, Table, as_text, read_table
-from modalities.text.rows import malformed, problem, text_problem, thumb_of
+from modalities.text.rows import cell_problem, malformed, problem, thumb_of
 
 Role = Literal["input", "target", "messages", "group", "rejected", "thumb"]
 
@@ -124,8 +124,8 @@ def _liking_guesses(columns: Sequence[_Column]) -> tuple[ColumnGuess, ...]:
     """Of a table of preferences: a prompt with two answers, or with one and a thumb; else nothing."""
     texts = [column for column in columns if not column.lists and column.values]
     prompts = [column for column in texts if column.words & _INPUT]
-    chosen = [column for column in texts if column.words & _CHOSEN]
-    rejected = [column for column in texts if column.words & _REJECTED]
+    chosen = [column for column in texts if column.words & _CHOSEN and "non" not in column.words]
+    rejected = [column for column in texts if column.words & _REJECTED or {"non", "preferred"} <= column.words]
     if len(prompts) == len(chosen) == len(rejected) == 1 and len({*prompts, *chosen, *rejected}) == 3:
         return (
             _guess("input", prompts[0], 0.95, "what was asked, beside two answers"),
@@ -245,7 +245,7 @@ def _problems(records: Sequence[Record], columns: Sequence[str], kind: Kind | No
                 reason = malformed(record.values.get(column))
                 issue = problem(record, column, reason, "Repair or delete the row.") if reason else None
             else:
-                issue = text_problem(record, column)
+                issue = cell_problem(record, column)
             if issue:
                 found.append(issue)
         if len(found) >= _MOST_PROBLEMS:

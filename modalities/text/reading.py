@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from moatelier.errors import DataError
 from modalities.text.decoding import Decoded, decode
+from modalities.text.dialect import plain
 
 _DELIMITERS = (",", "\t", ";", "|")
 _SNIFFED_RECORDS = 50
@@ -127,7 +128,7 @@ def _json_object(text: str, name: str, row: int, line: int) -> dict[str, Any]:
             where=where,
             remedy='Write an object such as {"messages": [...]} on each line.',
         )
-    return value
+    return plain(value)
 
 
 # ---------------------------------------------------------------- CSV

@@ -1,5 +1,6 @@
 """A table's records as rows of messages, the one form that training, evaluation and serving share."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -151,21 +152,37 @@ def _group(record: Record, columns: Columns) -> str | None:
 
 def _pair_row(name: str, record: Record, kind: Kind, columns: Columns) -> Row:
     assert columns.input and columns.target  # held by _check_columns
-    found = text_problem(record, columns.input) or text_problem(record, columns.target)
+    found = cell_problem(record, columns.input) or text_problem(record, columns.target)
     found = found or _liking_problem(record, kind, columns)
     if found:
         return Row(record.number, (), file=name, line=record.line, problem=found)
     answer = as_text(record.values[columns.target]) or ""
-    messages = (
-        {"role": "system", "content": SYSTEM[kind]},
-        {"role": "user", "content": as_text(record.values[columns.input]) or ""},
-        {"role": "assistant", "content": answer},
-    )
+    messages = (*_asked(record.values[columns.input], kind), {"role": "assistant", "content": answer})
     label = answer if kind == "classification" else None
     row = Row(record.number, messages, label, _group(record, columns), name, record.line)
     if columns.rejected and kind == "preference":
         return replace(row, rejected=as_text(record.values[columns.rejected]))
     return replace(row, good=thumb_of(record.values[columns.thumb])) if columns.thumb and kind == "thumbs" else row
+
+
+def cell_problem(record: Record, field: str) -> RowProblem | None:
+    """What keeps a cell from being a prompt: a text, or turns that end with the user's."""
+    value = record.values.get(field)
+    if not isinstance(value, list):
+        return text_problem(record, field)
+    if reason := malformed([*value, {"role": "assistant", "content": "..."}]):
+        return problem(record, field, reason, 'Write a text, or {"messages": [...]} that ends with the user\'s turn.')
+    empty = not all(as_text(turn["content"]) for turn in value)
+    return problem(record, field, "A message is empty.", "Fill it in or delete the row.") if empty else None
+
+
+def _asked(value: Any, kind: Kind) -> tuple[Message, ...]:
+    """The turns before the answer, a system message first."""
+    if not isinstance(value, list):
+        value = [{"role": "user", "content": value}]
+    turns = [{"role": turn["role"], "content": as_text(turn["content"]) or ""} for turn in value]
+    system = () if turns[0]["role"] == "system" else ({"role": "system", "content": SYSTEM[kind]},)
+    return (*system, *turns)
 
 
 def thumb_of(value: Any) -> bool | None:
@@ -191,6 +208,8 @@ def _liking_problem(record: Record, kind: Kind, columns: Columns) -> RowProblem 
 def _chat_row(name: str, record: Record, kind: Kind, columns: Columns) -> Row:
     assert columns.messages  # held by the caller
     value: Any = record.values.get(columns.messages)
+    if columns.target and isinstance(value, list):  # what is asked and what is right stand apart
+        value = [*value, {"role": "assistant", "content": reference(record.values.get(columns.target))}]
     if reason := malformed(value):
         raise DataError(
             reason,
@@ -206,6 +225,12 @@ def _chat_row(name: str, record: Record, kind: Kind, columns: Columns) -> Row:
     if turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": SYSTEM[kind]})
     return Row(record.number, tuple(turns), None, _group(record, columns), name, record.line)
+
+
+def reference(value: Any) -> str:
+    """What an answer is compared with: a text as it is, anything else as JSON."""
+    text = as_text(value)
+    return json.dumps(value, ensure_ascii=False, sort_keys=True) if text is None else text
 
 
 def malformed(value: Any) -> str | None:
@@ -228,6 +253,8 @@ def _malformed_turn(turn: Any) -> str | None:
         return f"has the role {turn['role']!r}, which is none of {', '.join(_ROLES)}"
     if not isinstance(turn["content"], str) or as_text(turn["content"]) is None:
         return "has a content that is not one string of valid Unicode"
+    if turn.get("weight") == 0 and turn["role"] == "assistant":
+        return "has the weight 0, and every answer of a conversation is learnt; leave the turns before it to the prompt"
     return "calls tools, which text adapters cannot learn yet" if turn.get("tool_calls") else None
 
 

@@ -1,5 +1,6 @@
 """A real service on the tiny model: tasks side by side, `auto`, a hard budget, a question, an end without leftovers."""
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +99,30 @@ def test_feedback_reaches_the_store_and_moves_auto(
     assert auto(client, "my parcel has not come since 5 days")[1]["region"] == first["region"]
 
 
+def test_pairs_of_answers_are_learnt_judged_and_served(service: Service, tmp_path: Path, client: OpenAI) -> None:
+    """Which of two answers people want, from a file of pairs to a promoted adapter."""
+    texts = [text for intent in fakes.INTENTS.values() for text in intent]
+    pairs = [
+        {
+            "prompt": f"{texts[number % len(texts)]} since {number} days",
+            "chosen": f"{texts[number % 5]} please",
+            "rejected": f"{texts[number % 5]} order",
+        }
+        for number in range(200)
+    ]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    words = "Prefer the chosen answers, at least 60%, at most 1 trial, within 10 minutes"
+    thread, task = service.begin(file, words)
+    assert service.interrupt(thread)["value"]["plan"]["method"]["value"] == "dpo"
+    service.approve(thread)
+    ended = service.end(task, 300)
+    assert ended["status"] == "reached" and ended["result"]["lower_bound"] >= 0.6, ended
+    said = [{"role": "user", "content": pairs[0]["prompt"]}]
+    answer = client.chat.completions.create(model=ended["result"]["model"], messages=said, max_tokens=5)
+    assert answer.choices[0].message.content is not None
+
+
 def test_an_unclear_request_asks_over_http_and_goes_on_in_the_same_thread(service: Service, tmp_path: Path) -> None:
     thread, task = service.begin(fakes.support_csv(tmp_path / "support.csv"), "make it better")
     pending = service.interrupt(thread)
@@ -111,7 +136,7 @@ def test_an_unclear_request_asks_over_http_and_goes_on_in_the_same_thread(servic
 
 
 def test_a_time_budget_is_a_hard_stop(service: Service, tmp_path: Path) -> None:
-    csv = fakes.support_csv(tmp_path / "support.csv", rows_per_intent=2000)
+    csv = fakes.support_csv(tmp_path / "support.csv", rows_per_intent=800)
     words = "predict intent from message, at least 99% accuracy, at most 3 trials, at most 6 seconds of training"
     thread, task = service.begin(csv, words)
     pending = service.interrupt(thread)

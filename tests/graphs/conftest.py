@@ -12,7 +12,7 @@ import pytest
 
 from evals import bases, router_card
 from evals.mixture import Given, Outcome, table
-from graphs import checkpoint, conversation, derivation, entry, jobs, lifecycle, mixture, worker
+from graphs import checkpoint, conversation, derivation, entry, grading, jobs, lifecycle, mixture, worker
 from moatelier.contracts import (
     BuiltProfile,
     CandidatesResult,
@@ -57,12 +57,15 @@ SPEED = {
 }
 
 
+NAMES = ("accuracy", "macro_f1", "exact_match", "preference_accuracy")
+
+
 def interval(point: float) -> Interval:
     return Interval(point=point, low=point - 0.05, high=min(1, point + 0.05), claim_low=point - 0.06, method="wilson")
 
 
 def report(subject: str, split: str, point: float) -> EvalReport:
-    metrics = {name: interval(point) for name in ("accuracy", "macro_f1", "exact_match")}
+    metrics = {name: interval(point) for name in NAMES}
     return EvalReport(subject=subject, split=split, rows=40, kind="classification", metrics=metrics, loss=1 - point)
 
 
@@ -318,7 +321,8 @@ def player(tiny: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     for thread in threads:
         thread.join(10)
     checkpoint.saver().conn.close()
-    for cached in (checkpoint.saver, conversation.build, lifecycle.build, entry.build, mixture.build, derivation.build):
+    graphs = (conversation, lifecycle, entry, mixture, derivation, grading)
+    for cached in (checkpoint.saver, *(graph.build for graph in graphs)):
         cached.cache_clear()
 
 

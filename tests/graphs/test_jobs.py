@@ -36,3 +36,29 @@ def test_a_job_that_waits_for_its_turn_is_never_begun_once_its_task_is_cancelled
         with pytest.raises(Cancelled):
             jobs.run_job("train", {}, project="default", stream="c", task="task-1", thread="t")
     assert len(busy.cancelled) == 1
+
+
+def test_a_paused_job_is_asked_for_again_under_another_name_once_it_may_go_on(
+    home: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks.create_task("default", id="task-1", thread="t", conversation="c", request="r", train_file="f", test_file=None)
+    asked: list[tuple[str, str]] = []
+
+    def enqueue(options: dict[str, Any], key: str, *_: Any) -> Any:
+        asked.append((options["workflow_id"], key))
+        paused = len(asked) == 1
+        tasks.request_pause("default", "task-1", False)
+        outcome = {"paused": True} if paused else {"result": {"steps": 3}}
+        return SimpleNamespace(get_status=lambda: SimpleNamespace(status="SUCCESS"), get_result=lambda: outcome)
+
+    monkeypatch.setattr(jobs, "client", lambda: SimpleNamespace(enqueue=enqueue))
+    key, result = jobs.run_job("train", {}, project="default", stream="c", task="task-1", thread="t")
+    assert result == {"steps": 3} and asked == [(key, key), (f"{key}-1", key)]
+
+
+def test_a_task_that_is_cancelled_while_it_is_paused_waits_no_longer(home: Any) -> None:
+    tasks.create_task("default", id="task-1", thread="t", conversation="c", request="r", train_file="f", test_file=None)
+    assert jobs.held("task-1") is False and jobs.held(None) is False
+    tasks.request_pause("default", "task-1", True)
+    tasks.request_cancel("default", "task-1")
+    assert jobs.held("task-1") is True

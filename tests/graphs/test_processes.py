@@ -144,3 +144,23 @@ def test_a_half_written_line_of_a_killed_process_is_not_glued_to_the_next(run: R
     (folder / "events.jsonl").write_text('{"kind": "progress", "step": 0, "body": {}}\n{"kind": "prog')
     run(steps=2)
     assert _seen() == [("job", 0), ("progress", 0), ("progress", 1), ("job", 1)]
+
+
+def test_a_paused_training_is_stopped_and_goes_on_in_its_folder(run: Run) -> None:
+    outcomes: list[dict[str, Any]] = []
+    thread = threading.Thread(target=lambda: outcomes.append(run(steps=40, pause_s=0.1)))
+    thread.start()
+    _wait_for(lambda: ("progress", 1) in _seen())
+    tasks.request_pause("default", "task-1", True)
+    thread.join(60)
+    assert outcomes == [{"paused": True}] and ("progress", 39) not in _seen()
+    assert run(steps=40) == {"paused": True}, "it begins nothing while it is paused"
+    tasks.request_pause("default", "task-1", False)
+    assert run(steps=3) == {"result": {"counted": 3}}
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -17,6 +17,7 @@ from moatelier.errors import Cancelled
 from moatelier.settings import settings
 from modalities import frozen
 from modalities.frozen import Layers, open_states
+from store.frozen import clear, of_dataset
 
 SIZES = (3, 1, 4, 1, 5, 9, 2, 6)
 BATCHES = (range(0, 3), range(3, 6), range(6, 8))
@@ -173,3 +174,17 @@ def test_two_that_want_the_same_fill_it_once(home: Path) -> None:
         assert states.cached and late.calls == [] and waited
     other.communicate()
     assert time.monotonic() and other.returncode == 0
+
+
+def test_a_dataset_takes_its_folders_with_it_but_those_that_another_shares_or_somebody_reads(home: Path) -> None:
+    for dataset, names in {"d1": "ab", "d2": "bc"}.items():
+        with of_dataset(dataset):
+            for name in names:
+                open_states(layers(name), Count()).close()
+    clear(["d1"])
+    assert sorted(folder.name for folder in folders(home)) == sorted(layers(name).name for name in "bc")
+    with open_states(layers("c"), Count()) as states:
+        clear(["d2"])
+        assert [folder.name for folder in folders(home)] == [layers("c").name] and states.read([0]).shape == (3, 4)
+    clear([])
+    assert folders(home) == []

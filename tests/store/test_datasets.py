@@ -9,7 +9,7 @@ from moatelier.contracts import DatasetCard
 from moatelier.errors import Conflict, DataError, IntegrityError, NotFound
 from moatelier.ids import digest_bytes
 from moatelier.settings import settings
-from store import artifacts, datasets, db, tasks
+from store import artifacts, datasets, db, frozen, tasks
 
 
 def _upload(data: bytes = b"message,intent\n", name: str = "support.csv", project: str = "p") -> datasets.File:
@@ -72,6 +72,21 @@ def test_a_file_that_a_task_needs_stays(store: Path) -> None:
     tasks.update_task("task-1", status="failed")
     datasets.delete_file("p", test.id)
     assert [file.id for file in datasets.list_files("p")] == [train.id]
+
+
+def test_a_deleted_file_takes_the_cache_of_its_rows_with_it(store: Path, card: DatasetCard) -> None:
+    files = [_upload(b"same"), _upload(b"same")]
+    of_file = card.model_copy(update={"source": files[0].sha256})
+    kept = {artifacts.put_json(made): frozen.home() / made.digest for made in (card, of_file)}
+    for digest, folder in kept.items():
+        folder.mkdir(parents=True)
+        with frozen.of_dataset(digest):
+            frozen.mark(folder)
+    datasets.delete_file("p", files[0].id)
+    assert kept[of_file.digest].exists()  # another upload has the same bytes
+    datasets.delete_file("p", files[1].id)
+    assert not kept[of_file.digest].exists() and kept[card.digest].exists()
+    assert datasets.get_card(of_file.digest) == of_file
 
 
 def test_cards_come_back_without_a_database(store: Path, card: DatasetCard, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,3 +197,14 @@ def test_no_reward_at_all_is_refused(tmp_path: Path) -> None:
 def test_a_reward_that_lacks_what_it_needs_is_no_spec(kind: Any) -> None:
     with pytest.raises(ValidationError, match="needs"):
         RewardSpec(kind=kind)
+
+
+def test_a_grader_compares_with_the_rows_truth_or_measures_how_alike_they_are(tmp_path: Path) -> None:
+    check = RewardSpec(kind="string_check", operation="ilike")
+    assert earn(tmp_path, ["It is FOUR.", "5"], check, truth="four") == [1.0, 0.0]
+    alike = RewardSpec(kind="text_similarity", measure="rouge_1")
+    assert earn(tmp_path, ["the cat", "a dog"], alike, truth="the cat sat") == [pytest.approx(0.8), 0.0]
+    with pytest.raises(DataError, match="truth"):
+        earn(tmp_path, ["a"], check)
+    with pytest.raises(InvalidRequest, match="cosine"):
+        earn(tmp_path, ["a"], RewardSpec(kind="text_similarity", measure="cosine"), truth="a")

@@ -6,30 +6,25 @@ from fastapi import APIRouter, File, Form, Query, UploadFile
 from fastapi.responses import FileResponse
 
 from api.auth import Project
+from api.file_shapes import file_json, kept_for, need_purpose
 from api.pages import page
 from store import datasets
 
 router = APIRouter()
 
 
-def _json(file: datasets.File) -> dict[str, Any]:
-    return {
-        "id": file.id,
-        "object": "file",
-        "bytes": file.bytes,
-        "created_at": int(file.created_at.timestamp()),
-        "filename": file.name,
-        "purpose": file.purpose,
-        "status": "processed",
-    }
-
-
 @router.post("/v1/files")
 def upload(
-    project: Project, file: Annotated[UploadFile, File()], purpose: Annotated[str, Form()] = "fine-tune"
+    project: Project,
+    file: Annotated[UploadFile, File()],
+    purpose: Annotated[str, Form()] = "fine-tune",
+    anchor: Annotated[str | None, Form(alias="expires_after[anchor]")] = None,
+    seconds: Annotated[str | None, Form(alias="expires_after[seconds]")] = None,
 ) -> dict[str, Any]:
     """Store a file. It came in parts to a temporary file, so its size is not bound by memory."""
-    return _json(datasets.add_file(project, file.filename or "upload", file.file, purpose=purpose))
+    need_purpose(purpose)
+    keep_s = kept_for(anchor, seconds)
+    return file_json(datasets.add_file(project, file.filename or "upload", file.file, purpose=purpose, keep_s=keep_s))
 
 
 @router.get("/v1/files")
@@ -42,13 +37,13 @@ def list_files(
 ) -> dict[str, Any]:
     """The project's files, newest first unless `order=asc`."""
     files = sorted(datasets.list_files(project), key=lambda file: (file.created_at, file.id), reverse=order == "desc")
-    return page([_json(file) for file in files if purpose in (None, file.purpose)], after=after, limit=limit)
+    return page([file_json(file) for file in files if purpose in (None, file.purpose)], after=after, limit=limit)
 
 
 @router.get("/v1/files/{file_id}")
 def get_file(file_id: str, project: Project) -> dict[str, Any]:
     """One file's description."""
-    return _json(datasets.get_file(project, file_id))
+    return file_json(datasets.get_file(project, file_id))
 
 
 @router.get("/v1/files/{file_id}/content")
