@@ -16,7 +16,7 @@ from api.decisions import DecisionLog
 from api.routes.admin import adapters, derived, mixture, recipes, tasks
 from api.routes.monitoring import health, page
 from api.routes.openai import chat, classify, embeddings, feedback, files, models, transcriptions
-from api.routes.threads import runs, threads
+from api.routes.threads import assistants, crons, runs, stateless, states, threads
 from api.services import Services
 from api.trace import RequestIds
 from graphs.answering import Answers
@@ -42,6 +42,10 @@ ROUTES = (
     files,
     runs,
     threads,
+    states,
+    crons,
+    stateless,
+    assistants,
     tasks,
     derived,  # before adapters, whose names take any path
     adapters,

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -145,12 +146,18 @@ class ThreadRow(Base):
     meta: Mapped[dict[str, Any]] = mapped_column("metadata", Json)
     values: Mapped[dict[str, Any]]
     interrupts: Mapped[list[dict[str, Any]]]
+    stateless: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Made for one run, and forgotten some time after it."""
     created_at: Mapped[datetime] = mapped_column(default=now)
     updated_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class RunRow(Base):
-    """One input to, or one resumption of, a thread."""
+    """One input to, or one resumption of, a thread; `state` is how the thread stood at its end.
+
+    A deleted run stays as a `hidden` row without what was said: whose events are whose depends on it, and a question
+    that was answered stays answered.
+    """
 
     __tablename__ = "runs"
     __table_args__ = (Index(None, "thread", "created_at"), Index(None, "status", "created_at"))
@@ -162,6 +169,9 @@ class RunRow(Base):
     input: Mapped[dict[str, Any] | None] = mapped_column(Json)
     command: Mapped[dict[str, Any] | None] = mapped_column(Json)
     error: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    meta: Mapped[dict[str, Any] | None] = mapped_column("metadata", Json)
+    state: Mapped[dict[str, Any] | None] = mapped_column(Json, deferred=True)
+    hidden: Mapped[bool] = mapped_column(default=False, server_default=false())
     last_event: Mapped[int] = mapped_column(BigInteger, default=0)
     created_at: Mapped[datetime] = mapped_column(default=now)
     updated_at: Mapped[datetime] = mapped_column(default=now)
@@ -318,3 +328,38 @@ class RecipeRow(Base):
     record: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
     updated_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class CronRow(Base):
+    """A run that is started again and again; `next_at` is when next, None when never again."""
+
+    __tablename__ = "crons"
+    __table_args__ = (Index(None, "project_id", "created_at"), Index(None, "next_at"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str] = mapped_column("project_id")
+    thread: Mapped[str | None] = mapped_column(ForeignKey("threads.id", ondelete="CASCADE"))
+    schedule: Mapped[str]
+    timezone: Mapped[str | None]
+    input: Mapped[dict[str, Any]]
+    meta: Mapped[dict[str, Any]] = mapped_column("metadata", Json)
+    on_run_completed: Mapped[str]
+    enabled: Mapped[bool]
+    end_time: Mapped[datetime | None]
+    next_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    updated_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class ResponseRow(Base):
+    """An answer of `/v1/responses` with what it was asked, so that the next request can go on from it."""
+
+    __tablename__ = "responses"
+    __table_args__ = (Index(None, "project_id", "created_at"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str] = mapped_column("project_id")
+    previous: Mapped[str | None]
+    items: Mapped[list[dict[str, Any]]]
+    body: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(default=now)
