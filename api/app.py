@@ -36,7 +36,7 @@ from api.routes.openai import (
     transcriptions,
     uploads,
 )
-from api.routes.threads import runs, threads
+from api.routes.threads import assistants, crons, runs, stateless, states, threads
 from api.safety import SafeHeaders
 from api.services import Services
 from api.trace import RequestIds
@@ -67,6 +67,10 @@ ROUTES = (
     evals,
     runs,
     threads,
+    states,
+    crons,
+    stateless,
+    assistants,
     tasks,
     derived,  # before adapters, whose names take any path
     adapters,

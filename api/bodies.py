@@ -21,6 +21,21 @@ async def json_object(request: Request) -> dict[str, Any]:
     Raises:
         InvalidRequest: It is something else.
     """
+    body = await _json(request)
+    if not isinstance(body, dict):
+        raise InvalidRequest(f"The body is a JSON {type(body).__name__}, not an object.", remedy="Send a JSON object.")
+    return body
+
+
+async def json_objects(request: Request) -> list[dict[str, Any]]:
+    """The body as a JSON list of objects. Raises like `json_object`."""
+    body = await _json(request)
+    if not isinstance(body, list) or not all(isinstance(item, dict) for item in body):
+        raise InvalidRequest("The body is no JSON list of objects.", remedy="Send a list of objects.")
+    return body
+
+
+async def _json(request: Request) -> Any:
     raw = await request.body()
     try:
         body = json.loads(raw, parse_constant=_no_number) if raw.strip() else {}
@@ -28,8 +43,6 @@ async def json_object(request: Request) -> dict[str, Any]:
             json.dumps(body, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8
         raise InvalidRequest(f"The body is not JSON: {error}.", remedy="Send a JSON object.") from error
-    if not isinstance(body, dict):
-        raise InvalidRequest(f"The body is a JSON {type(body).__name__}, not an object.", remedy="Send a JSON object.")
     return body
 
 
@@ -38,6 +51,7 @@ def _no_number(name: str) -> None:
 
 
 Body = Annotated[dict[str, Any], Depends(json_object)]
+Bodies = Annotated[list[dict[str, Any]], Depends(json_objects)]
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:

@@ -29,8 +29,20 @@ def first_input(run: tasks.Run, thread: tasks.Thread) -> dict[str, Any]:
     data = run.input or {}
     messages = [{"role": m.get("role", "user"), "content": str(m.get("content", ""))} for m in data.get("messages", [])]
     files = {key: value for key, value in (data.get("files") or {}).items() if value}
+    if thread.values and len(tasks.list_runs(run.project, thread.id, limit=2)) == 1:
+        return _copied(run, thread, messages, files)
     state: dict[str, Any] = {"run": run.id, "project": run.project, "thread": thread.id, "messages": messages}
     return state | ({"files": files, "fresh_files": True} if files else {"fresh_files": False})
+
+
+def _copied(
+    run: tasks.Run, thread: tasks.Thread, messages: list[dict[str, str]], files: dict[str, str]
+) -> dict[str, Any]:
+    """The first input of a copy: what the other thread knew comes before it, and belongs to that one's tasks."""
+    known = thread.values.get("messages") or []
+    state: dict[str, Any] = {"run": run.id, "project": run.project, "thread": thread.id, "taken": len(known)}
+    state |= {"messages": [*known, *messages], "files": (thread.values.get("files") or {}) | files}
+    return state | {"fresh_files": bool(files)}
 
 
 def _say(state: ConversationState, node: str, text: str) -> dict[str, Any]:
@@ -147,9 +159,7 @@ def conclude(state: ConversationState) -> dict[str, Any]:
     return _say(state, "conclude", closing.closing_words(tasks.find_task(state["task"])))
 
 
-@cache
-def build() -> Any:
-    """The compiled graph on this process's checkpointer."""
+def _graph() -> StateGraph[ConversationState]:
     graph = StateGraph(ConversationState)
     for node in (listen, reply, start, follow, ask, forward, conclude):
         graph.add_node(node.__name__, node)
@@ -161,4 +171,22 @@ def build() -> Any:
     graph.add_edge("forward", "follow")
     graph.add_edge("reply", END)
     graph.add_edge("conclude", END)
-    return graph.compile(checkpointer=saver())
+    return graph
+
+
+@cache
+def build() -> Any:
+    """The compiled graph on this process's checkpointer."""
+    return _graph().compile(checkpointer=saver())
+
+
+@cache
+def drawing() -> dict[str, Any]:
+    """The graph's nodes and edges, for who wants to draw it; nothing is run and no checkpointer is opened."""
+    return _graph().compile().get_graph().to_json()
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """What a conversation's values are, as a JSON schema."""
+    return _graph().compile().get_output_jsonschema()

@@ -27,7 +27,7 @@ from graphs.checkpoint import saver
 from moatelier.contracts import Event
 from moatelier.errors import MoatelierError
 from moatelier.settings import settings
-from store import artifacts, datasets, events, tasks, uploads
+from store import artifacts, crons, datasets, events, tasks, uploads
 
 GRAPHS: dict[str, Any] = {
     "conversation": conversation.build,
@@ -39,6 +39,8 @@ GRAPHS: dict[str, Any] = {
 }
 SWEEP_S = 3.0
 SHUTDOWN_S = 6.0
+STATELESS_S = 600.0
+"""So long after its run a stateless thread can still be read."""
 log = logging.getLogger("moatelier.worker")
 
 
@@ -180,11 +182,25 @@ def launch(executor: str = "worker-1") -> None:
 
 
 def sweep() -> None:
-    """Queue runs whose row was written but not their workflow, because someone died in between; delete the expired."""
+    """Queue runs whose row was written but whose workflow was not, because someone died in between.
+
+    And start what is due: crons, and the forgetting of stateless threads.
+    """
+    for cron in crons.due():
+        _fire(cron)
+    tasks.forget_stateless(STATELESS_S)
     for run in tasks.unstarted_runs(older_than_s=2.0):
         jobs.submit_run(run.id)
     uploads.remove_expired()
     datasets.remove_expired()
+
+
+def _fire(cron: str) -> None:
+    try:
+        if run := crons.fire(cron):
+            jobs.submit_or_leave(run)
+    except MoatelierError:
+        log.exception("cron %s could not be fired; it stays due", cron)
 
 
 def _sweep_forever() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -11,7 +12,7 @@ from moatelier.contracts import now
 from moatelier.errors import Conflict, NotFound
 from moatelier.ids import new_id
 from store.db import reading, session
-from store.tables import EventRow, RunRow, Stored
+from store.tables import EventRow, RunRow, Stored, ThreadRow
 from store.threads import OPEN_RUN, change, owned, refuse_if_running
 
 RunStatus = Literal["pending", "running", "success", "error", "interrupted", "cancelled"]
@@ -31,6 +32,7 @@ class Run(Stored):
     input: dict[str, Any] | None
     command: dict[str, Any] | None
     error: dict[str, Any] | None
+    metadata: dict[str, Any] | None = Field(validation_alias="meta")
     last_event: int
     created_at: datetime
     updated_at: datetime
@@ -48,6 +50,7 @@ def create_run(
     thread: str,
     input: Mapping[str, Any] | None = None,
     command: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Run:
     """Write a pending run and set its thread busy, in one transaction. Idempotent by id.
 
@@ -55,21 +58,33 @@ def create_run(
         NotFound: There is no such thread in this project.
         Conflict: Another run of the thread has not ended, or the id is taken on another thread.
     """
-    id = id or new_id("run")
     with session() as opened:
-        above = owned(opened, project, thread)
-        row = opened.get(RunRow, id)
-        if row is not None:
-            if row.thread != thread:
-                raise Conflict("This run id is taken.", where=id, remedy="Send another id, or none.")
-            return Run.model_validate(row)
-        refuse_if_running(opened, thread)
-        row = RunRow(id=id, project=project, thread=thread, status="pending", last_event=_last_event(opened, thread))
-        row.input, row.command = _plain(input), _plain(command)
-        change(above, {"status": "busy", "interrupts": []})  # what was asked is being answered
-        opened.add(row)
-        opened.flush()
+        return enter_run(opened, project, id or new_id("run"), thread, input, command, metadata)
+
+
+def enter_run(
+    opened: Session,
+    project: str,
+    id: str,
+    thread: str,
+    input: Mapping[str, Any] | None,
+    command: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Run:
+    """Write a run within a transaction, as `create_run` says."""
+    above = owned(opened, project, thread)
+    row = opened.get(RunRow, id)
+    if row is not None:
+        if row.thread != thread:
+            raise Conflict("This run id is taken.", where=id, remedy="Send another id, or none.")
         return Run.model_validate(row)
+    refuse_if_running(opened, thread)
+    row = RunRow(id=id, project=project, thread=thread, status="pending", last_event=_last_event(opened, thread))
+    row.input, row.command, row.meta = _plain(input), _plain(command), _plain(metadata)
+    change(above, {"status": "busy", "interrupts": []})  # what was asked is being answered
+    opened.add(row)
+    opened.flush()
+    return Run.model_validate(row)
 
 
 def _plain(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -100,12 +115,50 @@ def _no_run(id: str) -> NotFound:
     return NotFound("There is no such run of this thread.", where=id, remedy="List the thread's runs to see them.")
 
 
-def list_runs(project: str, thread: str, limit: int = 20, offset: int = 0) -> list[Run]:
-    """The runs of a thread, newest first."""
+def shown_run(project: str, thread: str, id: str) -> Run:
+    """A run of this thread that nobody has deleted. Raises NotFound."""
+    run = get_run(project, thread, id)
+    with reading() as opened:
+        if opened.get_one(RunRow, id).hidden:
+            raise _no_run(id)
+    return run
+
+
+def list_runs(project: str, thread: str, limit: int = 20, offset: int = 0, *, hidden: bool = True) -> list[Run]:
+    """The runs of a thread, newest first; without `hidden` none that were deleted."""
     query = select(RunRow).where(RunRow.project == project, RunRow.thread == thread)
+    if not hidden:
+        query = query.where(RunRow.hidden.is_(False))
     query = query.order_by(RunRow.created_at.desc(), RunRow.id.desc()).limit(limit).offset(offset)
     with reading() as opened:
         return [Run.model_validate(row) for row in opened.scalars(query)]
+
+
+def open_runs(project: str, thread: str | None = None) -> list[Run]:
+    """The runs that have not ended, oldest first, of a thread or of all conversations."""
+    query = select(RunRow).join(ThreadRow).where(RunRow.project == project, RunRow.status.in_(OPEN_RUN))
+    query = query.where(ThreadRow.graph == "conversation")
+    if thread is not None:
+        query = query.where(RunRow.thread == thread)
+    with reading() as opened:
+        return [Run.model_validate(row) for row in opened.scalars(query.order_by(RunRow.created_at, RunRow.id))]
+
+
+def hide_run(project: str, thread: str, id: str) -> None:
+    """Delete a run that has ended, with what was said in it and the state it led to; its events stay in the log.
+
+    Raises:
+        NotFound: There is no such run of this thread.
+        Conflict: It has not ended.
+    """
+    with session() as opened:
+        row = opened.get(RunRow, id, with_for_update=True)
+        if row is None or (row.project, row.thread) != (project, thread) or row.hidden:
+            raise _no_run(id)
+        if row.status in OPEN_RUN:
+            raise Conflict("The run has not ended.", where=id, remedy="Cancel it, or wait for it, and try again.")
+        row.hidden, row.updated_at = True, now()
+        row.input = row.command = row.error = row.meta = row.state = None
 
 
 def update_run(id: str, **fields: Any) -> Run:
@@ -154,6 +207,8 @@ def end_run(id: str, *, thread: Mapping[str, Any], **fields: Any) -> Run:
         if row.status in OPEN_RUN:
             _change(row, fields)
             change(above, thread)
+            if "values" in thread:
+                row.state = {name: thread.get(name) for name in ("values", "interrupts")}
         return Run.model_validate(row)
 
 

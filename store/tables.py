@@ -440,3 +440,38 @@ class EvalItemRow(Base):
     passed: Mapped[bool | None]
     body: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class CronRow(Base):
+    """A run that is started again and again; `next_at` is when next, None when never again."""
+
+    __tablename__ = "crons"
+    __table_args__ = (Index(None, "project_id", "created_at"), Index(None, "next_at"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str] = mapped_column("project_id")
+    thread: Mapped[str | None] = mapped_column(ForeignKey("threads.id", ondelete="CASCADE"))
+    schedule: Mapped[str]
+    timezone: Mapped[str | None]
+    input: Mapped[dict[str, Any]]
+    meta: Mapped[dict[str, Any]] = mapped_column("metadata", Json)
+    on_run_completed: Mapped[str]
+    enabled: Mapped[bool]
+    end_time: Mapped[datetime | None]
+    next_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    updated_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class ResponseRow(Base):
+    """An answer of `/v1/responses` with what it was asked, so that the next request can go on from it."""
+
+    __tablename__ = "responses"
+    __table_args__ = (Index(None, "project_id", "created_at"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project: Mapped[str] = mapped_column("project_id")
+    previous: Mapped[str | None]
+    items: Mapped[list[dict[str, Any]]]
+    body: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(default=now)

@@ -11,14 +11,28 @@ from sqlalchemy import and_, or_, select
 from moatelier.contracts import Contract, TaskPlan, now
 from moatelier.errors import Conflict, NotFound
 from store.db import insert_once, reading, session
-from store.runs import Run, create_run, end_run, find_run, get_run, list_runs, unstarted_runs, update_run
+from store.runs import (
+    Run,
+    create_run,
+    end_run,
+    find_run,
+    get_run,
+    hide_run,
+    list_runs,
+    open_runs,
+    shown_run,
+    unstarted_runs,
+    update_run,
+)
 from store.tables import Stored, TaskRow, ThreadRow
 from store.threads import (
     GraphName,
     Thread,
+    count_threads,
     create_thread,
     delete_thread,
     find_thread,
+    forget_stateless,
     get_thread,
     search_threads,
     update_thread,
@@ -30,6 +44,7 @@ __all__ = [
     "Task",
     "TaskStatus",
     "Thread",
+    "count_threads",
     "create_run",
     "create_task",
     "create_thread",
@@ -38,14 +53,18 @@ __all__ = [
     "find_run",
     "find_task",
     "find_thread",
+    "forget_stateless",
     "get_run",
     "get_task",
     "get_thread",
+    "hide_run",
     "list_runs",
     "list_tasks",
+    "open_runs",
     "request_cancel",
     "request_pause",
     "search_threads",
+    "shown_run",
     "unstarted_runs",
     "update_run",
     "update_task",

@@ -115,7 +115,7 @@ class FakeWorker:
         settled = {"interrupted": "interrupted", "error": "error"}.get(status, "idle")
         error = state.pop("error", None)
         values = state.get("values", {"messages": [{"role": "user", "content": "..."}]})
-        tasks.update_thread(thread.id, status=settled, values=values, interrupts=state.get("interrupts", []))
         self.say(run, "run", 1, status=status)
         last = events.last_id(run.project, stream=run.thread)
-        tasks.update_run(run.id, status=status, error=error, last_event=last)
+        stands = {"status": settled, "values": values, "interrupts": state.get("interrupts", [])}
+        tasks.end_run(run.id, thread=stands, status=status, error=error, last_event=last)

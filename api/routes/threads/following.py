@@ -4,14 +4,18 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Annotated
 
 from anyio import to_thread
-from sse_starlette import ServerSentEvent
+from fastapi import Header
+from fastapi.responses import StreamingResponse
+from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from api.follow import Look, event_json, follow, sse
 from api.routes.threads.shapes import error_json, values_json
 from store import events, tasks
 
+LastEventId = Annotated[str | None, Header(alias="last-event-id")]
 PAGE = 500
 POLL_S = 0.2
 HEARTBEAT_S = 10.0
@@ -48,6 +52,22 @@ def span(run: tasks.Run) -> Span:
             break
         seen = other.id == run.id
     return Span(run, before)
+
+
+def place(run: tasks.Run, then: str) -> dict[str, str]:
+    """Headers that lead back to a run, for a client whose connection breaks."""
+    here = f"/threads/{run.thread}/runs/{run.id}"
+    return {"content-location": here, "location": f"{here}/{then}"}
+
+
+def answered(part: Span) -> StreamingResponse:
+    """A response that waits for the run's end."""
+    return StreamingResponse(result(part), media_type="application/json", headers=place(part.run, "join"))
+
+
+def streamed(part: Span, after: int) -> EventSourceResponse:
+    """A response that tells the run's events as they come."""
+    return EventSourceResponse(stream(part, after), sep="\n", headers=place(part.run, "stream"))
 
 
 async def stream(part: Span, after: int) -> AsyncIterator[ServerSentEvent]:

@@ -1,5 +1,6 @@
 """Checks what a client wants a thread to do, before a run is written: nothing here has an effect."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from api.routes.threads.shapes import ASSISTANTS
@@ -15,6 +16,54 @@ def check_assistant(body: dict[str, Any]) -> None:
     wanted = body.get("assistant_id", ASSISTANTS[0])
     if wanted not in ASSISTANTS:
         raise NotFound(f"There is no assistant {wanted!r}.", where="assistant_id", remedy=f"Use {ASSISTANTS[0]!r}.")
+
+
+NOT_HONOURED = {
+    # Each would change what happens; what cannot be done is refused, rather than done otherwise than it was asked.
+    "webhook": "The service calls nobody. Follow the run.",
+    "after_seconds": "Start the run when it shall start, or make a cron.",
+    "checkpoint": "A conversation goes on from where it stands.",
+    "checkpoint_id": "A conversation goes on from where it stands.",
+    "interrupt_before": "The conversation stops where it asks you something.",
+    "interrupt_after": "The conversation stops where it asks you something.",
+}
+
+
+def check_fields(body: dict[str, Any]) -> None:
+    """Refuse an assistant that is not there, and fields of a run that cannot be honoured.
+
+    Raises:
+        NotFound, InvalidRequest: As it says.
+    """
+    check_assistant(body)
+    for name, remedy in NOT_HONOURED.items():
+        if body.get(name):
+            raise InvalidRequest(f"{name} is not supported.", where=name, remedy=remedy)
+
+
+def read_metadata(body: dict[str, Any]) -> dict[str, Any]:
+    """What a client calls its thing. Raises InvalidRequest when it is no object."""
+    metadata = body.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise InvalidRequest("Metadata is an object.", where="metadata")
+    return metadata
+
+
+def read_number(body: dict[str, Any], name: str, default: int, most: int) -> int:
+    """A whole number from 0 to `most`. Raises InvalidRequest."""
+    value = body.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise InvalidRequest(f"`{name}` is a whole number from 0 to {most}.", where=name)
+    return value
+
+
+def read_choice(body: dict[str, Any], name: str, choices: Iterable[str], default: str) -> str:
+    """One of a few words. Raises InvalidRequest."""
+    value, known = body.get(name) or default, list(choices)
+    if value not in known:
+        remedy = f"Use one of {', '.join(known)}."
+        raise InvalidRequest(f"`{name}` cannot be {value!r}.", where=name, remedy=remedy)
+    return str(value)
 
 
 def read_input(project: str, value: Any) -> dict[str, Any]:
