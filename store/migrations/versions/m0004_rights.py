@@ -5,7 +5,7 @@ import json
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0004_rights"
+revision = "0004"
 down_revision = "0003"
 branch_labels = None
 depends_on = None
