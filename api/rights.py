@@ -38,6 +38,8 @@ LOOK = Right(("infer", "read", "train"))
 """What both who asks models and who looks after them must see."""
 OPINION = Right(("infer",), changes=True)
 TRAIN = Right(("train",), changes=True)
+TRY = Right(("train",))
+"""What is for those who train, and changes nothing."""
 ADMIN = Right(("admin",))
 MANAGE = Right(("admin",), changes=True)
 
@@ -106,7 +108,7 @@ RIGHTS: Mapping[str, Right] = {
     "GET /v1/moa/{name}": READ,
     "GET /v1/moa/{name}/decision": READ,
     "POST /v1/moa/{name}/disable": TRAIN,
-    "POST /v1/moa/{name}/try": TRAIN,
+    "POST /v1/moa/{name}/try": TRY,
     "POST /v1/moa/{name}/evaluations": TRAIN,
     "POST /v1/moa/{name}/candidates": TRAIN,
     # uploads in parts, trainings and evals in OpenAI's dialect
@@ -123,6 +125,10 @@ RIGHTS: Mapping[str, Right] = {
     "POST /v1/fine_tuning/jobs/{job_id}/resume": TRAIN,
     "GET /v1/fine_tuning/jobs/{job_id}/events": READ,
     "GET /v1/fine_tuning/jobs/{job_id}/checkpoints": READ,
+    "POST /v1/fine_tuning/alpha/graders/run": TRY,
+    "POST /v1/fine_tuning/alpha/graders/validate": TRY,
+    "POST /imports/openai": TRAIN,
+    "POST /imports/openai/files/{file_id}": _upload(TRAIN),
     "POST /v1/evals": TRAIN,
     "GET /v1/evals": READ,
     "GET /v1/evals/{eval_id}": READ,
