@@ -11,6 +11,8 @@ from typing import Any
 import jsonschema
 import regex
 from jsonschema.exceptions import SchemaError
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from moatelier.contracts import RewardSpec
 from moatelier.errors import DataError, InvalidRequest, NotFound
@@ -152,11 +154,13 @@ def valid_json(spec: RewardSpec) -> Reward:
         jsonschema.Draft202012Validator.check_schema(schema)
     except (ValueError, SchemaError) as error:
         raise InvalidRequest(f"The JSON schema cannot be used: {error}", where="rewards") from error
-    validator = jsonschema.Draft202012Validator(schema)
+    validator = jsonschema.Draft202012Validator(schema, registry=Registry())  # of its own: no `$ref` is fetched
 
     def valid(answer: str) -> bool:
         try:
             return bool(validator.is_valid(json.loads(answer)))
+        except Unresolvable as error:
+            raise InvalidRequest("The JSON schema refers to what it does not hold.", where="rewards") from error
         except (ValueError, RecursionError):
             return False
 

@@ -1,6 +1,7 @@
 """What answers are rewarded for; programs run in a process of their own."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -46,6 +47,17 @@ def test_json_must_satisfy_the_schema(tmp_path: Path) -> None:
     schema = json.dumps({"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}})
     answers = ['{"name": "x"}', '{"name": 1}', "{}", '{"name": "x"', "[" * 100_000, 'Here: {"name": "x"}']
     assert earn(tmp_path, answers, RewardSpec(kind="json_schema", json_schema=schema)) == [1.0, 0, 0, 0, 0, 0]
+
+
+def test_a_schema_is_not_fetched_from_elsewhere(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as lure:
+        lure.settimeout(0.2)
+        place = f"http://127.0.0.1:{lure.getsockname()[1]}/schema"
+        spec = RewardSpec(kind="json_schema", json_schema=json.dumps({"$ref": place}))
+        with pytest.raises(InvalidRequest, match="does not hold"):
+            earn(tmp_path, ["{}"], spec)
+        with pytest.raises(TimeoutError):
+            lure.accept()
 
 
 def test_rewards_are_weighed(tmp_path: Path) -> None:
