@@ -149,6 +149,8 @@ class ThreadRow(Base):
     meta: Mapped[dict[str, Any]] = mapped_column("metadata", Json)
     values: Mapped[dict[str, Any]]
     interrupts: Mapped[list[dict[str, Any]]]
+    stateless: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Made for one run, and forgotten some time after it."""
     created_at: Mapped[datetime] = mapped_column(default=now)
     updated_at: Mapped[datetime] = mapped_column(default=now)
 
@@ -166,6 +168,9 @@ class RunRow(Base):
     input: Mapped[dict[str, Any] | None] = mapped_column(Json)
     command: Mapped[dict[str, Any] | None] = mapped_column(Json)
     error: Mapped[dict[str, Any] | None] = mapped_column(Json)
+    meta: Mapped[dict[str, Any] | None] = mapped_column("metadata", Json)
+    state: Mapped[dict[str, Any] | None] = mapped_column(Json, deferred=True)
+    hidden: Mapped[bool] = mapped_column(default=False, server_default=false())
     last_event: Mapped[int] = mapped_column(BigInteger, default=0)
     created_at: Mapped[datetime] = mapped_column(default=now)
     updated_at: Mapped[datetime] = mapped_column(default=now)

@@ -17,7 +17,7 @@ from moatelier.contracts import ExportSpec, RouteDecision, read_recipe
 from moatelier.ids import new_id
 from moatelier.settings import settings
 from serving import mixtures
-from store import adapters, datasets, events, feedback, keys, recipes, tasks
+from store import adapters, crons, datasets, events, feedback, keys, recipes, stored_evals, tasks, uploads
 from tests.api.conftest import make_adapter
 from tests.api.fake_engine import BASE
 
@@ -90,11 +90,38 @@ class Things:
         events.append([LoggedEvent(**logged, body=told)])
         return answer
 
+    def upload(self) -> str:
+        told = {"name": f"{self.mark}.csv", "purpose": "fine-tune", "bytes": 9, "mime_type": "text/csv"}
+        return uploads.create(self.project, **told).id
+
+    def part(self, upload: str) -> str:
+        return uploads.add_part(self.project, upload, io.BytesIO(b"x,y\n1,2\n\n")).id
+
+    def eval(self) -> str:
+        config = {"type": "custom", "item_schema": {"type": "object"}, "include_sample_schema": True}
+        kept = {"name": self.mark, "config": config, "criteria": [CHECK], "metadata": {}}
+        return stored_evals.create(self.project, id=new_id("eval"), **kept).id
+
+    def eval_run(self, eval: str) -> str:
+        source = {"type": "jsonl", "source": {"type": "file_content", "content": [{"item": {"a": self.mark}}]}}
+        asked = {"name": self.mark, "source": source, "metadata": {}, "status": "queued"}
+        run = stored_evals.create_run(self.project, id=new_id("evalrun"), eval=eval, **asked)
+        body = {"item": {"a": self.mark}, "sample": None, "results": []}
+        stored_evals.add_item(run, 1, True, body)
+        return run.id
+
+    def cron(self) -> str:
+        said = {"messages": [{"role": "user", "content": self.mark}], "files": {}}
+        return crons.create(self.project, thread=None, schedule="0 0 1 1 *", input=said).id
+
     def key(self) -> str:
         keys.create(self.project, self.mark)
         return keys.list_keys(self.project)[-1].id
 
 
+CHECK = {"type": "string_check", "name": "c", "operation": "eq", "input": "{{ item.a }}", "reference": "x"}
+SHARED = {"assistant_id": "conversation", "namespace": "x"}
+"""Parameters that name the same for all projects."""
 Ids = dict[str, str]
 Request = dict[str, Any]
 """What httpx takes: json, files, data, headers."""
@@ -107,6 +134,14 @@ def _ids(things: Things, route: str) -> Ids:
     for name in names:
         if name == "thread_id":
             found[name] = things.thread()
+        elif name == "run_id" and "eval_id" in found:
+            found[name] = things.eval_run(found["eval_id"])
+        elif name == "item_id":
+            found[name] = f"{found['run_id']}-1"
+        elif name == "checkpoint_id":
+            found[name] = things.run(found["thread_id"])
+        elif name in SHARED:
+            found[name] = SHARED[name]
         elif name == "run_id" and "thread_id" in found:
             found[name] = things.run(found["thread_id"], ended=not route.endswith("/cancel"))
         elif name == "run_id":
@@ -122,6 +157,10 @@ def _ids(things: Things, route: str) -> Ids:
                 "name": things.adapter,
                 "model": things.adapter,
                 "key_id": things.key,
+                "job_id": things.task,
+                "upload_id": things.upload,
+                "eval_id": things.eval,
+                "cron_id": things.cron,
             }[name]
             found[name] = made()
     return found
@@ -173,6 +212,39 @@ EXAMPLES: Mapping[str, Callable[[Things], Request]] = {
         }
     },
     "POST /v1/moa/{name}/try": lambda _: {"json": {"messages": SAID}},
+    "POST /v1/fine_tuning/jobs": lambda things: {"json": {"model": BASE, "training_file": things.file()}},
+    "POST /v1/uploads": lambda _: {
+        "json": {"filename": "a.csv", "purpose": "fine-tune", "bytes": 9, "mime_type": "text/csv"}
+    },
+    "POST /v1/uploads/{upload_id}/parts": lambda _: {"files": {"data": ("a", b"x,y\n1,2\n\n")}},
+    "POST /v1/uploads/{upload_id}/complete": lambda _: {"json": {"part_ids": ["part-none"]}},
+    "POST /v1/fine_tuning/alpha/graders/validate": lambda _: {"json": {"grader": CHECK}},
+    "POST /v1/fine_tuning/alpha/graders/run": lambda _: {"json": {"grader": CHECK, "model_sample": "x"}},
+    "POST /imports/openai/files/{file_id}": lambda _: {"files": {"file": ("a.csv", b"x,y\n1,2\n")}},
+    "POST /v1/evals": lambda _: {
+        "json": {
+            "data_source_config": {"type": "custom", "item_schema": {"type": "object"}},
+            "testing_criteria": [CHECK],
+        }
+    },
+    "POST /v1/evals/{eval_id}/runs": lambda _: {
+        "json": {
+            "data_source": {"type": "jsonl", "source": {"type": "file_content", "content": [{"item": {"a": "x"}}]}}
+        }
+    },
+    "POST /runs": lambda _: {"json": {"assistant_id": "conversation", "input": {"messages": SAID}}},
+    "POST /runs/stream": lambda _: {"json": {"assistant_id": "conversation", "input": {"messages": SAID}}},
+    "POST /runs/wait": lambda _: {"json": {"assistant_id": "conversation", "input": {"messages": SAID}}},
+    "POST /runs/batch": lambda _: {"json": [{"assistant_id": "conversation", "input": {"messages": SAID}}]},
+    "POST /runs/cancel": lambda _: {"json": {"run_ids": []}},
+    "POST /runs/crons": lambda _: {
+        "json": {"assistant_id": "conversation", "schedule": "0 0 1 1 *", "input": {"messages": SAID}}
+    },
+    "POST /threads/{thread_id}/runs/crons": lambda _: {
+        "json": {"assistant_id": "conversation", "schedule": "0 0 1 1 *", "input": {"messages": SAID}}
+    },
+    "POST /threads/prune": lambda things: {"json": {"thread_ids": [things.thread()]}},
+    "POST /assistants/{assistant_id}/latest": lambda _: {"json": {"version": 1}},
     "POST /v1/admin/keys": lambda _: {"json": {"name": "made", "scopes": ["infer"]}},
     "POST /v1/admin/projects": lambda _: {"json": {"id": new_id("p").lower()}},
 }
