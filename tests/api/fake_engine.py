@@ -72,13 +72,15 @@ def create(engine: Engine) -> FastAPI:
     async def chat(request: Request) -> Response:
         body = await request.json()
         engine.requests.append(body)
+        if not all(isinstance(message, dict) and "content" in message for message in body["messages"]):
+            return _error("A message is an object with a role and a content.", 400, "invalid_request")
         number, said = len(engine.requests), str(body["messages"][-1]["content"])
         for name in body.get("ensemble", [body["model"]]):
             if name != BASE and name not in engine.loaded:
                 return _error(f"No model `{name}` is loaded.", 404, "not_found")
         if said == "refuse":
             return _error("n is not supported by this engine.", 400, "invalid_request")
-        if body["stream"]:
+        if body.get("stream"):
             return StreamingResponse(_stream(engine, body, said, number), media_type="text/event-stream")
         if said == "slow":
             await _wait_for_hang_up(engine, request)
@@ -95,6 +97,12 @@ def create(engine: Engine) -> FastAPI:
         if not engine.embeds:
             return _error("The model is not pulled. Run `moatelier models pull`.", 503, "model_unavailable")
         texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
+        if (
+            not isinstance(texts, list)
+            or not texts
+            or not all(isinstance(text, str) and text.strip() for text in texts)
+        ):
+            return _error("Only texts can be embedded.", 400, "invalid_request")
         form = body.get("encoding_format", "float")
         return JSONResponse(embedded.body(np.stack([vector(text) for text in texts]), body["model"], form, 7))
 

@@ -5,6 +5,7 @@ python -m tests.api.fuzz --minutes 10 [--seed 1]
 
 import argparse
 import json
+import math
 import os
 import random
 import sys
@@ -51,12 +52,13 @@ LONGEST_S = 20.0
 class Found:
     """What was sent and what came of it."""
 
+    until: float = math.inf
     requests: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
 
 
-def fuzz(url: str, secret: str, examples: int, number: int, things: Things) -> Found:
+def fuzz(url: str, secret: str, examples: int, number: int, things: Things, until: float = math.inf) -> Found:
     """Send so many requests to each route of a service.
 
     Args:
@@ -65,8 +67,9 @@ def fuzz(url: str, secret: str, examples: int, number: int, things: Things) -> F
         examples: Of each route.
         number: Seeds what is made up.
         things: Makes what requests may be about.
+        until: By `time.monotonic`; later nothing is sent.
     """
-    found = Found()
+    found = Found(until)
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     drawn = random.Random(number)
     for result in schema.get_all_operations():
@@ -90,6 +93,8 @@ def _one(
     )
     @given(case=operation.as_strategy())
     def ask(case: Any) -> None:
+        if time.monotonic() > found.until:
+            return
         if route is not None and drawn.random() < 0.5:
             _about_something(case, route, things)
         headers = {"authorization": f"Bearer {secret}"}
@@ -152,7 +157,7 @@ def main() -> None:
     with service() as (url, secret):
         number = chosen.seed
         while time.monotonic() < ends and not whole.faults:
-            found = fuzz(url, secret, 20, number, Things("default"))
+            found = fuzz(url, secret, 20, number, Things("default"), ends)
             whole.requests += found.requests
             whole.statuses += found.statuses
             whole.faults += found.faults

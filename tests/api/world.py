@@ -259,3 +259,9 @@ def example(route: str, things: Things) -> tuple[str, str, Request, Ids]:
     plain: Request = {"json": {}} if method in ("POST", "PATCH", "PUT") else {}
     request = EXAMPLES[route](things) if route in EXAMPLES else plain
     return method, path, request, ids
+
+
+def hollow(route: str) -> tuple[str, str, Request, Ids]:
+    """The same about nothing."""
+    method, template = route.split(" ", 1)
+    return method, re.sub(r"\{(\w+)(:path)?\}", "none", template), {}, {}
