@@ -95,6 +95,10 @@ class Things:
         return keys.list_keys(self.project)[-1].id
 
 
+SHARED: Mapping[str, str] = {}
+"""Parameters of paths that name the same for all projects."""
+ENDLESS = frozenset({"GET /threads/{thread_id}/stream"})
+"""Streams without an end: who looks at them takes the first event and leaves."""
 Ids = dict[str, str]
 Request = dict[str, Any]
 """What httpx takes: json, files, data, headers."""
