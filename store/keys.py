@@ -96,6 +96,15 @@ def check_digest(digest: str) -> Key | None:
     return key if key is not None and key.live else None
 
 
+def made(secret: str) -> Key:
+    """The key whose newest secret this is, be it as short-lived as it may. Raises NotFound."""
+    with reading() as opened:
+        row = opened.scalars(select(KeyRow).where(KeyRow.sha256 == digest_of(secret))).one_or_none()
+        if row is None:
+            raise NotFound("The key has been rotated meanwhile.", remedy="`moatelier keys list` shows it.")
+        return _key(row)
+
+
 def _key(row: KeyRow) -> Key:
     return Key.model_validate(row)
 

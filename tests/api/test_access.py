@@ -39,6 +39,11 @@ def test_a_key_that_cannot_be_meant(http: httpx.Client, wrong: dict[str, object]
     assert http.post("/v1/admin/keys", json=wrong).status_code == 400
 
 
+def test_a_key_may_have_ended_before_it_is_told(http: httpx.Client) -> None:
+    made = http.post("/v1/admin/keys", json={"name": "brief", "expires_days": 1e-323})
+    assert made.status_code == 200 and made.json()["live"] is False
+
+
 def test_projects_are_the_operators_to_make_and_their_own_to_see(service: Service, http: httpx.Client) -> None:
     made = http.post("/v1/admin/projects", json={"id": "shop", "storage_gb": 1}).json()
     assert made["storage_bytes"] == 10**9 and made["key"]["project"] == "shop"

@@ -120,8 +120,10 @@ class Things:
 
 
 CHECK = {"type": "string_check", "name": "c", "operation": "eq", "input": "{{ item.a }}", "reference": "x"}
-SHARED = {"assistant_id": "conversation", "namespace": "x"}
-"""Parameters that name the same for all projects."""
+SHARED: Mapping[str, str] = {"assistant_id": "conversation", "namespace": "x"}
+"""Parameters of paths that name the same for all projects."""
+ENDLESS = frozenset({"GET /threads/{thread_id}/stream"})
+"""Streams without an end: who looks at them takes the first event and leaves."""
 Ids = dict[str, str]
 Request = dict[str, Any]
 """What httpx takes: json, files, data, headers."""
