@@ -40,10 +40,11 @@ Body = Annotated[dict[str, Any], Depends(json_object)]
 
 
 async def strict_json(request: Request) -> None:
-    """For routes whose bodies become contracts: Python reads NaN and halves of characters, which JSON does not hold and
-    could not be answered with. Raises like `json_object`.
+    """Refuse what Python reads and JSON lacks, NaN and halves of characters: they could not be answered with.
+
+    For routes whose bodies become contracts. Raises like `json_object`.
     """
-    if request.headers.get("content-type", "").startswith("application/json"):
+    if "json" in request.headers.get("content-type", ""):
         await json_object(request)
 
 
