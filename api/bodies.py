@@ -54,6 +54,18 @@ Body = Annotated[dict[str, Any], Depends(json_object)]
 Bodies = Annotated[list[dict[str, Any]], Depends(json_objects)]
 
 
+async def strict_json(request: Request) -> None:
+    """Refuse what Python reads and JSON lacks, NaN and halves of characters: they could not be answered with.
+
+    For routes whose bodies become contracts. Raises like `json_object`.
+    """
+    if "json" in request.headers.get("content-type", ""):
+        await json_object(request)
+
+
+STRICT = Depends(strict_json)
+
+
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     """Await `work`, but cancel it as soon as the client closes its connection. The body must have been read.
 

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -218,3 +219,14 @@ def test_a_grader_is_tried_before_anything_rests_on_it(whole: Whole) -> None:
     assert scored.reward == 0.5 and scored.api_model_grader_token_usage_per_model == {"tiny": 5}
     with pytest.raises(openai.BadRequestError):
         graders.validate(grader={"type": "python", "name": "p", "source": "..."})
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", '"\\ud800"'])
+def test_what_json_cannot_hold_is_refused_and_never_kept(whole: Whole, value: str) -> None:
+    schema = f'{{"type": "object", "x": {value}}}'
+    config = f'{{"type": "custom", "item_schema": {schema}}}'
+    body = f'{{"data_source_config": {config}, "testing_criteria": [{json.dumps(CHECK)}]}}'
+    headers = {"authorization": f"Bearer {whole.key}", "content-type": "application/json"}
+    answer = httpx.post(f"{whole.url}/v1/evals", content=body.encode(), headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
+    assert whole.client.evals.list().data == []

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from openai import OpenAI
 
-from tests.conformance.serving import asked_file, chat_file, pairs_file
+from tests.conformance.serving import chat_file
 from tests.e2e.harness import Service, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -91,19 +91,3 @@ def test_the_run_of_an_eval_goes_on_after_its_worker_was_killed(service: Service
     assert done.result_counts.total == 300 and done.result_counts.errored == 0
     items = list(client.evals.runs.output_items.list(run.id, eval_id=made.id, limit=100))
     assert [item.datasource_item_id for item in items] == list(range(300))
-
-
-@pytest.mark.parametrize("method", ["dpo", "reinforcement"])
-def test_the_other_methods_train_too(client: OpenAI, tmp_path: Path, method: str) -> None:
-    grader = {"type": "text_similarity", "name": "near", "evaluation_metric": "fuzzy_match"}
-    grader |= {"input": "{{sample.output_text}}", "reference": "{{item.sum}}"}
-    configured = {"dpo": {}, "reinforcement": {"grader": grader, "hyperparameters": {"n_epochs": 1, "batch_size": 8}}}
-    file = (pairs_file if method == "dpo" else asked_file)(tmp_path / "rows.jsonl", 50)
-    job = start(client, file, method={"type": method, method: configured[method]})
-    done = end(client, job)
-    assert done.status == "succeeded", done.error
-    events = list(client.fine_tuning.jobs.list_events(job, limit=100))
-    losses = [event.data for event in events if event.type == "metrics"]
-    assert losses and all("step" in data for data in losses)  # type: ignore[operator]
-    if method == "reinforcement":
-        assert any("reward" in data for data in losses)  # type: ignore[operator]

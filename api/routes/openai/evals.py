@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 
 from api.auth import Project
+from api.bodies import STRICT
 from api.eval_requests import EvalChange, EvalRequest, RunRequest, UploadedRows
 from api.eval_shapes import eval_json, item_json, item_number, run_json
 from api.pages import listing
@@ -17,7 +18,7 @@ from serving.auto import AUTO
 from serving.targets import resolve
 from store import datasets, stored_evals
 
-router = APIRouter(prefix="/v1/evals")
+router = APIRouter(prefix="/v1/evals", dependencies=[STRICT])
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Order = Literal["asc", "desc"]
 

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Request
 
 from api import metadata, tuning_shapes
 from api.auth import Project
+from api.bodies import STRICT
 from api.pages import listing, page
 from api.tuning_requests import JobRequest, in_words, order_of
 from api.tuning_shapes import checkpoint_json, event_json, job_json
@@ -14,7 +15,7 @@ from moatelier.contracts import Event
 from moatelier.errors import Conflict, InvalidRequest, NotFound
 from store import adapters, datasets, events, orders, tasks
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs")
+router = APIRouter(prefix="/v1/fine_tuning/jobs", dependencies=[STRICT])
 PAGE = 100
 MOST_TRIALS = 100
 """More than a task's budget allows."""

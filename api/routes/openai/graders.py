@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from api.auth import Project
+from api.bodies import STRICT
 from api.services import Shared
 from evals.graders import Messages, graded
 from graphs.eval_items import shown
@@ -14,7 +15,7 @@ from moatelier.contracts import Grader
 from moatelier.contracts.base import Contract
 from moatelier.errors import DataError, MoatelierError, UpstreamError
 
-router = APIRouter(prefix="/v1/fine_tuning/alpha/graders")
+router = APIRouter(prefix="/v1/fine_tuning/alpha/graders", dependencies=[STRICT])
 ERRORS = (
     "formula_parse_error",
     "invalid_variable_error",

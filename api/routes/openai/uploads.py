@@ -6,11 +6,12 @@ from fastapi import APIRouter, File, UploadFile
 from pydantic import Field
 
 from api.auth import Project
+from api.bodies import STRICT
 from api.file_shapes import ExpiresAfter, Purpose, part_json, upload_json
 from moatelier.contracts.base import Contract
 from store import datasets, uploads
 
-router = APIRouter(prefix="/v1/uploads")
+router = APIRouter(prefix="/v1/uploads", dependencies=[STRICT])
 
 
 class UploadRequest(Contract):
