@@ -15,7 +15,18 @@ from api import errors
 from api.decisions import DecisionLog
 from api.routes.admin import adapters, derived, mixture, recipes, tasks
 from api.routes.monitoring import health, page
-from api.routes.openai import chat, classify, embeddings, feedback, files, models, transcriptions
+from api.routes.openai import (
+    chat,
+    classify,
+    completions,
+    embeddings,
+    feedback,
+    files,
+    models,
+    refused,
+    responses,
+    transcriptions,
+)
 from api.routes.threads import assistants, crons, runs, stateless, states, threads
 from api.services import Services
 from api.trace import RequestIds
@@ -34,6 +45,9 @@ from store import db, keys
 
 ROUTES = (
     chat,
+    completions,
+    responses,
+    refused,
     classify,
     embeddings,
     transcriptions,
