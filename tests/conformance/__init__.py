@@ -1,0 +1,1 @@
+"""The public clients, unmodified, against a real server on loopback."""

@@ -1,0 +1,5 @@
+"""Fixtures of the conformance tests."""
+
+from tests.conformance.answering import answering as answering
+from tests.conformance.answering import talking as talking
+from tests.conformance.recording import recorded as recorded
