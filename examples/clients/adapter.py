@@ -1,7 +1,7 @@
 """Have an adapter made, with nothing but openai (to upload) and langgraph-sdk (to talk).
 
 export OPENAI_BASE_URL=http://127.0.0.1:8321/v1 OPENAI_API_KEY=mo-...
-python examples/clients/adapter.py "Train a classifier that predicts intent from message, at least 90% accuracy" tickets.csv
+python examples/clients/adapter.py "Train a classifier that predicts intent from message" tickets.csv
 """
 
 import sys
