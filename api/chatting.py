@@ -11,7 +11,7 @@ import binascii
 import io
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from api import telling
@@ -76,7 +76,6 @@ class Heard:
     thread: str
     part: Span | None = None
     prelude: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def _plain(text: str) -> str:
@@ -127,7 +126,7 @@ def hear(project: str, chat: Chat, thread_id: str | None) -> Heard:
         return Heard(going.thread, span(going))
     thread = _thread(project, chat, thread_id)
     if thread is None:
-        return _say(project, chat, create(project, None, {"title": _plain(chat.last.text)[:80]}).id)
+        return _say(project, chat, None)
     if thread.metadata.get(KEY) == chat.key() and not chat.first:  # the page asks for the same answer once more
         return _again(project, thread)
     if thread.status == "busy":
@@ -182,9 +181,13 @@ def _seen(project: str, thread: tasks.Thread, chat: Chat) -> bool:
     return chat.answered != "" and (chat.answered == said or (asked != "" and chat.answered.endswith(asked)))
 
 
-def _say(project: str, chat: Chat, thread: str) -> Heard:
+def _say(project: str, chat: Chat, thread: str | None) -> Heard:
+    """Start a run, on a new thread if there is none; the files are read before one is made."""
     said = {"role": "user", "content": chat.last.text.strip() or "Here is a file."}
-    run = start(project, thread, {"input": {"messages": [said], "files": _files(project, chat.last)}})
+    files = _files(project, chat.last)
+    if thread is None:
+        thread = create(project, None, {"title": _plain(chat.last.text)[:80], KEY: chat.key()}).id
+    run = start(project, thread, {"input": {"messages": [said], "files": files}})
     tasks.update_thread(thread, metadata={KEY: chat.key()})
     return Heard(thread, span(run))
 
@@ -214,8 +217,7 @@ def _meanwhile(project: str, chat: Chat, thread: tasks.Thread) -> Heard:
 
 
 def _again(project: str, thread: tasks.Thread) -> Heard:
-    part = _last(project, thread)
-    return Heard(thread.id, part)
+    return Heard(thread.id, _last(project, thread))
 
 
 def _files(project: str, turn: Turn) -> dict[str, str]:

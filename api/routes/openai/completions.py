@@ -129,10 +129,7 @@ def _logprobs(told: Any, offset: int) -> dict[str, Any] | None:
     for token in content:
         offsets.append(offset)
         offset += len(token["token"])
-    top = [
-        {each["token"]: each["logprob"] for each in (*token["top_logprobs"], token)} if "token" in token else {}
-        for token in content
-    ]
+    top = [{each["token"]: each["logprob"] for each in (*token["top_logprobs"], token)} for token in content]
     return {
         "tokens": [token["token"] for token in content],
         "token_logprobs": [token["logprob"] for token in content],
