@@ -1,8 +1,8 @@
-# The verbs of this project; CI runs `make check test slow`. Each makes .venv first when it is missing.
+# The verbs of this project; CI runs `make clients check test slow`. Each makes .venv first when it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo demo-pictures demo-speech serve check test slow bench kill-matrix gpu
+.PHONY: setup demo demo-pictures demo-speech serve check test slow clients bench kill-matrix gpu
 setup: .venv/ready
 
 .venv/ready: pyproject.toml
@@ -34,6 +34,10 @@ test: setup
 
 slow: setup
 	$(BIN)/pytest -m slow
+
+# The clients that the JavaScript examples use; without npm their tests are skipped.
+clients:
+	if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix examples/clients; fi
 
 gpu: setup
 	$(BIN)/pytest -m gpu

@@ -26,6 +26,7 @@ from api.routes.monitoring import health, page
 from api.routes.openai import (
     chat,
     classify,
+    completions,
     embeddings,
     evals,
     feedback,
@@ -33,6 +34,8 @@ from api.routes.openai import (
     fine_tuning,
     graders,
     models,
+    refused,
+    responses,
     transcriptions,
     uploads,
 )
@@ -55,6 +58,9 @@ from store import db, keys
 
 ROUTES = (
     chat,
+    completions,
+    responses,
+    refused,
     classify,
     embeddings,
     transcriptions,

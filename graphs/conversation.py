@@ -9,10 +9,11 @@ of its own and forwards the answer; while the task works, this thread waits and 
 
 import time
 from functools import cache
-from typing import Any
+from typing import Any, get_type_hints
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
+from pydantic import BaseModel, create_model
 
 from graphs import closing, jobs
 from graphs.checkpoint import prune, saver
@@ -189,4 +190,6 @@ def drawing() -> dict[str, Any]:
 @cache
 def schema() -> dict[str, Any]:
     """What a conversation's values are, as a JSON schema."""
-    return _graph().compile().get_output_jsonschema()
+    hints: dict[str, Any] = {name: (hint, None) for name, hint in get_type_hints(ConversationState).items()}
+    made: type[BaseModel] = create_model("Conversation", **hints)
+    return made.model_json_schema()

@@ -25,7 +25,7 @@ from moatelier.settings import settings
 from modalities import registry
 from modalities.bundle import read_manifest
 from modalities.imagetext.config import NAME as SHOWN
-from serving import labelling, parts, sensing
+from serving import continuing, labelling, parts, sensing
 from serving.bases import Bases
 from serving.driver import Driver, Ticket
 from serving.embeddings import Embedder, EmbeddingRequest
@@ -149,7 +149,8 @@ class Pool:
 
         def submit(engine: TextEngine) -> Sequence[Row]:
             fault_point("engine.answering")
-            return engine.submit(
+            take = partial(continuing.submit, engine) if request.raw else engine.submit
+            return take(
                 turns,
                 adapters=adapters,
                 sampling=sampling,

@@ -132,6 +132,7 @@ class ChatRequest(BaseModel):
     ensemble: list[str] | None = Field(
         default=None, min_length=2, max_length=MAX_CHOICES, description="ours: models that choose each token together"
     )
+    raw: bool = Field(default=False, description="ours: the one message is continued as it stands, without template")
     user: str | None = Field(default=None, description="whose requests take turns with those of others")
 
     def check(self) -> None:
@@ -145,6 +146,8 @@ class ChatRequest(BaseModel):
                 raise InvalidRequest(f"{name} is not supported by this engine.", where=name, remedy="Leave it out.")
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs.", where="top_logprobs", remedy="Set logprobs to true.")
+        if self.raw and len(self.messages) != 1:
+            raise InvalidRequest("A raw text is one message.", where="messages", remedy="Send one, or leave raw out.")
         if self.stream and self.prompt_logprobs is not None:
             what = "prompt_logprobs cannot be streamed."
             raise InvalidRequest(what, where="prompt_logprobs", remedy="Ask for the whole answer.")

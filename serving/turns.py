@@ -32,6 +32,20 @@ def prompt_ids(base: TextBase, messages: Sequence[Mapping[str, Any]], system: st
     return require_room(base, render(base.tokenizer, turns, True), index)
 
 
+def raw_ids(base: TextBase, text: str) -> list[int]:
+    """A text as it stands, to be continued: no template, no system message.
+
+    Raises:
+        InvalidRequest: It is empty, or fills the whole context.
+    """
+    if len(text) > base.config.context * LONGEST_TOKEN:
+        raise _too_long(base, f"{len(text)} characters", 0)
+    ids = [int(token) for token in base.tokenizer(text)["input_ids"]]
+    if not ids:
+        raise InvalidRequest("There is nothing to continue.", where="messages", remedy="Send a text.")
+    return require_room(base, ids)
+
+
 def require_room(base: TextBase, prompt: list[int], index: int = 0) -> list[int]:
     """The prompt itself, unless it fills the whole context. Raises InvalidRequest."""
     if len(prompt) >= base.config.context:

@@ -10,7 +10,7 @@ from sse_starlette import EventSourceResponse
 
 from api.auth import Project
 from api.bodies import Body, metered, passed_on, unless_gone
-from api.routes.openai import mixtures
+from api.routes.openai import conversing, mixtures
 from api.services import Services, Shared
 from moatelier.contracts.recipes import PREFIX
 from moatelier.errors import InvalidRequest
@@ -23,7 +23,9 @@ router = APIRouter()
 @router.post("/v1/chat/completions")
 async def complete(request: Request, project: Project, shared: Shared, body: Body) -> Response:
     """One chat completion, whole or as a stream."""
-    if _model(body).startswith(PREFIX):
+    if _model(body) == conversing.NAME:
+        return await conversing.complete(request, project, body)
+    if body["model"].startswith(PREFIX):
         return await mixtures.complete(request, project, shared, body)
     target = await _target(shared, project, body)
     # Who takes turns with whom is ours to say: a client that may name itself could be anybody's equal many times over.

@@ -5,8 +5,10 @@ from typing import Any
 from fastapi import APIRouter
 
 from api.auth import Project
+from api.routes.openai.conversing import NAME as CONVERSATION
 from api.services import Shared
 from moatelier.contracts.recipes import PREFIX
+from moatelier.errors import InvalidRequest
 from moatelier.settings import settings
 from serving import mixtures
 from serving.auto import AUTO
@@ -43,12 +45,15 @@ def list_models(project: Project, shared: Shared) -> dict[str, Any]:
             data.append(_mixture(stored))
     for record in adapters.list_adapters(project):
         data += [_of(record, name) for name in (record.model_id, *record.aliases)]
+    data.append(_model(CONVERSATION, root=CONVERSATION, parent=None))
     return {"object": "list", "data": data, "has_more": False}
 
 
 @router.get("/v1/models/{model:path}")
 def get_model(model: str, project: Project, shared: Shared) -> dict[str, Any]:
-    """One model by its id, digest or alias; `auto` once an adapter has joined it; a live recipe."""
+    """One model by its id, digest or alias; the conversation; `auto` once an adapter has joined it; a live recipe."""
+    if model == CONVERSATION:
+        return _model(CONVERSATION, root=CONVERSATION, parent=None)
     if model == AUTO:
         shared.auto.check(project)
         return _model(AUTO, root=AUTO, parent=settings().base)
@@ -60,3 +65,17 @@ def get_model(model: str, project: Project, shared: Shared) -> dict[str, Any]:
     if target.digest is None:
         return _model(model, root=target.model, parent=None)
     return _of(adapters.get(project, model), model)
+
+
+@router.delete("/v1/models/{model:path}")
+def delete_model(model: str, project: Project) -> dict[str, Any]:
+    """Refused: an adapter is sealed, and the signed records about it stay true of something that is there.
+
+    Raises:
+        NotFound: The project knows no such model.
+        InvalidRequest: In every other case.
+    """
+    if model not in (AUTO, CONVERSATION) and not model.startswith(PREFIX):
+        resolve((project, model))
+    remedy = "Point its alias at another adapter instead; a recipe is disabled at /v1/moa/{name}/disable."
+    raise InvalidRequest("Models are not deleted.", where=model, remedy=remedy)
