@@ -22,6 +22,8 @@ from store.keys import Key, digest_of
 
 KEY = "moatelier.key"
 """Where the guard leaves the caller's key in a request's scope."""
+CHANGES = "moatelier.changes"
+"""Where a route that mostly asks says that this request changes something, so that it is audited."""
 REMEDY = "Send `Authorization: Bearer mo-...` or `x-api-key: mo-...`; the first start wrote one to keys/admin.key."
 ADDRESSES, SEEN = 4096, 4096
 SEEN_S = 3600.0
@@ -119,6 +121,16 @@ def need(key: Key, scopes: Sequence[Scope]) -> None:
         wanted = " or ".join([*scopes, "admin"] if "admin" not in scopes else scopes)
         have = ", ".join(key.scopes) or "none"
         raise Forbidden(f"The key's scopes ({have}) do not open this.", remedy=f"Use a key with the scope {wanted}.")
+
+
+def need_train(request: Request) -> None:
+    """What a request to a route that asks models does, when it is a training that it asks for.
+
+    Raises:
+        Forbidden: The key does not open that.
+    """
+    need(request.scope[KEY], ("train",))
+    request.scope[CHANGES] = True
 
 
 async def caller(request: Request) -> Key:

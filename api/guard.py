@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import errors
-from api.auth import KEY, need, secret_of
+from api.auth import CHANGES, KEY, need, secret_of
 from api.bounds import Bounded, declared
 from api.limits import METER, Header, Meter
 from api.rights import Line, Table
@@ -140,7 +140,7 @@ class _Passage:
         headers = {name.lower(): value for name, value in message["headers"]}
         kind = headers.get(b"content-type", b"")
         self._events = kind.startswith(b"text/event-stream")
-        if self._line.right.changes and message["status"] < 400:
+        if (self._line.right.changes or CHANGES in self._scope) and message["status"] < 400:
             place = headers.get(b"content-location", headers.get(b"location"))
             length = int(headers.get(b"content-length", b"0"))
             if place is None and kind.startswith(b"application/json") and 0 < length <= MADE_IN:

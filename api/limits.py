@@ -20,7 +20,7 @@ METER = "moatelier.meter"
 _TOTAL = re.compile(rb'"total_tokens": ?(\d+)')
 _PAIR = re.compile(rb'"tokens": ?\{"prompt": ?(\d+), ?"completion": ?(\d+)\}')
 """How a recipe's stream tells what all its calls cost."""
-_DELTA = re.compile(rb'"delta": ?\{"(?:content|role|reasoning)')
+_DELTA = re.compile(rb'"delta": ?\{"(?:content|role|reasoning)|"object": ?"text_completion"')
 Header = tuple[bytes, bytes]
 
 
