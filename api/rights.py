@@ -156,6 +156,7 @@ RIGHTS: Mapping[str, Right] = {
     "POST /v1/responses/compact": INFER,
     "POST /v1/responses/input_tokens": INFER,
     "POST /v1/responses/{response_id}/cancel": INFER,
+    "DELETE /v1/models/{model:path}": TRAIN,
     # the rest of LangGraph's dialect
     "POST /threads/count": READ,
     "POST /threads/prune": TRAIN,
