@@ -34,6 +34,15 @@ WITHOUT_ENGINE = {
     "POST /v1/moa/{name}/evaluations": (400, 404),
     "POST /v1/moa/{name}/candidates": (400, 404),
     # Refused to everybody.
+    "GET /v1/chat/completions": (400,),
+    "GET /v1/chat/completions/{completion_id}": (400,),
+    "POST /v1/chat/completions/{completion_id}": (400,),
+    "DELETE /v1/chat/completions/{completion_id}": (400,),
+    "GET /v1/chat/completions/{completion_id}/messages": (400,),
+    "POST /v1/audio/speech": (400,),
+    "POST /v1/responses/compact": (400,),
+    "POST /v1/responses/input_tokens": (400,),
+    "POST /v1/responses/{response_id}/cancel": (400,),
     "POST /assistants": (400,),
     "PATCH /assistants/{assistant_id}": (400,),
     "DELETE /assistants/{assistant_id}": (400,),
@@ -51,8 +60,11 @@ WITHOUT_ENGINE = {
     "POST /imports/openai/files/{file_id}": (200, 400),  # the id is taken: of one's own it is given again
 }
 """Answers, other than success, of routes that were let through."""
-ELSEWHERE = {"POST /imports/openai/files/{file_id}": (400,)}
-"""Answers, other than 404, about another project's things: an id that is brought along may be taken."""
+ELSEWHERE = {
+    "POST /imports/openai/files/{file_id}": (400,),  # an id that is brought along may be taken
+    "POST /v1/responses/{response_id}/cancel": (400,),  # refused whatever is named
+}
+"""Answers, other than 404, about another project's things."""
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from moatelier.contracts import ExportSpec, RouteDecision, read_recipe
 from moatelier.ids import new_id
 from moatelier.settings import settings
 from serving import mixtures
-from store import adapters, crons, datasets, events, feedback, keys, recipes, stored_evals, tasks, uploads
+from store import adapters, crons, datasets, events, feedback, keys, recipes, responses, stored_evals, tasks, uploads
 from tests.api.conftest import make_adapter
 from tests.api.fake_engine import BASE
 
@@ -114,13 +114,20 @@ class Things:
         said = {"messages": [{"role": "user", "content": self.mark}], "files": {}}
         return crons.create(self.project, thread=None, schedule="0 0 1 1 *", input=said).id
 
+    def response(self) -> str:
+        made = new_id("resp")
+        items = [{"type": "message", "role": "user", "content": self.mark}]
+        body = {"id": made, "object": "response", "output": [], "previous_response_id": None}
+        responses.put(self.project, made, previous=None, items=items, body=body)
+        return made
+
     def key(self) -> str:
         keys.create(self.project, self.mark)
         return keys.list_keys(self.project)[-1].id
 
 
 CHECK = {"type": "string_check", "name": "c", "operation": "eq", "input": "{{ item.a }}", "reference": "x"}
-SHARED: Mapping[str, str] = {"assistant_id": "conversation", "namespace": "x"}
+SHARED: Mapping[str, str] = {"assistant_id": "conversation", "namespace": "x", "completion_id": "chatcmpl-1"}
 """Parameters of paths that name the same for all projects."""
 ENDLESS = frozenset({"GET /threads/{thread_id}/stream"})
 """Streams without an end: who looks at them takes the first event and leaves."""
@@ -163,6 +170,7 @@ def _ids(things: Things, route: str) -> Ids:
                 "upload_id": things.upload,
                 "eval_id": things.eval,
                 "cron_id": things.cron,
+                "response_id": things.response,
             }[name]
             found[name] = made()
     return found
@@ -214,6 +222,8 @@ EXAMPLES: Mapping[str, Callable[[Things], Request]] = {
         }
     },
     "POST /v1/moa/{name}/try": lambda _: {"json": {"messages": SAID}},
+    "POST /v1/completions": lambda things: {"json": {"model": things.adapter(), "prompt": "x"}},
+    "POST /v1/responses": lambda things: {"json": {"model": things.adapter(), "input": "x"}},
     "POST /v1/fine_tuning/jobs": lambda things: {"json": {"model": BASE, "training_file": things.file()}},
     "POST /v1/uploads": lambda _: {
         "json": {"filename": "a.csv", "purpose": "fine-tune", "bytes": 9, "mime_type": "text/csv"}

@@ -16,6 +16,7 @@ from fastapi.responses import StreamingResponse
 from sse_starlette import EventSourceResponse
 
 from api import chatting, telling
+from api.auth import need_train
 from api.follow import follow
 from api.routes.threads.following import HEARTBEAT_S
 from api.routes.threads.requests import read_metadata
@@ -78,10 +79,12 @@ async def complete(request: Request, project: str, body: dict[str, Any]) -> Resp
     """One answer of the conversation, whole or as a stream. A client that hangs up stops nothing.
 
     Raises:
+        Forbidden: The key does not open trainings, which this may start.
         InvalidRequest: Nobody has said anything, or a field cannot be honoured.
         NotFound: `metadata.thread_id` or a file names nothing.
         Conflict: The thread cannot take this up now.
     """
+    need_train(request)
     for name, allowed in REFUSED.items():
         if body.get(name) not in allowed:
             what = f"A conversation has no {name}."
