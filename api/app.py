@@ -4,7 +4,6 @@ python -m api.app
 """
 
 import asyncio
-import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -14,12 +13,13 @@ from fastapi import FastAPI
 from api import errors
 from api.decisions import DecisionLog
 from api.routes.admin import adapters, derived, mixture, recipes, tasks
-from api.routes.monitoring import health, page
+from api.routes.monitoring import health, metrics, page
 from api.routes.openai import chat, classify, embeddings, feedback, files, models, transcriptions
 from api.routes.threads import runs, threads
 from api.services import Services
 from api.trace import RequestIds
 from graphs.answering import Answers
+from moatelier import logs, tracing
 from moatelier.errors import MoatelierError
 from moatelier.settings import settings
 from serving import mixtures
@@ -27,7 +27,7 @@ from serving.asking import Asker
 from serving.auto import Auto
 from serving.backend import Backend
 from serving.brief import Brief
-from serving.process import serve
+from serving.process import TELEMETRY, serve
 from serving.targets import resolve
 from serving.upstream import Upstream
 from store import db, keys
@@ -48,6 +48,7 @@ ROUTES = (
     recipes,
     mixture,
     health,
+    metrics,
     page,
 )
 
@@ -59,7 +60,7 @@ def create_app(engine_url: str | None = None) -> FastAPI:
         engine_url: Where the engine listens; default: on loopback, at the port of the settings.
     """
     url = engine_url or f"http://127.0.0.1:{settings().engine_port}"
-    app = FastAPI(title="Moatelier", lifespan=_lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Moatelier", lifespan=_lifespan, docs_url=None, redoc_url=None, telemetry=TELEMETRY)
     app.state.engine_url = url
     app.add_middleware(RequestIds)
     errors.install(app)
@@ -89,7 +90,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def main() -> None:
     """Serve until told to stop: SIGTERM, or the end of the supervisor's pipe."""
     try:
-        logging.basicConfig(level=settings().log_level, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+        logs.configure("api")
+        tracing.configure("api")
         db.migrate()
         keys.ensure_admin()
         serve(create_app(), settings().host, settings().port)

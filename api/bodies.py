@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request
 
 from api.errors import envelope_of
+from api.trace import tell_usage
 from moatelier.errors import Cancelled, InvalidRequest, MoatelierError
 from serving import sse
 
@@ -51,7 +52,10 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise Cancelled("The client closed the connection before the answer was there.")
-        return task.result()
+        answer = task.result()
+        if isinstance(answer, dict):
+            tell_usage(answer)
+        return answer
     finally:
         task.cancel()
         watch.cancel()
@@ -69,6 +73,7 @@ async def passed_on(
     """The engine's events, each changed; an answer that breaks off ends with an error event, never silently."""
     try:
         async for body in sse.bodies(chunks):
+            tell_usage(body)
             yield sse.event(body if "error" in body else change(body))
             if "error" in body:
                 return

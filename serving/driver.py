@@ -8,11 +8,15 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from opentelemetry import context
+
 from moatelier.errors import Cancelled, MoatelierError
+from serving import watching
 from serving.engine import Delta, TextEngine
 from serving.row import Row
 
@@ -30,6 +34,8 @@ class Ticket(AsyncIterator[Delta]):
         self.submit, self.eager = submit, eager
         self.rows: Sequence[Row] = ()
         self.cancelled = False
+        self.context = context.get_current()
+        """Of the request's trace."""
         self._loop = asyncio.get_running_loop()
         self._items: asyncio.Queue[Delta | BaseException] = asyncio.Queue()
 
@@ -122,7 +128,8 @@ class Driver:
         engine = self._engine()
         self._drop_cancelled(engine)
         try:
-            engine.step()
+            begun = time.monotonic()
+            watching.step(begun, engine.step())
         except Exception as error:  # a step that fails fails everybody in it: whose fault it is cannot be known
             self._fail(engine, _known(error))
         self._deliver()
@@ -189,6 +196,7 @@ class Driver:
     def _end(self, ticket: Ticket, last: Sequence[Delta | BaseException]) -> None:
         self._tickets.remove(ticket)
         ticket.say(last)
+        watching.ended(ticket.rows, ticket.context, last[-1] if isinstance(last[-1], BaseException) else None)
 
 
 def _known(error: BaseException) -> MoatelierError:

@@ -19,6 +19,7 @@ import httpx
 import numpy as np
 from pydantic import SecretStr
 
+from moatelier import tracing
 from moatelier.errors import MoatelierError, UpstreamError, UpstreamRefused
 from moatelier.loopback import is_loopback
 from serving.breaker import Breaker
@@ -148,7 +149,8 @@ class Upstream:
 
     def _recording(self, form: Mapping[str, Any], name: str, data: bytes) -> httpx.Request:
         files = {"file": (name, data)}
-        return self._client.build_request("POST", "/v1/audio/transcriptions", data=dict(form), files=files)
+        path, headers = "/v1/audio/transcriptions", tracing.headers()
+        return self._client.build_request("POST", path, data=dict(form), files=files, headers=headers)
 
     async def classify(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         """The labels of texts, pictures or recordings. Raises like `chat`."""
@@ -168,6 +170,10 @@ class Upstream:
     async def unload_adapter(self, name: str) -> None:
         """Forget a loaded adapter."""
         await self._send(self._request("POST", "/v1/unload_lora_adapter", {"lora_name": name}))
+
+    async def metrics(self) -> str:
+        """What the upstream counts, in Prometheus' text format. Raises UpstreamError where it tells nothing."""
+        return (await self._send(self._request("GET", "/metrics"))).text
 
     async def health(self) -> dict[str, Any]:
         """What the upstream says of itself; {} when it only says that it is well."""
@@ -208,7 +214,7 @@ class Upstream:
         payload: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Request:
-        return self._client.build_request(method, path, json=payload, headers=headers)
+        return self._client.build_request(method, path, json=payload, headers={**tracing.headers(), **(headers or {})})
 
     async def _once(self, request: httpx.Request, *, streamed: bool = False) -> httpx.Response:
         """One attempt; its body is read unless it is streamed.
