@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
 
-from api import errors
+from api import errors, metrics
 from api.decisions import DecisionLog
 from api.routes.admin import adapters, derived, mixture, recipes, tasks
-from api.routes.monitoring import health, metrics, page
+from api.routes.monitoring import health, page, scrape
 from api.routes.openai import chat, classify, embeddings, feedback, files, models, transcriptions
 from api.routes.threads import runs, threads
 from api.services import Services
@@ -23,10 +23,12 @@ from moatelier import logs, tracing
 from moatelier.errors import MoatelierError
 from moatelier.settings import settings
 from serving import mixtures
+from serving.admission import Admission
 from serving.asking import Asker
 from serving.auto import Auto
 from serving.backend import Backend
 from serving.brief import Brief
+from serving.patience import HEADER
 from serving.process import TELEMETRY, serve
 from serving.targets import resolve
 from serving.upstream import Upstream
@@ -48,7 +50,7 @@ ROUTES = (
     recipes,
     mixture,
     health,
-    metrics,
+    scrape,
     page,
 )
 
@@ -72,7 +74,15 @@ def create_app(engine_url: str | None = None) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     decisions = DecisionLog()
-    async with Upstream(app.state.engine_url) as upstream, Asker(backend := Backend(upstream)) as asker:
+    admission = Admission(
+        settings().in_flight, settings().queue, settings().queue_wait_s, metrics.ADMISSION_SECONDS.observe
+    )
+    metrics.watch(admission)
+    patience = {HEADER: f"{settings().queue_wait_s:g}"}
+    async with (
+        Upstream(app.state.engine_url, headers=patience) as upstream,
+        Asker(backend := Backend(upstream, admission)) as asker,
+    ):
         targets = Brief(resolve)
         auto = Auto(upstream, targets)
         answers = Answers(asker, auto, targets)

@@ -5,6 +5,7 @@ engine that does not answer (it may be restarting) says when to come back.
 """
 
 import logging
+import math
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -12,8 +13,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from api import metrics
 from api.trace import request_id
-from moatelier.errors import MoatelierError, UpstreamError
+from moatelier.errors import MoatelierError, Overloaded, UpstreamError
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 """Status -> the envelope's `type`; other 4xx are `invalid_request_error`, 5xx `server_error`."""
@@ -38,6 +40,9 @@ def _ours(request: Request, error: Exception) -> JSONResponse:
         log.error("request %s failed", request_id(request.scope), exc_info=error)
     if isinstance(error, UpstreamError) and error.status >= 500:
         headers = {"retry-after-ms": str(RETRY_AFTER_MS)}
+    elif isinstance(error, Overloaded):
+        metrics.OVERLOADED.inc()
+        headers = {"retry-after": f"{math.ceil(error.retry_after_s)}"}
     else:
         headers = {"x-should-retry": "false"}
     if error.status == 401:

@@ -1,7 +1,7 @@
 """What the api process counts, as Prometheus reads it: base units, and no label that a client could fill with words.
 
 Labels come from closed sets alone: route templates, statuses, the reasons and codes of our own types. What engine and
-worker count is fetched when somebody looks, see routes/monitoring/metrics.py.
+worker count is fetched when somebody looks, see routes/monitoring/scrape.py.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from moatelier import __version__
 from moatelier.contracts import Feedback, RouteDecision, Trace
+from serving.admission import Admission
 
 REGISTRY = CollectorRegistry()
 METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
@@ -70,9 +71,23 @@ CALL_SECONDS = Histogram(
     "moatelier_moa_call_seconds", "What one call of a recipe took.", buckets=SECONDS, registry=REGISTRY
 )
 FEEDBACK = Counter("moatelier_feedback_total", "Words of people on answers.", ["kind"], registry=REGISTRY)
+AT_ENGINE = Gauge("moatelier_admission_in_flight", "Requests that are at the engine.", registry=REGISTRY)
+WAITING = Gauge("moatelier_admission_waiting", "Requests that wait to be let in.", registry=REGISTRY)
+ADMISSION_SECONDS = Histogram(
+    "moatelier_admission_wait_seconds", "Waited to be let in.", buckets=SECONDS, registry=REGISTRY
+)
+OVERLOADED = Counter(
+    "moatelier_overloaded_total", "Requests refused as more was asked than can be answered.", registry=REGISTRY
+)
 UP = Gauge("moatelier_up", "Whether a process of the service answers.", ["role"], registry=REGISTRY)
 BUILD = Gauge("moatelier_build_info", "Always 1.", ["version"], registry=REGISTRY)
 BUILD.labels(__version__).set(1)
+
+
+def watch(admission: Admission) -> None:
+    """Show who is let in."""
+    AT_ENGINE.set_function(lambda: admission.taken)
+    WAITING.set_function(lambda: admission.waiting)
 
 
 def method(given: str) -> str:

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 
 from opentelemetry import context
 
-from moatelier.errors import Cancelled, MoatelierError
+from moatelier.errors import Cancelled, MoatelierError, Overloaded
 from serving import watching
 from serving.engine import Delta, TextEngine
+from serving.patience import patience_s
 from serving.row import Row
 
 T = TypeVar("T")
@@ -36,6 +37,7 @@ class Ticket(AsyncIterator[Delta]):
         self.cancelled = False
         self.context = context.get_current()
         """Of the request's trace."""
+        self.patience_s = patience_s()
         self._loop = asyncio.get_running_loop()
         self._items: asyncio.Queue[Delta | BaseException] = asyncio.Queue()
 
@@ -127,6 +129,7 @@ class Driver:
             return
         engine = self._engine()
         self._drop_cancelled(engine)
+        self._drop_impatient(engine)
         try:
             begun = time.monotonic()
             watching.step(begun, engine.step())
@@ -166,6 +169,17 @@ class Driver:
             for row in ticket.rows:
                 engine.cancel(row)
             self._end(ticket, [Cancelled("The request was cancelled.")])
+
+    def _drop_impatient(self, engine: TextEngine) -> None:
+        """Refuse those whose turn has not come in time; whoever has begun is answered to the end."""
+        now = time.monotonic()
+        for ticket in [ticket for ticket in self._tickets if ticket.patience_s is not None]:
+            waited = max((now - row.arrived for row in ticket.rows if row.began is None), default=0.0)
+            if waited > (ticket.patience_s or 0.0) and all(row.began is None for row in ticket.rows):
+                what = f"The engine had no time for the request within {ticket.patience_s:g} s."
+                for row in ticket.rows:
+                    engine.cancel(row)
+                self._end(ticket, [Overloaded(what, remedy="Send it again later.")])
 
     def _deliver(self) -> None:
         for ticket in list(self._tickets):

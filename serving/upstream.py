@@ -30,7 +30,8 @@ CONNECT_S = 5.0
 REFUSED = (400, 413, 422)
 """Statuses that say that the request is at fault, not the upstream."""
 _OURS = frozenset(
-    "model_unavailable not_found invalid_request data_error conflict integrity_error deadline_exceeded".split()
+    "model_unavailable not_found invalid_request data_error conflict integrity_error".split()
+    + ["deadline_exceeded", "overloaded"]
 )
 
 
@@ -44,6 +45,7 @@ class Upstream:
         concurrency: Requests under way at once; further ones wait their turn. None does not limit them.
         open_s: For so long it is left alone when it could not be reached five times in a row.
         retries: How often it is asked again where that is safe.
+        headers: Sent with every request.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Upstream:
         concurrency: int | None = None,
         open_s: float = 1.0,
         retries: Retries | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.url = base_url.rstrip("/").removesuffix("/v1")
         self.breaker = Breaker(self.url, open_s=open_s)
@@ -63,7 +66,7 @@ class Upstream:
         secret = key.get_secret_value() if isinstance(key, SecretStr) else key
         self._client = httpx.AsyncClient(
             base_url=self.url,
-            headers={"authorization": f"Bearer {secret}"} if secret else {},
+            headers={**(headers or {}), **({"authorization": f"Bearer {secret}"} if secret else {})},
             timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s)),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
             trust_env=not is_loopback(self.url),

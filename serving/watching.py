@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from moatelier import genai, logs, tracing
 from moatelier.errors import MoatelierError
 from serving import metrics
+from serving.patience import Patience
 from serving.row import Row
 
 
@@ -106,7 +107,7 @@ class _Held(Collector):
 
 
 def add_routes(app: FastAPI, open: Callable[[], Mapping[str, Counted]]) -> None:
-    """Serve `/metrics`.
+    """Serve `/metrics`, and let requests say how long they wait.
 
     Args:
         app: The engine's server.
@@ -114,6 +115,8 @@ def add_routes(app: FastAPI, open: Callable[[], Mapping[str, Counted]]) -> None:
     """
     held = CollectorRegistry(auto_describe=False)
     held.register(_Held(open))
+
+    app.add_middleware(Patience)
 
     @app.get("/metrics")
     async def scrape() -> Response:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from moatelier.errors import Cancelled, DeadlineExceeded, InvalidRequest, MoatelierError, NotFound
+from moatelier.errors import Cancelled, DeadlineExceeded, InvalidRequest, MoatelierError, NotFound, Overloaded
 from serving import metrics
 from serving.driver import Driver, Ticket
 from serving.engine import Delta, Sampling, TextEngine
@@ -264,3 +264,18 @@ def test_a_request_is_counted_once_with_its_times(driver: Driver) -> None:
     assert added[f"{engine}generated_tokens_total"] > 4
     assert 0 < added[f"{engine}queue_seconds_sum"] <= added[f"{engine}time_to_first_token_seconds_sum"]
     assert added[f"{engine}batch_rows_count"] <= added[f"{engine}step_seconds_count"]
+
+
+def test_who_would_wait_too_long_is_refused_and_who_has_begun_is_not(driver: Driver) -> None:
+    async def scene() -> None:
+        running = [ask(driver, "refund", Sampling(40)) for _ in range(16)]
+        for ticket in running:
+            await anext(ticket)
+        late, patient = ask(driver, "parcel", Sampling(2)), ask(driver, "parcel", Sampling(2))
+        late.patience_s = 0.0
+        with pytest.raises(Overloaded):
+            await read(late)
+        for ticket in [*running, patient]:
+            assert await read(ticket)
+
+    run(scene())
