@@ -27,6 +27,14 @@ QUIET = ("/healthz", "/readyz", "/metrics")
 """Asked every few seconds by machines: their lines are for those who debug."""
 GONE = 499
 """The client went away before there was an answer; as nginx calls it."""
+SPAN = {
+    "model": genai.REQUEST_MODEL,
+    "reason": genai.ROUTE_REASON,
+    "way": genai.WAY,
+    "prompt_tokens": genai.INPUT_TOKENS,
+    "completion_tokens": genai.OUTPUT_TOKENS,
+}
+"""What of a request's line its span is told too."""
 log = logging.getLogger("moatelier.request")
 
 
@@ -40,6 +48,7 @@ class Record:
         first: When its answer began.
         status: Of its answer.
         told: What else belongs to its line.
+        span: Of its trace.
     """
 
     id: str
@@ -47,6 +56,7 @@ class Record:
     first: float | None = None
     status: int | None = None
     told: dict[str, Any] = field(default_factory=dict)
+    span: trace.Span = field(default_factory=trace.get_current_span)
 
 
 _current: ContextVar[Record | None] = ContextVar("moatelier.request", default=None)
@@ -61,6 +71,7 @@ def tell(**fields: Any) -> None:
     """Add to the line of the request that is being worked on: names and numbers, never what somebody said."""
     if record := _current.get():
         record.told |= fields
+        record.span.set_attributes({SPAN[name]: value for name, value in fields.items() if name in SPAN})
 
 
 def tell_usage(answer: Mapping[str, Any]) -> None:
@@ -85,7 +96,7 @@ class RequestIds:
         given = Headers(scope=scope).get("x-request-id", "")
         record = Record(given if _FIT.fullmatch(given) else new_id("req"))
         scope[_KEY] = record.id
-        trace.get_current_span().set_attribute(genai.REQUEST_ID, record.id)
+        record.span.set_attribute(genai.REQUEST_ID, record.id)
 
         async def stamped(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -3,6 +3,9 @@
 https://opentelemetry.io/docs/specs/semconv/gen-ai/ (1.44). Nothing here holds words of prompts or answers.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 OPERATION = "gen_ai.operation.name"
 """`chat`, `embeddings`, ..."""
 PROVIDER = "gen_ai.provider.name"
@@ -28,3 +31,17 @@ WAITED_S = "moatelier.admission.waited_s"
 
 CHAT = "chat"
 OURS = "moatelier"
+
+
+def asked(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of a chat request."""
+    return {OPERATION: CHAT, PROVIDER: OURS, REQUEST_MODEL: str(payload.get("model"))}
+
+
+def answered(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of a whole chat completion; what it does not tell, or tells oddly, is left out."""
+    told: dict[str, Any] = {RESPONSE_MODEL: answer.get("model"), RESPONSE_ID: answer.get("id")}
+    usage = answer.get("usage")
+    if isinstance(usage, Mapping):
+        told |= {INPUT_TOKENS: usage.get("prompt_tokens"), OUTPUT_TOKENS: usage.get("completion_tokens")}
+    return {name: value for name, value in told.items() if isinstance(value, str | int)}

@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 from pydantic import SecretStr
 
-from moatelier import tracing
+from moatelier import genai, tracing
 from moatelier.errors import MoatelierError, UpstreamError, UpstreamRefused
 from moatelier.loopback import is_loopback
 from serving.breaker import Breaker
@@ -91,7 +91,10 @@ class Upstream:
             UpstreamError: Unreachable, too slow, or an answer that is none. Also the upstream's own error, as the
                 class its code names where it is one of ours.
         """
-        return await self._json("POST", "/v1/chat/completions", {**payload, "stream": False}, headers)
+        with tracing.span(f"chat {payload.get('model')}", genai.asked(payload), tracing.SpanKind.CLIENT) as current:
+            answer = await self._json("POST", "/v1/chat/completions", {**payload, "stream": False}, headers)
+            current.set_attributes(genai.answered(answer))
+            return answer
 
     def stream(
         self, payload: Mapping[str, Any], headers: Mapping[str, str] | None = None

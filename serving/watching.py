@@ -73,23 +73,25 @@ class Counted(Protocol):
         """What it holds, in bytes and in things."""
 
 
-class _Held(Collector):
-    """What the engines hold at the moment, by base, and what they have counted by themselves."""
+HELD: Mapping[str, tuple[str, str]] = {
+    "memory_limit": ("memory_limit_bytes", "Bytes that answers, cached prompts and adapters may take together."),
+    "memory_used": ("memory_used_bytes", "Bytes that they take: keys and values above all."),
+    "memory_held": ("memory_held_bytes", "Bytes of these that cannot be evicted now."),
+    "blocks": ("kv_blocks", "Blocks of cached keys and values."),
+    "running": ("running_rows", "Answers in the making."),
+    "waiting": ("waiting_rows", "Answers that wait for their first step."),
+    "adapters": ("adapters", "Adapters that requests may name."),
+}
+COUNTED: Mapping[str, tuple[str, str]] = {
+    "block_hits": ("kv_block_hits", "Blocks of prompts that were found computed."),
+    "block_misses": ("kv_block_misses", "Blocks that were looked for in vain."),
+    "evicted": ("evictions", "Blocks and adapters that made room."),
+}
+"""`Pool.counts` -> the metric and what it says."""
 
-    gauges: Mapping[str, tuple[str, str]] = {
-        "memory_limit": ("memory_limit_bytes", "Bytes that answers, cached prompts and adapters may take together."),
-        "memory_used": ("memory_used_bytes", "Bytes that they take: keys and values above all."),
-        "memory_held": ("memory_held_bytes", "Bytes of these that cannot be evicted now."),
-        "blocks": ("kv_blocks", "Blocks of cached keys and values."),
-        "running": ("running_rows", "Answers in the making."),
-        "waiting": ("waiting_rows", "Answers that wait for their first step."),
-        "adapters": ("adapters", "Adapters that requests may name."),
-    }
-    counters: Mapping[str, tuple[str, str]] = {
-        "block_hits": ("kv_block_hits", "Blocks of prompts that were found computed."),
-        "block_misses": ("kv_block_misses", "Blocks that were looked for in vain."),
-        "evicted": ("evictions", "Blocks and adapters that made room."),
-    }
+
+class Held(Collector):
+    """What the engines hold at the moment, by base, and what they have counted by themselves."""
 
     def __init__(self, open: Callable[[], Mapping[str, Counted]]) -> None:
         self._open = open
@@ -97,7 +99,7 @@ class _Held(Collector):
     def collect(self) -> Iterator[Metric]:
         """Families, each with a sample a base."""
         held = {base: {**pool.counts(), "adapters": len(pool.mine)} for base, pool in self._open().items()}
-        for kind, names in ((GaugeMetricFamily, self.gauges), (CounterMetricFamily, self.counters)):
+        for kind, names in ((GaugeMetricFamily, HELD), (CounterMetricFamily, COUNTED)):
             for key, (name, what) in names.items():
                 family: Any = kind(f"moatelier_engine_{name}", what, labels=["base"])
                 for base, counts in held.items():
@@ -114,7 +116,7 @@ def add_routes(app: FastAPI, open: Callable[[], Mapping[str, Counted]]) -> None:
         open: Base -> its engine, of those that have been opened.
     """
     held = CollectorRegistry(auto_describe=False)
-    held.register(_Held(open))
+    held.register(Held(open))
 
     app.add_middleware(Patience)
 

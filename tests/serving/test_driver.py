@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from moatelier import genai, tracing
 from moatelier.errors import Cancelled, DeadlineExceeded, InvalidRequest, MoatelierError, NotFound, Overloaded
 from serving import metrics
 from serving.driver import Driver, Ticket
 from serving.engine import Delta, Sampling, TextEngine
 from tests.serving.conftest import Seal
 from tests.serving.test_engine import joined, messages, prompts, solo
+from tests.tracing import recorded
 
 
 @pytest.fixture
@@ -279,3 +281,20 @@ def test_who_would_wait_too_long_is_refused_and_who_has_begun_is_not(driver: Dri
             assert await read(ticket)
 
     run(scene())
+
+
+def test_the_steps_of_a_request_are_spans_of_its_trace(driver: Driver) -> None:
+    async def scene() -> None:
+        with tracing.span("request"):
+            ticket = ask(driver, "refund", Sampling(6))
+        await read(ticket)
+
+    with recorded() as spans:
+        run(scene())
+        asyncio.run(driver.call(lambda engine: None))
+    names = ["engine.queue", "engine.read", "engine.decode"]
+    found = [spans.named(name)[0] for name in names]
+    assert {spans.parent_name(span) for span in found} == {"request"}
+    edges = [moment for span in found for moment in (span.start_time, span.end_time)]
+    assert all(later >= earlier - 1_000_000 for earlier, later in zip(edges, edges[1:], strict=False))  # type: ignore[operator]
+    assert found[2].attributes[genai.OUTPUT_TOKENS] > 1  # type: ignore[index,operator]
