@@ -113,6 +113,8 @@ class Seen:
     """With 429 and `retry-after`."""
     errors: int = 0
     rss: list[int] = field(default_factory=list)
+    busy: float = 0.0
+    """Cores that the api used."""
 
 
 async def paced(rate: float, seconds: float, one: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -137,6 +139,7 @@ async def timed(client: httpx.AsyncClient, url: str, body: dict[str, object] | N
 async def hold(client: httpx.AsyncClient, at: Service, seen: Seen, words: list[int], place: int) -> None:
     """One stream that stays open; it counts as an error when it ends before it is cancelled."""
     asked = at.body | {"stream": True, "messages": [{"role": "user", "content": "hold"}]}
+    await asyncio.sleep(place / OPEN)  # people do not come in step: their words shall not either
     try:
         async with client.stream("POST", f"{at.url}/v1/chat/completions", json=asked) as answer:
             answer.raise_for_status()
@@ -172,8 +175,9 @@ async def streams(at: Service, seconds: float) -> Seen:
                 await asyncio.sleep(1)
 
         watching = asyncio.create_task(watch())
-        before = list(words)
+        before, busy = list(words), sum(at.api.cpu_times()[:2])
         await paced(RATE, seconds, pair)
+        seen.busy = (sum(at.api.cpu_times()[:2]) - busy) / seconds
         watching.cancel()
         silent = sum(now - then < seconds / 2 for now, then in zip(words, before, strict=True))
         seen.errors += silent
@@ -199,6 +203,7 @@ def under_streams(quick: bool) -> Figures:
         "errors": seen.errors,
         "rss_growth": growth(seen.rss),
         "rss_mb": seen.rss[-1] / 1e6,
+        "api_cores": seen.busy,
     }
 
 
