@@ -8,7 +8,7 @@ setup: .venv/ready
 .venv/ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev,examples,export]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,examples,export,otel,mlflow]'
 	touch .venv/ready
 
 demo: setup

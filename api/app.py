@@ -4,7 +4,6 @@ python -m api.app
 """
 
 import asyncio
-import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -14,7 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from api import errors, oidc
+from api import errors, metrics, oidc
 from api.auth import Callers
 from api.decisions import DecisionLog
 from api.guard import Guard
@@ -22,7 +21,7 @@ from api.limits import Limits
 from api.openapi import document
 from api.rights import Table
 from api.routes.admin import access, adapters, derived, imports, mixture, recipes, tasks
-from api.routes.monitoring import health, page
+from api.routes.monitoring import health, page, scrape
 from api.routes.openai import (
     chat,
     classify,
@@ -44,14 +43,17 @@ from api.safety import SafeHeaders
 from api.services import Services
 from api.trace import RequestIds
 from graphs.answering import Answers
+from moatelier import logs, tracing
 from moatelier.errors import MoatelierError
 from moatelier.settings import settings
 from serving import mixtures
+from serving.admission import Admission
 from serving.asking import Asker
 from serving.auto import Auto
 from serving.backend import Backend
 from serving.brief import Brief
-from serving.process import serve
+from serving.patience import HEADER
+from serving.process import TELEMETRY, serve
 from serving.targets import resolve
 from serving.upstream import Upstream
 from store import db, keys
@@ -85,6 +87,7 @@ ROUTES = (
     access,
     imports,
     health,
+    scrape,
     page,
 )
 
@@ -104,7 +107,8 @@ def create_app(engine_url: str | None = None) -> FastAPI:
         engine_url: Where the engine listens; default: on loopback, at the port of the settings.
     """
     url = engine_url or f"http://127.0.0.1:{settings().engine_port}"
-    app = FastAPI(title="Moatelier", lifespan=_lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    options: dict[str, Any] = {"docs_url": None, "redoc_url": None, "redirect_slashes": False}
+    app = FastAPI(title="Moatelier", lifespan=_lifespan, telemetry=TELEMETRY, **options)
     app.state.engine_url = url
     errors.install(app)
     for module in ROUTES:
@@ -126,7 +130,15 @@ def callers() -> Callers:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     decisions = DecisionLog()
-    async with Upstream(app.state.engine_url) as upstream, Asker(backend := Backend(upstream)) as asker:
+    admission = Admission(
+        settings().in_flight, settings().queue, settings().queue_wait_s, metrics.ADMISSION_SECONDS.observe
+    )
+    metrics.watch(admission)
+    patience = {HEADER: f"{settings().queue_wait_s:g}"}
+    async with (
+        Upstream(app.state.engine_url, headers=patience) as upstream,
+        Asker(backend := Backend(upstream, admission)) as asker,
+    ):
         targets = Brief(resolve)
         auto = Auto(upstream, targets)
         answers = Answers(asker, auto, targets)
@@ -144,7 +156,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def main() -> None:
     """Serve until told to stop: SIGTERM, or the end of the supervisor's pipe."""
     try:
-        logging.basicConfig(level=settings().log_level, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+        logs.configure("api")
+        tracing.configure("api")
         db.migrate()
         keys.ensure_admin()
         serve(create_app(), settings().host, settings().port, proxies=settings().proxies)

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from api.errors import envelope_of
 from api.limits import METER, Meter
+from api.trace import tell_usage
 from moatelier.errors import Cancelled, InvalidRequest, MoatelierError
 from serving import sse
 
@@ -78,7 +79,10 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise Cancelled("The client closed the connection before the answer was there.")
-        return task.result()
+        answer = task.result()
+        if isinstance(answer, dict):
+            tell_usage(answer)
+        return answer
     finally:
         task.cancel()
         watch.cancel()
@@ -117,6 +121,7 @@ async def passed_on(
     """
     try:
         async for body in sse.bodies(chunks):
+            tell_usage(body)
             if meter is not None and "usage" in body:
                 if usage := body.pop("usage"):
                     meter.tell(int(usage["total_tokens"]))

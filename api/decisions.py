@@ -5,6 +5,8 @@ import logging
 
 from anyio import to_thread
 
+from api import metrics
+from api.trace import tell
 from moatelier.contracts import Event, RouteDecision
 from store import events
 from store.feedback import ROUTE
@@ -28,8 +30,11 @@ class DecisionLog:
 
     def note(self, project: str, decision: RouteDecision) -> None:
         """Record what answered a completion. Returns at once."""
+        metrics.decision(decision)
+        tell(model=decision.requested, reason=decision.reason)
         if len(self._waiting) >= WAITING:
             self._dropped += 1
+            metrics.DROPPED.inc()
             return
         body = decision.model_dump(mode="json")
         self._waiting.append(Event(project=project, stream=STREAM, job=decision.completion, kind=ROUTE, body=body))

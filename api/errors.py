@@ -13,8 +13,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from api import metrics
 from api.trace import request_id
-from moatelier.errors import MoatelierError, RateLimited, UpstreamError
+from moatelier.errors import MoatelierError, Overloaded, RateLimited, UpstreamError
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 """Status -> the envelope's `type`; other 4xx are `invalid_request_error`, 5xx `server_error`."""
@@ -43,6 +44,9 @@ def response(request: Request, error: Exception) -> JSONResponse:
     elif isinstance(error, RateLimited):
         ms = math.ceil(1000 * error.retry_after_s)
         headers = {"retry-after-ms": str(ms), "retry-after": str(math.ceil(error.retry_after_s))}
+    elif isinstance(error, Overloaded):
+        metrics.OVERLOADED.inc()
+        headers = {"retry-after": f"{math.ceil(error.retry_after_s)}"}
     else:
         headers = {"x-should-retry": "false"}
     if error.status == 401:

@@ -1,24 +1,22 @@
 """Load over HTTP: the engine's server, many clients at once, and what the API adds under load."""
 
 import asyncio
-import json
 import os
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from statistics import quantiles
-from typing import Any
 
 import httpx
 import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi import FastAPI
 
+from benchmarks import waiting_engine
 from benchmarks.peers import wait_until_it_answers
 from moatelier.settings import settings
 from modalities.bundle import bundle_folder
@@ -82,7 +80,7 @@ def overhead() -> dict[str, float | None]:
     same requests go to the fake directly, in turn, and their time is subtracted.
     """
     port = free_port()
-    with _running(_fake_engine()) as fake:
+    with _running(waiting_engine.create(0.02, None)) as fake:
         own = {"MOATELIER_PORT": str(port), "MOATELIER_ENGINE_PORT": fake.rpartition(":")[2]}
         with server("api.app", port, "/healthz", **own) as url:
             return {"overhead_p95_ms": asyncio.run(_overhead(url, fake))}
@@ -116,45 +114,6 @@ async def _overhead(api: str, fake: str) -> float:
             stream.cancel()
         await asyncio.gather(*streams, return_exceptions=True)
     return quantiles(added, n=20)[18]
-
-
-def _fake_engine() -> FastAPI:
-    app = FastAPI()
-
-    @app.post("/v1/chat/completions")
-    async def chat(request: Request) -> Response:
-        body = await request.json()
-        if body["messages"][-1]["content"] == "hold":
-            return StreamingResponse(_words(body["model"]), media_type="text/event-stream")
-        await asyncio.sleep(0.02)
-        message = {"role": "assistant", "content": "ok", "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-        return JSONResponse(_frame(body["model"], "chat.completion") | {"choices": [choice], "usage": usage})
-
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        entry = {"id": settings().base, "object": "model", "created": 1, "owned_by": "x", "root": None, "parent": None}
-        return {"object": "list", "data": [entry], "has_more": False}
-
-    @app.get("/healthz")
-    async def health() -> dict[str, Any]:
-        return {"status": "ok"}
-
-    return app
-
-
-async def _words(model: str) -> AsyncIterator[bytes]:
-    """A word a second: an open stream that hardly anything is sent through."""
-    while True:
-        choice = {"index": 0, "delta": {"content": "word "}, "logprobs": None, "finish_reason": None}
-        chunk = _frame(model, "chat.completion.chunk") | {"choices": [choice]}
-        yield b"data: " + json.dumps(chunk).encode() + b"\n\n"
-        await asyncio.sleep(1)
-
-
-def _frame(model: str, kind: str) -> dict[str, Any]:
-    return {"id": "chatcmpl-1", "object": kind, "created": 1, "model": model, "system_fingerprint": "fp_fake"}
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 
 from graphs.inference import Outcome, State, build
 from graphs.speaking import Tell, Work, in_order
+from moatelier import genai, tracing
 from moatelier.contracts import Trace
 from moatelier.contracts.recipes import PREFIX
 from moatelier.errors import InvalidRequest
@@ -86,6 +87,23 @@ class Answers:
             InvalidRequest: The recipe has been asked already on this question's way, or too many recipes have.
             MoatelierError: Nobody answered, or the answer broke off after its first words.
         """
+        with tracing.span(f"recipe {mixture.recipe.name}", {genai.RECIPE: mixture.stored.digest}) as current:
+            trace = await self._answer(mixture, messages, fields, likelihoods, trail, tell, say)
+            current.set_attributes({genai.EXTENT: trace.extent, genai.WAY: trace.way})
+            tokens = {genai.INPUT_TOKENS: trace.prompt_tokens, genai.OUTPUT_TOKENS: trace.completion_tokens}
+            current.set_attributes(tokens)
+            return trace
+
+    async def _answer(
+        self,
+        mixture: Mixture,
+        messages: Sequence[Mapping[str, Any]],
+        fields: Mapping[str, Any] | None,
+        likelihoods: bool,
+        trail: tuple[str, ...],
+        tell: Tell,
+        say: Callable[[str], None] | None,
+    ) -> Trace:
         begun = time.perf_counter()
         passed = self.passable(mixture, trail)
         project, conversation = mixture.stored.project, [dict(message) for message in messages]

@@ -12,10 +12,12 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from graphs import metrics
 from moatelier.contracts import Event
 from moatelier.job import CANCELLED, WORKER_PIPE, write_atomically
 from moatelier.settings import settings
@@ -44,6 +46,8 @@ TERM_GRACE_S = 15.0
 """After SIGTERM a process has this long to save before its group is killed."""
 CANCEL_GRACE_S = 60.0
 """The same where a person has cancelled: what was trained so far is sealed."""
+NICE = 10
+"""Of jobs, on the scale from 0 to 19: beside one that computes, the engine gets nine tenths of a core."""
 SILENCE_S = 300.0
 """No heartbeat for this long means that the process hangs."""
 
@@ -89,6 +93,7 @@ class JobProcess:
                 env={**os.environ, WORKER_PIPE: str(read_end)},
             )
         os.close(read_end)
+        give_way(self.process.pid)
 
     def copy_events(self) -> None:
         """Append what the process has said since the last call; repeats are dropped by the log."""
@@ -148,22 +153,36 @@ class JobProcess:
             self.pipe = -1
 
 
+def give_way(pid: int) -> None:
+    """Let a process compute with what the engine and the api leave over, and no faster than that.
+
+    Jobs have sessions of their own, which Linux may schedule as groups: there niceness counts only within a group, and
+    the group's own has to be lowered too.
+    """
+    with suppress(OSError, AttributeError):  # gone by itself already; or a system that does not know this
+        os.setpriority(os.PRIO_PROCESS, pid, NICE)
+        Path(f"/proc/{pid}/autogroup").write_text(str(NICE))
+
+
 def run(key: str, kind: str, spec: dict[str, Any], context: dict[str, Any]) -> dict[str, Any]:
     """Carry a job to its end, {"result": ...} or {"error": ...}, or to a pause. Called again, it goes on."""
     job = JobProcess(key, kind, context)
     job.folder.mkdir(parents=True, exist_ok=True)
     write_atomically(job.folder / "spec.json", json.dumps(spec, ensure_ascii=False).encode())
     job.say("started", 0)
-    deaths = 0
+    begun, deaths = time.monotonic(), 0
     while (outcome := _outcome(job.folder)) is None:
         if _paused(job):
             return {"paused": True}  # others get its turn; it goes on from its checkpoint when it is asked for again
         if _cancelled(context):
             outcome = _error("cancelled", "The task was cancelled.", job.folder)
             break
-        code = _live(job)
+        with metrics.RUNNING.labels(kind).track_inprogress():
+            code = _live(job)
         deaths = 1 if job.progressed else deaths + 1
         job.progressed = False
+        if _outcome(job.folder) is None:
+            metrics.DEATHS.labels(kind).inc()
         if _outcome(job.folder) is None and (code == FAILED or deaths >= MAX_DEATHS):
             what = f"The process of this {kind} job ended with status {code}: {_tail(job.folder)}"
             outcome = _error("job_failed", what, job.folder)
@@ -171,7 +190,10 @@ def run(key: str, kind: str, spec: dict[str, Any], context: dict[str, Any]) -> d
     job.copy_events()
     if "result" in outcome and not spec.get("until_steps"):  # from a paused one another job goes on
         shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)  # a finished training never goes on from one
-    job.say("done" if "result" in outcome else outcome["error"]["code"], 1)
+    status = "done" if "result" in outcome else outcome["error"]["code"]
+    job.say(status, 1)
+    metrics.JOBS.labels(kind, status).inc()
+    metrics.JOB.labels(kind).observe(time.monotonic() - begun)
     return outcome
 
 

@@ -22,8 +22,9 @@ from filelock import FileLock
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
-from graphs import conversation, derivation, entry, grading, jobs, lifecycle, mixture, processes
+from graphs import conversation, derivation, entry, grading, jobs, lifecycle, metrics, mixture, processes
 from graphs.checkpoint import saver
+from moatelier import logs
 from moatelier.contracts import Event
 from moatelier.errors import MoatelierError
 from moatelier.settings import settings
@@ -139,6 +140,7 @@ def _end(
         task = tasks.find_thread(thread.id).task  # the run may have started it
         last = Event(project=run.project, stream=thread.id, task=task, job=run.id, kind="run", step=1, body=body)
         events.append([last])
+    metrics.RUNS.labels(thread.graph, status).inc()
     newest = events.last_id(run.project, stream=thread.id)
     tasks.end_run(run.id, status=status, error=error, last_event=newest, thread=stands)
 
@@ -210,8 +212,10 @@ def _sweep_forever() -> None:
     while True:
         beat.touch()
         try:
+            metrics.write()
             sweep()
         except Exception:
+            metrics.SWEEPS_FAILED.inc()
             log.exception("the sweeper failed; it tries again in %s s", SWEEP_S)
         time.sleep(SWEEP_S)
 
@@ -230,7 +234,7 @@ def _follow_supervisor(descriptor: int) -> None:
 
 def main() -> None:
     """Run until SIGTERM or until the supervisor is gone."""
-    logging.basicConfig(level=settings().log_level, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logs.configure("worker")
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())

@@ -300,6 +300,21 @@ def report(
         typer.echo(json.dumps({"file": page}) if as_json else page)
 
 
+@app.command("export-mlflow")
+def export_mlflow(
+    task: str,
+    to: Annotated[str, typer.Option("--to", help="Where: sqlite:///FILE, or a tracking server's address.")],
+    experiment: Annotated[str, typer.Option("--experiment", help="Its name there.")] = "moatelier",
+    report: Annotated[bool, typer.Option(help="The report as well, which quotes rows.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Export an ended task as an MLflow run, its adapter as a version of a registered model."""
+    from moatelier.mlflow_export import export
+
+    with service() as client:
+        export(client, task, to, experiment, report=report, as_json=as_json)
+
+
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Check this machine: Python, disk, memory, packs, ports, service."""

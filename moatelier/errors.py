@@ -146,6 +146,21 @@ class UpstreamRefused(UpstreamError):
     code, status = "upstream_refused", 400
 
 
+class Overloaded(MoatelierError):
+    """More is asked than can be answered in time; the same request may be sent again later.
+
+    Args:
+        what, where, remedy: As for every error.
+        retry_after_s: When to come back.
+    """
+
+    code, status = "overloaded", 429
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", retry_after_s: float = 1.0) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.retry_after_s = retry_after_s
+
+
 class DeadlineExceeded(MoatelierError):
     """The answer was not ready by the time the caller had set."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from platformdirs import user_cache_dir, user_data_dir
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from moatelier.errors import InvalidRequest
@@ -145,6 +145,18 @@ class Settings(BaseSettings):
     """The claim, a text or a list of texts, that grants are looked up by."""
     oidc_grants: dict[str, Grant] = Field(default_factory=dict)
     """Value of that claim -> {"project": "...", "scopes": ["infer", "read"]}."""
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """How log lines are written; `auto` is text on a terminal and JSON elsewhere."""
+    otlp_endpoint: str | None = Field(
+        default=None, validation_alias=AliasChoices("MOATELIER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    )
+    """Where traces are sent by OTLP over HTTP, without the final `/v1/traces`; none sends nothing."""
+    in_flight: int = Field(default=256, ge=1)
+    """Requests that the API has at the engine at once, open streams among them."""
+    queue: int = Field(default=256, ge=0)
+    """Requests that wait for one of these places; more are refused with 429."""
+    queue_wait_s: float = Field(default=10.0, ge=0)
+    """So long a request waits for its place, in the API and again in the engine, before it is refused with 429."""
     bench_data: Path | None = None
     fault: str = ""
     """Comma-separated fault points at which a process waits to be killed (moatelier/faults.py); for tests only."""

@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from moatelier.contracts import AdapterManifest
 from moatelier.errors import Conflict, NotFound, ResourceExhausted
 from serving.memory import Memory
+from serving.metrics import SWAPS
 
 
 class Weights(Protocol):
@@ -115,6 +116,7 @@ class Adapters(Generic[W]):
         if known is None:
             self._keep(loaded, weights)
             self._named[name] = loaded
+            SWAPS.labels("loaded").inc()
             try:
                 self._check(loaded)
             except BaseException:  # whatever went wrong, nobody may be answered by what was not checked
@@ -174,6 +176,7 @@ class Adapters(Generic[W]):
             if not self._memory.fits(loaded.size):  # reading a bundle takes long, so not in vain
                 raise _no_room(loaded)
             self._keep(loaded, self._read(loaded.path)[1])
+            SWAPS.labels("read again").inc()
         self._memory.hold(loaded)
         assert loaded.weights is not None
         return loaded.weights
@@ -185,6 +188,7 @@ class Adapters(Generic[W]):
     def _keep(self, loaded: Loaded[W], weights: W) -> None:
         def drop() -> None:
             loaded.weights = None
+            SWAPS.labels("evicted").inc()
             self._dropped(loaded)
 
         loaded.size = weights.size

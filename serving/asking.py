@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from moatelier import genai, tracing
 from moatelier.contracts import Proposal, Trace
 from moatelier.errors import DeadlineExceeded, MoatelierError, NotFound
 from moatelier.settings import settings
@@ -81,6 +82,18 @@ class Asker:
             question: What else belongs to the request.
             say: Hears each piece of the answer as it comes; a proposal that failed then holds what was said.
         """
+        names = {genai.LAYER: call.layer, genai.PLACE: call.place, genai.REQUEST_MODEL: call.label}
+        with tracing.span("proposal", names) as current:
+            proposal = await self._proposal(call, messages, question, say)
+            if proposal.error:
+                tracing.failed(current, proposal.error)
+            tokens = {genai.INPUT_TOKENS: proposal.prompt_tokens, genai.OUTPUT_TOKENS: proposal.completion_tokens}
+            current.set_attributes(tokens)
+            return proposal
+
+    async def _proposal(
+        self, call: Call, messages: Messages, question: Question, say: Callable[[str], None] | None
+    ) -> Proposal:
         begun = time.perf_counter()
         told = Proposal(layer=call.layer, place=call.place, model=call.label, adapter=call.adapter, prior=call.prior)
         heard: list[str] = []

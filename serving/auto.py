@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from moatelier import genai, tracing
 from moatelier.errors import Conflict, MoatelierError, NotFound
 from moatelier.settings import settings
 from modalities import catalogue
@@ -96,6 +97,14 @@ class Auto:
             ModelUnavailable: The embedding model is not pulled.
             UpstreamError: The engine does not answer.
         """
+        with tracing.span("route", {genai.REQUEST_MODEL: AUTO}) as current:
+            target = await self._target(project, messages)
+            told = {genai.RESPONSE_MODEL: target.model, genai.ROUTE_REASON: target.reason}
+            assert target.route is not None
+            current.set_attributes(told | {genai.ROUTE_CANDIDATES: len(target.route.probabilities)})
+            return target
+
+    async def _target(self, project: str, messages: Sequence[Mapping[str, Any]]) -> Target:
         begun = time.perf_counter()
         ranked = await self.ranked(project, messages)
         bandit = Bandit(await self._tallies.get(project), explore=settings().router_explore)

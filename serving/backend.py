@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from itertools import count
 from typing import Any, TypeVar
 
 from moatelier.errors import MoatelierError
+from serving.admission import Admission, Held
 from serving.targets import Target
 from serving.upstream import Upstream
 
@@ -18,10 +19,15 @@ class Backend:
 
     Nothing is asked of the engine before a request is forwarded; only a request that fails makes us look whether the
     engine still knows the adapter (it may have been restarted since).
+
+    Args:
+        upstream: The engine.
+        admission: Lets requests to it in; None lets in all.
     """
 
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, upstream: Upstream, admission: Admission | None = None) -> None:
         self.upstream = upstream
+        self._admission = admission
         self._loaded: dict[str, int] = {}
         """Name on the engine -> which of our loads put it there."""
         self._loads = count()
@@ -33,11 +39,13 @@ class Backend:
         async def ask() -> dict[str, Any]:
             return await self.upstream.chat(payload)
 
-        return await self._with_adapters(targets, ask)
+        async with self._admission or nullcontext():
+            return await self._with_adapters(targets, ask)
 
     async def with_adapter(self, target: Target, call: Callable[[], Awaitable[T]]) -> T:
         """Any other call to the engine that needs a target's adapter there. Raises what the call raises."""
-        return await self._with_adapters((target,), call)
+        async with self._admission or nullcontext():
+            return await self._with_adapters((target,), call)
 
     async def stream(self, payload: dict[str, Any], *targets: Target) -> AsyncGenerator[bytes, None]:
         """The bytes of a streamed completion. An error before the first of them is raised here, not in the stream."""
@@ -52,8 +60,13 @@ class Backend:
             chunks = call()
             return await anext(chunks, b""), chunks
 
-        head, rest = await self._with_adapters(targets, open_stream)
-        return _joined(head, rest)
+        leave = await self._admission.enter() if self._admission else lambda: None
+        try:
+            head, rest = await self._with_adapters(targets, open_stream)
+        except BaseException:
+            leave()
+            raise
+        return Held(_joined(head, rest), leave)
 
     async def _with_adapters(self, targets: Sequence[Target], call: Callable[[], Awaitable[T]]) -> T:
         adapted = [target for target in targets if target.bundle]

@@ -8,12 +8,17 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from moatelier.errors import Cancelled, MoatelierError
+from opentelemetry import context
+
+from moatelier.errors import Cancelled, MoatelierError, Overloaded
+from serving import watching
 from serving.engine import Delta, TextEngine
+from serving.patience import patience_s
 from serving.row import Row
 
 T = TypeVar("T")
@@ -30,6 +35,9 @@ class Ticket(AsyncIterator[Delta]):
         self.submit, self.eager = submit, eager
         self.rows: Sequence[Row] = ()
         self.cancelled = False
+        self.context = context.get_current()
+        """Of the request's trace."""
+        self.patience_s = patience_s()
         self._loop = asyncio.get_running_loop()
         self._items: asyncio.Queue[Delta | BaseException] = asyncio.Queue()
 
@@ -121,8 +129,10 @@ class Driver:
             return
         engine = self._engine()
         self._drop_cancelled(engine)
+        self._drop_impatient(engine)
         try:
-            engine.step()
+            begun = time.monotonic()
+            watching.step(begun, engine.step())
         except Exception as error:  # a step that fails fails everybody in it: whose fault it is cannot be known
             self._fail(engine, _known(error))
         self._deliver()
@@ -160,6 +170,17 @@ class Driver:
                 engine.cancel(row)
             self._end(ticket, [Cancelled("The request was cancelled.")])
 
+    def _drop_impatient(self, engine: TextEngine) -> None:
+        """Refuse those whose turn has not come in time; whoever has begun is answered to the end."""
+        now = time.monotonic()
+        for ticket in [ticket for ticket in self._tickets if ticket.patience_s is not None]:
+            waited = max((now - row.arrived for row in ticket.rows if row.began is None), default=0.0)
+            if waited > (ticket.patience_s or 0.0) and all(row.began is None for row in ticket.rows):
+                what = f"The engine had no time for the request within {ticket.patience_s:g} s."
+                for row in ticket.rows:
+                    engine.cancel(row)
+                self._end(ticket, [Overloaded(what, remedy="Send it again later.")])
+
     def _deliver(self) -> None:
         for ticket in list(self._tickets):
             over = all(row.over for row in ticket.rows)
@@ -189,6 +210,7 @@ class Driver:
     def _end(self, ticket: Ticket, last: Sequence[Delta | BaseException]) -> None:
         self._tickets.remove(ticket)
         ticket.say(last)
+        watching.ended(ticket.rows, ticket.context, last[-1] if isinstance(last[-1], BaseException) else None)
 
 
 def _known(error: BaseException) -> MoatelierError:

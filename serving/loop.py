@@ -1,5 +1,6 @@
 """One step of the engine after another: rows come to run, read their prompts, get their tokens, and leave."""
 
+import time
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -103,6 +104,7 @@ class Loop:
             if not self._sit(lane, len(lane.ids) + min(row.limit, AHEAD)):
                 self._leave(row)
                 return False
+        row.began = row.began or time.monotonic()
         return True
 
     def _sit(self, lane: Lane, tokens: int) -> bool:

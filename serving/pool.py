@@ -25,12 +25,12 @@ from moatelier.settings import settings
 from modalities import registry
 from modalities.bundle import read_manifest
 from modalities.imagetext.config import NAME as SHOWN
-from serving import continuing, labelling, parts, sensing
+from serving import continuing, labelling, parts, sensing, watching
 from serving.bases import Bases
 from serving.driver import Driver, Ticket
 from serving.embeddings import Embedder, EmbeddingRequest
 from serving.engine import Delta, TextEngine
-from serving.process import serve
+from serving.process import TELEMETRY, serve
 from serving.protocol import DONE, ChatRequest, LoadRequest, UnloadRequest, Wire, envelope
 from serving.row import Row
 from serving.sampling import TokenLogprob
@@ -287,9 +287,10 @@ async def _gone(request: Request) -> None:
 
 def create_app(first: Pool) -> FastAPI:
     """The engine's server; `first` answers what belongs to none of `settings().more_bases`, opened when asked for."""
-    app = FastAPI(title="Moatelier engine", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="Moatelier engine", docs_url=None, redoc_url=None, openapi_url=None, telemetry=TELEMETRY)
     bases, embedder = Bases(first, lambda base: Pool(base, first.senses)), Embedder()
     sensing.add_routes(app, first.senses)
+    watching.add_routes(app, lambda: bases.open)
     app.add_exception_handler(Exception, _fail)
     for kind in (MoatelierError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _fail)
@@ -362,8 +363,7 @@ def create_app(first: Pool) -> FastAPI:
     @app.get("/healthz")
     async def health() -> dict[str, Any]:
         busy = sum(pool.driver.busy for pool in bases.open.values())
-        state = {"status": "ok", "base": first.base, "loaded": first.loaded, "busy": busy}
-        return state | first.counts()
+        return {"status": "ok", "base": first.base, "loaded": first.loaded, "busy": busy} | first.counts()
 
     return app
 
@@ -389,6 +389,7 @@ async def _fail(request: Request, error: Exception) -> Response:
 def main() -> None:
     """Run the engine until it is told to stop."""
     try:
+        watching.configure()
         serve(create_app(Pool(settings().base)), "127.0.0.1", settings().engine_port)
     except MoatelierError as error:
         print(f"{error.code}: {error}", file=sys.stderr)

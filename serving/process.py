@@ -10,13 +10,17 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from fastapi.telemetry import TelemetryConfig
 
+from moatelier import tracing
 from moatelier.errors import ServiceRunning
-from moatelier.settings import settings
 from serving.connection import Prompt
 
 SUPERVISOR_PIPE = "MOATELIER_SUPERVISOR_PIPE"
 """Environment variable with the file descriptor whose end means that the supervisor is gone."""
+TELEMETRY: TelemetryConfig = {"metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
+"""What FastAPI is told: a span for each request once there is somewhere to send it, and nothing else. Its logs would
+hold the words of exceptions."""
 GRACE_S = 1
 """After SIGTERM open connections have this long to end by themselves."""
 LAST_S = 2.5
@@ -38,7 +42,7 @@ def serve(app: Any, host: str, port: int, *, proxies: Sequence[str] = ()) -> Non
     listener = _bind(host, port)
     config = uvicorn.Config(
         app,
-        log_level=settings().log_level.lower(),
+        log_config=None,  # its lines go where all others go
         access_log=False,
         http=Prompt,
         server_header=False,
@@ -95,6 +99,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def _leave() -> None:
+    tracing.flush()
     # Not sys.exit: the generation thread may be inside a step, and the interpreter would wait for it or crash on it.
     sys.stdout.flush()
     sys.stderr.flush()

@@ -137,6 +137,8 @@ class Row:
         scored: None, or how many alternatives to tell with the log probability of each prompt token.
         deadline: In seconds of the monotonic clock.
         told_from: The first token of the prompt whose log probability is told.
+        arrived, began, first, last: When it came, took part in its first step, got its first and its last token; by the
+            monotonic clock.
         news: What the reader has not been given yet.
     """
 
@@ -162,6 +164,10 @@ class Row:
     news: deque[Delta] = field(default_factory=deque)
     finish_reason: FinishReason | None = None
     error: MoatelierError | None = None
+    arrived: float = field(default_factory=time.monotonic)
+    began: float | None = None
+    first: float | None = None
+    last: float | None = None
 
     @property
     def over(self) -> bool:
@@ -195,6 +201,8 @@ class Row:
             self.error = choice.error
             return
         self.generated += 1
+        self.last = time.monotonic()
+        self.first = self.first or self.last
         for lane in self.lanes:
             lane.logits = None
             lane.ids.append(choice.token)

@@ -21,6 +21,7 @@ from moatelier.faults import fault_point
 from modalities import catalogue, registry
 from modalities.audio.config import RATE
 from modalities.bundle import read_manifest
+from serving.metrics import MEDIA_ROWS, MEDIA_SECONDS
 from serving.parts import Medium, Part
 from serving.together import Together
 
@@ -119,8 +120,10 @@ class Sense:
         for place, item in enumerate(items):
             groups[self._company(item)].append(place)
         found: dict[int, Told] = {}
+        MEDIA_ROWS.labels(self.modality).observe(len(items))
         for places in groups.values():
-            found |= zip(places, self._told(engine, [items[place] for place in places]), strict=True)
+            with MEDIA_SECONDS.labels(self.modality).time():
+                found |= zip(places, self._told(engine, [items[place] for place in places]), strict=True)
         return [found[place] for place in range(len(items))]
 
     def _company(self, item: Asked) -> Any:

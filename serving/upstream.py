@@ -19,6 +19,7 @@ import httpx
 import numpy as np
 from pydantic import SecretStr
 
+from moatelier import genai, tracing
 from moatelier.errors import MoatelierError, UpstreamError, UpstreamRefused
 from moatelier.loopback import is_loopback
 from serving.breaker import Breaker
@@ -29,7 +30,8 @@ CONNECT_S = 5.0
 REFUSED = (400, 413, 422)
 """Statuses that say that the request is at fault, not the upstream."""
 _OURS = frozenset(
-    "model_unavailable not_found invalid_request data_error conflict integrity_error deadline_exceeded".split()
+    "model_unavailable not_found invalid_request data_error conflict integrity_error".split()
+    + ["deadline_exceeded", "overloaded"]
 )
 
 
@@ -43,6 +45,7 @@ class Upstream:
         concurrency: Requests under way at once; further ones wait their turn. None does not limit them.
         open_s: For so long it is left alone when it could not be reached five times in a row.
         retries: How often it is asked again where that is safe.
+        headers: Sent with every request.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Upstream:
         concurrency: int | None = None,
         open_s: float = 1.0,
         retries: Retries | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.url = base_url.rstrip("/").removesuffix("/v1")
         self.breaker = Breaker(self.url, open_s=open_s)
@@ -62,7 +66,7 @@ class Upstream:
         secret = key.get_secret_value() if isinstance(key, SecretStr) else key
         self._client = httpx.AsyncClient(
             base_url=self.url,
-            headers={"authorization": f"Bearer {secret}"} if secret else {},
+            headers={**(headers or {}), **({"authorization": f"Bearer {secret}"} if secret else {})},
             timeout=httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s)),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
             trust_env=not is_loopback(self.url),
@@ -87,7 +91,10 @@ class Upstream:
             UpstreamError: Unreachable, too slow, or an answer that is none. Also the upstream's own error, as the
                 class its code names where it is one of ours.
         """
-        return await self._json("POST", "/v1/chat/completions", {**payload, "stream": False}, headers)
+        with tracing.span(f"chat {payload.get('model')}", genai.asked(payload), tracing.SpanKind.CLIENT) as current:
+            answer = await self._json("POST", "/v1/chat/completions", {**payload, "stream": False}, headers)
+            current.set_attributes(genai.answered(answer))
+            return answer
 
     def stream(
         self, payload: Mapping[str, Any], headers: Mapping[str, str] | None = None
@@ -148,7 +155,8 @@ class Upstream:
 
     def _recording(self, form: Mapping[str, Any], name: str, data: bytes) -> httpx.Request:
         files = {"file": (name, data)}
-        return self._client.build_request("POST", "/v1/audio/transcriptions", data=dict(form), files=files)
+        path, headers = "/v1/audio/transcriptions", tracing.headers()
+        return self._client.build_request("POST", path, data=dict(form), files=files, headers=headers)
 
     async def classify(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         """The labels of texts, pictures or recordings. Raises like `chat`."""
@@ -168,6 +176,10 @@ class Upstream:
     async def unload_adapter(self, name: str) -> None:
         """Forget a loaded adapter."""
         await self._send(self._request("POST", "/v1/unload_lora_adapter", {"lora_name": name}))
+
+    async def metrics(self) -> str:
+        """What the upstream counts, in Prometheus' text format. Raises UpstreamError where it tells nothing."""
+        return (await self._send(self._request("GET", "/metrics"))).text
 
     async def health(self) -> dict[str, Any]:
         """What the upstream says of itself; {} when it only says that it is well."""
@@ -208,7 +220,7 @@ class Upstream:
         payload: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Request:
-        return self._client.build_request(method, path, json=payload, headers=headers)
+        return self._client.build_request(method, path, json=payload, headers={**tracing.headers(), **(headers or {})})
 
     async def _once(self, request: httpx.Request, *, streamed: bool = False) -> httpx.Response:
         """One attempt; its body is read unless it is streamed.

@@ -83,8 +83,13 @@ def test_readiness_names_what_is_missing(http: httpx.Client, service: Service) -
     answer = http.get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["parts"] == {"store": True, "engine": True, "worker": False}
+    assert answer.json()["reasons"] == {"worker": "upstream_error"}
     (service.home / "worker.heartbeat").touch()
-    assert http.get("/readyz").json() == {"status": "ok", "parts": {"store": True, "engine": True, "worker": True}}
+    assert http.get("/readyz").json() == {
+        "status": "ok",
+        "parts": {"store": True, "engine": True, "worker": True},
+        "reasons": {},
+    }
 
 
 def test_the_page_is_open_and_may_run_only_its_own_script(service: Service) -> None:

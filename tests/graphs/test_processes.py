@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from graphs import processes
+from graphs import metrics, processes
 from store import events, tasks
 
 Run = Callable[..., dict[str, Any]]
@@ -164,3 +164,33 @@ def _wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_jobs_give_way_and_are_counted(run: Run, home: Path) -> None:
+    def counted(outcome: str) -> float:
+        return (
+            metrics.REGISTRY.get_sample_value("moatelier_worker_jobs_total", {"kind": "train", "outcome": outcome})
+            or 0.0
+        )
+
+    done, niceness = counted("done"), []
+    real = processes._live
+
+    def looked(job: processes.JobProcess) -> int:
+        start = job.start
+
+        def started() -> None:
+            start()
+            assert job.process is not None
+            niceness.append(os.getpriority(os.PRIO_PROCESS, job.process.pid))
+
+        job.start = started  # type: ignore[method-assign]
+        return real(job)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "_live", looked)
+        run(steps=2)
+    assert niceness == [processes.NICE]
+    assert counted("done") == done + 1
+    metrics.write()
+    assert 'moatelier_worker_jobs_running{kind="train"} 0.0' in (home / "worker.prom").read_text()

@@ -2,17 +2,21 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Coroutine, Iterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from moatelier.errors import Cancelled, DeadlineExceeded, InvalidRequest, MoatelierError, NotFound
+from moatelier import genai, tracing
+from moatelier.errors import Cancelled, DeadlineExceeded, InvalidRequest, MoatelierError, NotFound, Overloaded
+from serving import metrics
 from serving.driver import Driver, Ticket
 from serving.engine import Delta, Sampling, TextEngine
 from tests.serving.conftest import Seal
 from tests.serving.test_engine import joined, messages, prompts, solo
+from tests.tracing import recorded
 
 
 @pytest.fixture
@@ -230,3 +234,67 @@ def test_a_step_that_fails_is_told_and_the_thread_goes_on(
         assert len(await read(ask(driver, "refund", Sampling(5)))) == 5
 
     run(scene())
+
+
+def test_a_request_is_counted_once_with_its_times(driver: Driver) -> None:
+    def counted() -> dict[str, float]:
+        return {
+            sample.name + sample.labels.get("outcome", ""): sample.value
+            for family in metrics.REGISTRY.collect()
+            for sample in family.samples
+            if "le" not in sample.labels
+        }
+
+    async def scene() -> None:
+        await asyncio.gather(read(ask(driver, "refund", Sampling(6))), read(ask(driver, "parcel", Sampling(6))))
+        with pytest.raises(NotFound):
+            await anext(ask(driver, "refund", Sampling(8), adapters=["nobody"]))
+        gone = ask(driver, "refund", Sampling(200))
+        await anext(gone)
+        gone.cancel()
+        with suppress(Cancelled):
+            await read(gone)
+
+    before = counted()
+    run(scene())
+    asyncio.run(driver.call(lambda engine: None))  # what is counted after the last word is counted now
+    added = Counter({name: value - before.get(name, 0) for name, value in counted().items()})
+    engine = "moatelier_engine_"
+    assert added[f"{engine}answers_totalstop"] + added[f"{engine}answers_totallength"] == 2
+    assert added[f"{engine}answers_totalcancelled"] == 1
+    assert added[f"{engine}time_to_first_token_seconds_count"] == added[f"{engine}queue_seconds_count"] == 3
+    assert added[f"{engine}generated_tokens_total"] > 4
+    assert 0 < added[f"{engine}queue_seconds_sum"] <= added[f"{engine}time_to_first_token_seconds_sum"]
+    assert added[f"{engine}batch_rows_count"] <= added[f"{engine}step_seconds_count"]
+
+
+def test_who_would_wait_too_long_is_refused_and_who_has_begun_is_not(driver: Driver) -> None:
+    async def scene() -> None:
+        running = [ask(driver, "refund", Sampling(40)) for _ in range(16)]
+        for ticket in running:
+            await anext(ticket)
+        late, patient = ask(driver, "parcel", Sampling(2)), ask(driver, "parcel", Sampling(2))
+        late.patience_s = 0.0
+        with pytest.raises(Overloaded):
+            await read(late)
+        for ticket in [*running, patient]:
+            assert await read(ticket)
+
+    run(scene())
+
+
+def test_the_steps_of_a_request_are_spans_of_its_trace(driver: Driver) -> None:
+    async def scene() -> None:
+        with tracing.span("request"):
+            ticket = ask(driver, "refund", Sampling(6))
+        await read(ticket)
+
+    with recorded() as spans:
+        run(scene())
+        asyncio.run(driver.call(lambda engine: None))
+    names = ["engine.queue", "engine.read", "engine.decode"]
+    found = [spans.named(name)[0] for name in names]
+    assert {spans.parent_name(span) for span in found} == {"request"}
+    edges = [moment for span in found for moment in (span.start_time, span.end_time)]
+    assert all(later >= earlier - 1_000_000 for earlier, later in zip(edges, edges[1:], strict=False))  # type: ignore[operator]
+    assert found[2].attributes[genai.OUTPUT_TOKENS] > 1  # type: ignore[index,operator]

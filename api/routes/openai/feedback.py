@@ -5,6 +5,7 @@ from typing import Any
 from anyio import to_thread
 from fastapi import APIRouter
 
+from api import metrics
 from api.auth import Caller
 from api.services import Shared
 from graphs.feedback import heed_quietly
@@ -29,5 +30,6 @@ async def give(key: Caller, shared: Shared, body: Feedback) -> dict[str, Any]:
     except NotFound:
         await shared.decisions.flush()  # routes are written behind the requests: this one may be on its way
         kept = await to_thread.run_sync(feedback.put, key.project, key.id, body, reward(body))
+    metrics.feedback(body)
     await to_thread.run_sync(heed_quietly, key.project, kept.requested)
     return {"object": "feedback", **kept.model_dump(mode="json", exclude={"project", "key"})}

@@ -1,15 +1,16 @@
 """Chat completions with `model: "moa/<name>"`: the recipe is found, asked, and its answer passed on."""
 
-from functools import partial
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
 
-from api import mixed
+from api import metrics, mixed
 from api.bodies import unless_gone
 from api.services import Services
+from api.trace import tell
+from moatelier.contracts import Trace
 from serving.asking import TRAIL
 
 
@@ -27,7 +28,13 @@ async def complete(request: Request, project: str, shared: Services, body: dict[
     mixture.need_live()
     frame = mixed.Frame(mixture)
     trail = tuple(name for name in request.headers.get(TRAIL, "").split(",") if name)
-    ask = partial(shared.answers.answer, mixture, body["messages"], fields, trail=trail)
+
+    async def ask(**heard: Any) -> Trace:
+        trace = await shared.answers.answer(mixture, body["messages"], fields, trail=trail, **heard)
+        metrics.mixture(trace)
+        tell(way=trace.way, prompt_tokens=trace.prompt_tokens, completion_tokens=trace.completion_tokens)
+        return trace
+
     if not body.get("stream"):
         trace = await unless_gone(request, ask())
         shared.decisions.note(project, frame.decision)
