@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.rights import Line, Table
+from api.rights import RIGHTS, Line, Table
 from graphs import jobs
 from moatelier.scopes import SCOPES, Scope
 from store import audit, keys, tasks
@@ -102,6 +102,10 @@ def test_a_new_route_needs_a_line() -> None:
     app.add_api_route("/new", lambda: None, methods=["GET"])
     with pytest.raises(LookupError, match="GET /new"):
         Table(app)
+
+
+def test_no_line_is_left_of_a_route_that_is_gone() -> None:
+    assert set(RIGHTS) == {line.name for line in LINES}
 
 
 def test_the_table_chooses_the_route_that_the_app_chooses() -> None:
