@@ -5,6 +5,8 @@ settings map values of one of its claims to projects and scopes.
 """
 
 import json
+import logging
+import math
 import threading
 import time
 from datetime import UTC, datetime
@@ -26,12 +28,14 @@ from store.keys import Key
 ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"]
 """Signatures by a private key alone: neither `none` nor a secret that both sides share."""
 LEEWAY_S = 30
-FRESH_S, AGAIN_S = 600.0, 30.0
-"""Public keys are read anew after this long; because of a token that they do not verify, at most this often."""
+FRESH_S, AGAIN_S, FAILED_S = 600.0, 30.0, 5.0
+"""Public keys are read anew after this long; because of a token that they do not verify, at most this often; after they
+could not be had, not before that."""
 LONGEST = 8192
 """Characters of a token."""
 DISCOVERY = "/.well-known/openid-configuration"
 MOST_BYTES = 1_000_000
+log = logging.getLogger("moatelier.api")
 
 
 class Issuer:
@@ -39,7 +43,7 @@ class Issuer:
 
     def __init__(self) -> None:
         self._keys: KeySet | None = None
-        self._read_at = 0.0
+        self._read_at = self._failed_at = -math.inf
         self._reading = threading.Lock()
 
     def check(self, token: str) -> Key | None:
@@ -64,15 +68,21 @@ class Issuer:
         return None
 
     def _known(self, age_s: float) -> KeySet:
-        with self._reading:
-            if self._keys is None or time.monotonic() - self._read_at > age_s:
+        now_s = time.monotonic()
+        if now_s - self._read_at > age_s and now_s - self._failed_at > FAILED_S:
+            # One asks at a time, and nobody waits for it: made-up tokens must not hold up every thread there is.
+            if self._reading.acquire(blocking=False):
                 try:
                     self._keys = KeySet.import_key_set(_jwks())
-                except (httpx.HTTPError, OSError, ValueError, KeyError, TypeError, JoseError) as error:
-                    if self._keys is None:
-                        raise UpstreamError("The issuer's keys cannot be had.", where="MOATELIER_OIDC_JWKS") from error
-                self._read_at = time.monotonic()
-            return self._keys
+                    self._read_at = time.monotonic()
+                except (httpx.HTTPError, OSError, ValueError, KeyError, TypeError, JoseError):
+                    self._failed_at = time.monotonic()
+                    log.warning("the keys of the OpenID Connect issuer could not be had")
+                finally:
+                    self._reading.release()
+        if self._keys is None:
+            raise UpstreamError("The issuer's keys cannot be had yet.", where="MOATELIER_OIDC_JWKS")
+        return self._keys
 
 
 def _rules() -> jwt.JWTClaimsRegistry:

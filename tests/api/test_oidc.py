@@ -161,6 +161,9 @@ def test_an_issuer_that_is_gone_is_told_and_keys_may_lie_in_a_file(
         headers = {"authorization": f"Bearer {token(absent)}"}
         gone = httpx.get(f"{url}/tasks", headers=headers)
         assert gone.status_code == 502 and gone.json()["error"]["code"] == "upstream_error"
+        again = [httpx.get(f"{url}/tasks", headers={"authorization": f"Bearer a.{n}.c"}) for n in range(5)]
+        assert {answer.status_code for answer in again} == {502}
+        monkeypatch.setattr(oidc, "FAILED_S", 0.0)
         file = tmp_path / "jwks.json"
         file.write_text(json.dumps(KeySet([RSA]).as_dict(private=False)))
         monkeypatch.setenv("MOATELIER_OIDC_JWKS", str(file))

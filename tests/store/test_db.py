@@ -14,8 +14,9 @@ from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
 from moatelier.errors import Conflict, MoatelierError
+from moatelier.scopes import SCOPES
 from moatelier.settings import settings
-from store import db, tasks
+from store import db, keys, projects, tasks
 from store.tables import Base, FileRow
 
 
@@ -43,6 +44,21 @@ def test_migrations_go_back(store: Path) -> None:
     with db.reading() as opened:
         assert inspect(opened.connection()).get_table_names() == ["alembic_version"]
     db.migrate()
+
+
+def test_keys_from_before_scopes_keep_what_they_could_do(store: Path) -> None:
+    config = Config()
+    config.set_main_option("script_location", "store:migrations")
+    with db.session() as opened:
+        config.attributes["connection"] = opened.connection()
+        command.downgrade(config, "0003")
+        old = {"digest": keys.digest_of("mo-old"), "at": "2026-01-01 00:00:00.000000"}
+        columns = "INSERT INTO api_keys (id, project_id, name, sha256, created_at)"
+        opened.execute(text(f"{columns} VALUES ('key-1', 'shop', 'old', :digest, :at)"), old)
+    db.migrate()
+    key = keys.check("mo-old")
+    assert key is not None and key.scopes == SCOPES and key.expires_at is None
+    assert [project.id for project in projects.list_projects()] == ["shop"]
     assert tasks.list_tasks("p") == []
 
 
