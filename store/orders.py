@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import select
 
 from store.db import insert_once, reading, session
-from store.tables import OrderRow
+from store.dialect_tables import OrderRow
 
 
 def put(project: str, task: str, request: Mapping[str, Any]) -> None:

@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 from moatelier.contracts import now
 from moatelier.errors import Conflict, NotFound
 from store.db import insert_once, reading, session
-from store.tables import Base, EvalItemRow, EvalRunRow, Stored, StoredEvalRow
+from store.dialect_tables import EvalItemRow, EvalRunRow, StoredEvalRow
+from store.tables import Base, Stored
 
 RunStatus = Literal["queued", "in_progress", "completed", "canceled", "failed"]
 OPEN: frozenset[RunStatus] = frozenset({"queued", "in_progress"})

@@ -21,7 +21,8 @@ from moatelier.ids import new_id
 from moatelier.settings import settings
 from store import datasets
 from store.db import reading, session
-from store.tables import PartRow, Stored, UploadRow
+from store.dialect_tables import PartRow, UploadRow
+from store.tables import Stored
 
 MOST_BYTES = 8 * 2**30
 PART_BYTES = 64 * 2**20

@@ -2,6 +2,7 @@
 
 from alembic import context
 
+from store import dialect_tables as dialect_tables  # its tables are part of the metadata
 from store.tables import Base
 
 context.configure(

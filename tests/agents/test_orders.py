@@ -10,6 +10,7 @@ from moatelier.contracts import Columns, DataProfile, Fixed, Order, RewardSpec, 
 from moatelier.errors import DataError, InvalidRequest
 from tests.agents.scenes import CHAT, DEFAULTS, SUPPORT, TEAMS, column, profile
 
+OFFERED = DEFAULTS.model_copy(update={"methods": ("lora", "dpo", "orpo")})
 PAIRS = profile(
     [column("input", 900, 300), column("good", 900, 300), column("bad", 900, 300)],
     [("input", "input", 0.95), ("target", "good", 0.95), ("rejected", "bad", 0.95)],  # type: ignore[list-item]
@@ -23,7 +24,7 @@ PROMPTS = profile(
 
 def planned(data: DataProfile, method: str = "supervised", **fields: Any) -> TaskPlan:
     order = Order.model_validate({"model": DEFAULTS.base, "method": method} | fields)
-    return orders.plan(order, profile=data, train_file="file-train", defaults=DEFAULTS)
+    return orders.plan(order, profile=data, train_file="file-train", defaults=OFFERED)
 
 
 def test_every_value_says_where_it_comes_from_and_nothing_is_claimed_unasked() -> None:

@@ -52,7 +52,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _command(process: psutil.Process) -> str:
+def command_of(process: psutil.Process) -> str:
     """A process's command line; "" where it is just dying."""
     try:
         return " ".join(process.cmdline())
@@ -201,7 +201,7 @@ class Service:
         module = {"api": "api.app", "worker": "graphs.worker", "engine": "serving.pool"}[role]
 
         def find() -> int:
-            return next((p.pid for p in self.family() if module in _command(p)), 0)
+            return next((p.pid for p in self.family() if module in command_of(p)), 0)
 
         return int(wait_for(f"the {role} process", find))
 

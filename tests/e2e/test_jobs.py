@@ -9,7 +9,7 @@ import pytest
 from openai import OpenAI
 
 from tests.conformance.serving import chat_file
-from tests.e2e.harness import Service, wait_for
+from tests.e2e.harness import Service, command_of, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ENDED = ("succeeded", "failed", "cancelled")
@@ -46,7 +46,7 @@ def epochs(number: int) -> dict[str, Any]:
 
 
 def trainings(service: Service) -> list[psutil.Process]:
-    return [process for process in service.family() if "training.run" in " ".join(process.cmdline())]
+    return [process for process in service.family() if "training.run" in command_of(process)]
 
 
 def test_a_paused_job_gives_up_its_place_and_goes_on_from_where_it_was(
