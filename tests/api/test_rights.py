@@ -34,6 +34,7 @@ WITHOUT_ENGINE = {
     "POST /v1/moa/{name}/evaluations": (400, 404),
     "POST /v1/moa/{name}/candidates": (400, 404),
     # Refused to everybody.
+    "DELETE /v1/models/{model:path}": (400,),
     "GET /v1/chat/completions": (400,),
     "GET /v1/chat/completions/{completion_id}": (400,),
     "POST /v1/chat/completions/{completion_id}": (400,),

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from api.eval_shapes import item_id
 from graphs import derivation
 from moatelier.contracts import Event as LoggedEvent
 from moatelier.contracts import ExportSpec, RouteDecision, read_recipe
@@ -116,7 +117,7 @@ class Things:
 
     def response(self) -> str:
         made = new_id("resp")
-        items = [{"type": "message", "role": "user", "content": self.mark}]
+        items = [{"id": "msg-1", "type": "message", "role": "user", "content": self.mark}]
         body = {"id": made, "object": "response", "output": [], "previous_response_id": None}
         responses.put(self.project, made, previous=None, items=items, body=body)
         return made
@@ -146,7 +147,7 @@ def _ids(things: Things, route: str) -> Ids:
         elif name == "run_id" and "eval_id" in found:
             found[name] = things.eval_run(found["eval_id"])
         elif name == "item_id":
-            found[name] = f"{found['run_id']}-1"
+            found[name] = item_id(found["run_id"], 1)
         elif name == "checkpoint_id":
             found[name] = things.run(found["thread_id"])
         elif name in SHARED:
