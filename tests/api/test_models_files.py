@@ -9,12 +9,14 @@ from store import adapters, keys, tasks
 from tests.api.conftest import Service, make_adapter
 from tests.api.fake_engine import BASE
 
+CONVERSATION = "moatelier"
+
 
 def test_models_are_the_base_the_adapters_and_their_aliases(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == [BASE]
+    assert [model.id for model in client.models.list()] == [BASE, CONVERSATION]
     record = make_adapter()
     adapters.set_alias("default", "support", record.digest, fence=1, actor="test")
-    assert [model.id for model in client.models.list()] == [BASE, record.model_id, "support"]
+    assert [model.id for model in client.models.list()] == [BASE, record.model_id, "support", CONVERSATION]
     for name in (record.model_id, "support", record.digest):
         found = client.models.retrieve(name).to_dict()
         assert (found["id"], found["root"], found["parent"]) == (name, record.model_id, BASE)

@@ -23,7 +23,8 @@ HEAD = """\
 What the unmodified clients were answered by a real server on loopback, written by `python -m tests.conformance.table`
 from a run of `tests/conformance`; tests hold it to what happens. *works*: the call came back as its package reads it,
 in the ways that are named. *refused*: a typed error of the envelope, with these words. *not run*: no test calls it. The
-last column is a test that shows it.
+last column is a test that shows it. Left out: `responses.connect` (a websocket) and `threads.stream` (the younger
+protocol of commands and channels, which is refused).
 """
 
 
