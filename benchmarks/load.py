@@ -327,7 +327,8 @@ def main() -> None:
         "overhead_p95_ms errors rss_growth health_p95_ms_while_training chat_p95_ms_while_training".split()
     )
     with tempfile.TemporaryDirectory() as home:
-        os.environ |= {"MOATELIER_HOME": home, "MOATELIER_CACHE": str(cache)}
+        os.environ |= {"MOATELIER_HOME": home, "MOATELIER_CACHE": str(cache), "MOATELIER_THREADS": "0"}
+        os.environ.pop("OMP_NUM_THREADS", None)  # the training shall have all cores
         settings.cache_clear()
         db.migrate()
         for name in given.only.split(","):

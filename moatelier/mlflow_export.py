@@ -96,8 +96,8 @@ class Export:
         run = self._run(self._task["name"] or self._task["id"], {ADAPTER: str(result.get("adapter") or "")})
         for name, value in parameters(self._task["plan"] or {}).items():
             self._store.log_param(run, name, value)
-        for name, value in numbers(result).items():
-            self._store.log_metric(run, name, value)
+        for name, number in numbers(result).items():
+            self._store.log_metric(run, name, number)
         self._trainings(run)
         version = self._artifacts(run, result)
         self._store.set_tag(run, "moatelier.version", version)
@@ -151,7 +151,9 @@ class Export:
             packed = io.BytesIO()
             self._client.download(f"/adapters/{result['adapter']}/export", packed)
             with zipfile.ZipFile(packed) as archive:
-                archive.extractall(Path(place) / "adapter")
+                for member in archive.infolist():
+                    member.filename = member.filename.partition("/")[2]  # all lies in a folder of its own
+                    archive.extract(member, Path(place) / "adapter")
             self._store.log_artifacts(run, str(Path(place) / "adapter"), "adapter")
         return self._register(run, result)
 

@@ -44,6 +44,9 @@ def known() -> dict[str, set[str]]:
     for registry in (api.REGISTRY, engine.REGISTRY, worker.REGISTRY):
         for name, collector in registry._names_to_collectors.items():
             found[name] = {*getattr(collector, "_labelnames", ()), *(["le"] if name.endswith("_bucket") else [])}
+        # Collectors that do not name what they will tell, such as those of processes.
+        told = [sample for family in registry.collect() for sample in family.samples]
+        found |= {sample.name: set(sample.labels) for sample in told if sample.name not in found}
     for family in held().collect():
         found |= {sample.name: set(sample.labels) for sample in family.samples}
     return found

@@ -24,11 +24,11 @@ class Spans:
         return [span for span in self.all if span.name == name]
 
     def parent_name(self, span: ReadableSpan) -> str | None:
-        """The name of the span above."""
+        """The name of the span above; None where that is somebody else's, or there is none."""
         if span.parent is None:
             return None
-        [above] = [one for one in self.all if one.context.span_id == span.parent.span_id]  # type: ignore[union-attr]
-        return above.name
+        above = [one.name for one in self.all if one.context.span_id == span.parent.span_id]  # type: ignore[union-attr]
+        return next(iter(above), None)
 
 
 @contextmanager

@@ -22,5 +22,7 @@ async def scrape(_: Caller, shared: Shared) -> Response:
     parts = {"engine": await engine_counts(shared), "worker": await to_thread.run_sync(worker_counts)}
     for role, text in parts.items():
         metrics.UP.labels(role).set(text is not None)
-    told = generate_latest(metrics.REGISTRY).decode() + "".join(text for text in parts.values() if text)
+    # On a thread: there are thousands of lines, and nobody's stream shall wait for them.
+    own = await to_thread.run_sync(generate_latest, metrics.REGISTRY)
+    told = own.decode() + "".join(text for text in parts.values() if text)
     return Response(told, media_type=CONTENT_TYPE_PLAIN_0_0_4)
