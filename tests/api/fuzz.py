@@ -162,10 +162,14 @@ def main() -> None:
             whole.statuses += found.statuses
             whole.faults += found.faults
             number += 1
-    for fault in whole.faults:
-        print(fault, file=sys.stderr)
-    told = {"requests": whole.requests, "faults": len(whole.faults), "statuses": dict(sorted(whole.statuses.items()))}
-    print(json.dumps(told))
+        for fault in whole.faults:
+            print(fault, file=sys.stderr)
+        told = {
+            "requests": whole.requests,
+            "faults": len(whole.faults),
+            "statuses": dict(sorted(whole.statuses.items())),
+        }
+        print(json.dumps(told), flush=True)
     sys.exit(bool(whole.faults))
 
 
