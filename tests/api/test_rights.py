@@ -57,6 +57,8 @@ WITHOUT_ENGINE = {
     "POST /threads/{thread_id}/stream/events": (400,),
     # Not in the state in which they would succeed.
     "POST /v1/uploads/{upload_id}/complete": (400,),
+    "POST /v1/fine_tuning/jobs/{job_id}/pause": (200, 400),
+    "POST /v1/fine_tuning/jobs/{job_id}/resume": (400,),
     "POST /imports/openai": (400,),
     "POST /imports/openai/files/{file_id}": (200, 400),  # the id is taken: of one's own it is given again
 }

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from api.eval_shapes import item_id
-from graphs import derivation
+from graphs import derivation, eval_runs
 from moatelier.contracts import Event as LoggedEvent
 from moatelier.contracts import ExportSpec, RouteDecision, read_recipe
 from moatelier.ids import new_id
@@ -103,12 +103,14 @@ class Things:
         kept = {"name": self.mark, "config": config, "criteria": [CHECK], "metadata": {}}
         return stored_evals.create(self.project, id=new_id("eval"), **kept).id
 
-    def eval_run(self, eval: str) -> str:
+    def eval_run(self, eval: str, *, ended: bool) -> str:
         source = {"type": "jsonl", "source": {"type": "file_content", "content": [{"item": {"a": self.mark}}]}}
         asked = {"name": self.mark, "source": source, "metadata": {}, "status": "queued"}
         run = stored_evals.create_run(self.project, id=new_id("evalrun"), eval=eval, **asked)
         body = {"item": {"a": self.mark}, "sample": None, "results": []}
         stored_evals.add_item(run, 1, True, body)
+        if ended:
+            eval_runs.cancel(self.project, eval, run.id)
         return run.id
 
     def cron(self) -> str:
@@ -137,6 +139,10 @@ Request = dict[str, Any]
 """What httpx takes: json, files, data, headers."""
 
 
+def _cancels(route: str) -> bool:
+    return route.startswith("POST ") and route.endswith(("/cancel", "/runs/{run_id}"))
+
+
 def _ids(things: Things, route: str) -> Ids:
     """A thing for every parameter of a route's path. A parameter that is not known here needs a line."""
     names = re.findall(r"\{(\w+)", route)
@@ -145,7 +151,7 @@ def _ids(things: Things, route: str) -> Ids:
         if name == "thread_id":
             found[name] = things.thread()
         elif name == "run_id" and "eval_id" in found:
-            found[name] = things.eval_run(found["eval_id"])
+            found[name] = things.eval_run(found["eval_id"], ended=not _cancels(route))
         elif name == "item_id":
             found[name] = item_id(found["run_id"], 1)
         elif name == "checkpoint_id":
