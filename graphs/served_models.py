@@ -11,6 +11,7 @@ from moatelier.errors import MoatelierError, UpstreamError
 from moatelier.settings import settings
 from serving import asking, mixtures
 from serving.auto import AUTO
+from serving.completions import EMPTY
 from serving.mixtures import Mixture
 from serving.moa import Call
 from serving.prompts import Messages
@@ -45,8 +46,8 @@ class ServedModels:
         for wait_s in (*PATIENCE_S, None):
             call = await self._call(model, messages)
             said = await self._answers.asker.ask(call, messages, asked)
-            if not said.error:
-                return said
+            if not said.error or EMPTY in said.reason:  # to say nothing is an answer, and asked again it is the same
+                return said.model_copy(update={"error": "", "reason": ""})
             if wait_s is None or said.error not in _AGAIN:
                 raise MoatelierError.from_dict({"code": said.error, "what": said.reason, "where": model})
             await asyncio.sleep(wait_s)
