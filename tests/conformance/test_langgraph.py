@@ -1,6 +1,7 @@
 """The conversation by langgraph-sdk, every method, synchronously and asynchronously; streams cut and resumed."""
 
 import asyncio
+from contextlib import aclosing
 from typing import Any
 
 import httpx
@@ -134,9 +135,8 @@ async def _threads(client: Any, thread: str) -> None:
         await threads.update_state(thread, {})
     copied = (await threads.copy(thread))["thread_id"]
     assert await threads.prune([copied]) == {"pruned_count": 1}
-    async for part in threads.join_stream(thread):
-        assert part.event == "metadata"
-        break
+    async with aclosing(await threads.join_stream(thread)) as live:
+        assert (await anext(live)).event == "metadata"
     other = (await threads.create())["thread_id"]
     await threads.delete(other)
 
