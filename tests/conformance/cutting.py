@@ -1,5 +1,6 @@
 """A relay between client and server that cuts the connection in the middle of an answer."""
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from urllib.parse import urlsplit
 
 
 class Relay:
-    """Passes bytes on; answers to requests that hold `mark` are cut after so many bytes, as often as `cuts` says."""
+    """Passes bytes on; answers to requests that hold `mark` are cut so many bytes after their headers, `cuts` times."""
 
     def __init__(self, url: str, mark: bytes, after: int, cuts: int) -> None:
         self.target, self.mark, self.after, self.cuts = (urlsplit(url).hostname, urlsplit(url).port), mark, after, cuts
@@ -33,7 +34,7 @@ class Relay:
             cut = self.mark in asked and self.cuts > 0
             self.cuts -= cut
             # One request a connection, so that each is seen by itself.
-            server.sendall(asked.replace(b"\r\n", b"\r\nconnection: close\r\n", 1))
+            server.sendall(re.sub(rb"(?i)connection: keep-alive", b"connection: close", asked, count=1))
             back = threading.Thread(target=self._back, args=(client, server, cut))
             back.start()
             with suppress(OSError):
@@ -42,16 +43,20 @@ class Relay:
             back.join()
 
     def _back(self, client: socket.socket, server: socket.socket, cut: bool) -> None:
-        left = self.after
+        head, end = b"", -1
         with suppress(OSError):
-            while data := server.recv(65_536):
-                client.sendall(data[:left] if cut else data)
+            while end < 0 and (data := server.recv(65_536)):
+                head += data
+                end = head.find(b"\r\n\r\n")
+            left = end + 4 + self.after if cut else 1 << 60
+            data = head
+            while data:
+                client.sendall(data[:left])
                 left -= len(data)
-                if cut and left <= 0:
-                    break
-        for end in (client, server):
+                data = server.recv(65_536) if left > 0 else b""
+        for side in (client, server):
             with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+                side.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Stop; every thread has ended afterwards."""

@@ -108,7 +108,7 @@ def _watched(call: Callable[..., Any], key: str, test: str) -> Callable[..., Any
             return _aeach(made, key, test)
         if inspect.iscoroutine(made):
             return _awaited(made, key, test)
-        if not hasattr(made, "__await__"):
+        if not hasattr(made, "__await__") or hasattr(made, "__aiter__"):  # such as a list, which asks when it is read
             _note(key, test)
         return made
 
