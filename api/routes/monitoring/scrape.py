@@ -6,6 +6,7 @@ neither. A part that does not answer is left out and `moatelier_up` says so: its
 
 from anyio import to_thread
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from api import metrics
@@ -16,7 +17,7 @@ from api.services import Shared
 router = APIRouter()
 
 
-@router.get("/metrics", include_in_schema=False)
+@router.get("/metrics", response_class=PlainTextResponse)
 async def scrape(_: Caller, shared: Shared) -> Response:
     """All metrics of the service, as text."""
     parts = {"engine": await engine_counts(shared), "worker": await to_thread.run_sync(worker_counts)}
