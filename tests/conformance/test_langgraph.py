@@ -175,7 +175,7 @@ def approved(client: SyncLangGraphClient) -> tuple[str, dict[str, Any]]:
     return thread, decide(dict(interrupt), "approve")
 
 
-@pytest.mark.parametrize("after", [200, 500, 900])
+@pytest.mark.parametrize("after", [200, 350, 500])
 def test_a_stream_that_is_cut_goes_on_where_it_was(talking: Talking, after: int) -> None:
     """By the client itself: it comes back to `Location` with the id it saw last, and nothing is lost or told twice."""
     thread, command = approved(talking.client)

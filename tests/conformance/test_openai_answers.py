@@ -52,7 +52,8 @@ def test_chat(answering: Answering) -> None:
     assert text == chat.create(**wanted).choices[0].message.content
     assert pieces[-1].choices == [] and pieces[-1].usage is not None
     with chat.stream(**wanted) as stream:
-        assert stream.get_final_completion().choices[0].message.content == text
+        assert "content.delta" in [event.type for event in stream]
+        assert stream.current_completion_snapshot.choices[0].message.content == text, "no final one: six tokens are few"
     # A random model's likeliest words may be white space without end; drawn ones are not.
     drawn: Any = {"model": "tiny", "messages": SAID, "temperature": 1.0, "seed": 3, "max_completion_tokens": 300}
     parsed = chat.parse(**drawn, response_format=Verdict)
@@ -121,9 +122,7 @@ def test_audio(answering: Answering) -> None:
     assert long.segments and long.segments[0].text == "2 seconds" and float(long.duration) == 2
     kinds = [event.type for event in create(model="whisper-1", file=file, stream=True)]
     assert kinds[-1] == "transcript.text.done"
-    # The one base here is monolingual, so that the route is judged by its refusal.
-    with pytest.raises(openai.BadRequestError):
-        answering.client.audio.translations.create(model="whisper-1", file=file)
+    assert "2 seconds" in answering.client.audio.translations.create(model="whisper-1", file=file).text
 
 
 def test_responses(answering: Answering) -> None:
