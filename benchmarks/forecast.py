@@ -40,7 +40,7 @@ _LORA = {"method": "lora", "rank": 16, "alpha": 32.0, "layers": "top_third", "ba
 SHAPES = (
     Shape("short rows", 320, 1, 2.0, 32, _LORA),
     Shape("all layers", 96, 1, 2.0, 16, _LORA | {"layers": "all"}),
-    Shape("long rows", 24, 40, 2.0, 4, _LORA | {"batch_rows": 4}),
+    Shape("long rows", 24, 34, 2.0, 4, _LORA | {"batch_rows": 4}),
     Shape("activated, rank 64", 240, 2, 2.0, 24, _LORA | {"method": "alora", "rank": 64, "alpha": 128.0}),
     Shape("many rows", 1280, 1, 1.0, 128, _LORA | {"batch_rows": 64}),
 )
