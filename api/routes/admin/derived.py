@@ -29,7 +29,7 @@ class Mixed(Contract):
     weights: tuple[float, ...]
     density: float | None = Field(default=None, gt=0, le=1)
     rank: int | None = Field(default=None, ge=1, le=1024)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**31)
     name: str
     """The mixed one's suffix and alias."""
 

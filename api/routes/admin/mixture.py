@@ -20,7 +20,7 @@ class Asked(Contract):
 
     datasets: tuple[str, ...] = ()
     """Tasks, adapters or datasets; default: those of the recipe's proposers."""
-    rows: int | None = Field(default=None, ge=1)
+    rows: int | None = Field(default=None, ge=1, le=1_000_000)
 
 
 class AskedOn(Asked):

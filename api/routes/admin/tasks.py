@@ -77,7 +77,7 @@ async def _stream(task: tasks.Task, after: int) -> AsyncIterator[ServerSentEvent
 def list_events(
     task_id: str,
     project: Project,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: Annotated[int, Query(ge=0, lt=2**63)] = 0,
     limit: Annotated[int, Query(ge=1, le=PAGE)] = PAGE,
     accept: Annotated[str, Header()] = "",
     last_event_id: Annotated[str | None, Header(alias="last-event-id")] = None,
