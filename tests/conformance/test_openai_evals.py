@@ -151,6 +151,20 @@ def test_a_run_is_cancelled_and_asks_nothing_more(whole: Whole, own_path: bool) 
         whole.lenient.evals.runs.retrieve(run.id, eval_id=made.id)
 
 
+def test_the_runs_of_an_eval_are_listed_in_pages_and_by_status(whole: Whole) -> None:
+    made, other = create(whole), create(whole)
+    done = [ended(whole, start(whole, made.id, {"type": "jsonl", "source": given(ROWS[:1])})).id for _ in range(3)]
+    broken = ended(whole, start(whole, made.id, {"type": "jsonl", "source": given([{"item": {}}])})).id
+    start(whole, other.id, {"type": "jsonl", "source": given(ROWS[:1])})
+    runs = whole.lenient.evals.runs
+    assert [run.id for run in runs.list(made.id, limit=2)] == [*done, broken]
+    assert [run.id for run in runs.list(made.id, order="desc")] == [broken, *done[::-1]]
+    assert [run.id for run in runs.list(made.id, status="failed")] == [broken]
+    assert [run.id for run in runs.list(made.id, after=done[1]).data] == [done[2], broken]
+    with pytest.raises(openai.NotFoundError):
+        runs.list("eval-none")
+
+
 def test_a_killed_worker_goes_on_with_what_is_left(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
     made = create(whole)
     monkeypatch.setattr(jobs, "submit_run", lambda _: None)  # nobody takes it yet

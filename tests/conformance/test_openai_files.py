@@ -126,6 +126,17 @@ def test_a_file_is_forgotten_when_its_time_is_over(whole: Whole, monkeypatch: py
     assert len(list((whole.player.home / "artifacts").glob("??/*"))) == 1
 
 
+def test_a_file_is_there_at_once_until_it_is_deleted(whole: Whole) -> None:
+    sent = whole.client.files.create(file=("a.csv", b"a,b\n"), purpose="fine-tune")
+    ready = whole.client.files.wait_for_processing(sent.id, max_wait_seconds=0)
+    assert (ready.id, ready.status) == (sent.id, "processed")
+    gone = whole.client.files.delete(sent.id)
+    assert gone.deleted and gone.id == sent.id and whole.client.files.list().data == []
+    for call in (whole.client.files.delete, whole.client.files.content, whole.client.files.wait_for_processing):
+        with pytest.raises(openai.NotFoundError):
+            call(sent.id)
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
