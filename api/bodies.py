@@ -94,14 +94,20 @@ async def _gone(request: Request) -> None:
         pass
 
 
+def wants_usage(body: dict[str, Any]) -> bool:
+    """Whether a stream's client asks to be told what it cost."""
+    options = body.get("stream_options")
+    return bool(options.get("include_usage")) if isinstance(options, dict) else False
+
+
 def metered(request: Request, body: dict[str, Any]) -> tuple[dict[str, Any], Meter | None]:
     """A chat's body so that its stream tells what it cost, where that counts and its client does not ask for it.
 
     Returns:
         The fields to add to the body, and the meter for `passed_on`.
     """
-    meter, options = request.scope.get(METER), body.get("stream_options")
-    if meter is None or (isinstance(options, dict) and options.get("include_usage")):
+    meter = request.scope.get(METER)
+    if meter is None or wants_usage(body):
         return {}, None
     return {"stream_options": {"include_usage": True}}, meter
 

@@ -89,19 +89,25 @@ class TooSlow(MoatelierError):
     code, status = "request_timeout", 408
 
 
-class RateLimited(MoatelierError):
-    """More requests or tokens a minute than the key has, or too many wrong keys.
+class Overloaded(MoatelierError):
+    """More is asked than can be answered in time; the same request may be sent again later.
 
     Args:
         what, where, remedy: As for every error.
         retry_after_s: When to come back.
     """
 
-    code, status = "rate_limit_exceeded", 429
+    code, status = "overloaded", 429
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "", retry_after_s: float = 1.0) -> None:
         super().__init__(what, where=where, remedy=remedy)
         self.retry_after_s = retry_after_s
+
+
+class RateLimited(Overloaded):
+    """More requests or tokens a minute than the key has, or too many wrong keys."""
+
+    code = "rate_limit_exceeded"
 
 
 class QuotaExceeded(MoatelierError):
@@ -144,21 +150,6 @@ class UpstreamRefused(UpstreamError):
     """A model endpoint is well, and refuses this request: too long, or a field it does not know."""
 
     code, status = "upstream_refused", 400
-
-
-class Overloaded(MoatelierError):
-    """More is asked than can be answered in time; the same request may be sent again later.
-
-    Args:
-        what, where, remedy: As for every error.
-        retry_after_s: When to come back.
-    """
-
-    code, status = "overloaded", 429
-
-    def __init__(self, what: str, *, where: str = "", remedy: str = "", retry_after_s: float = 1.0) -> None:
-        super().__init__(what, where=where, remedy=remedy)
-        self.retry_after_s = retry_after_s
 
 
 class DeadlineExceeded(MoatelierError):

@@ -13,7 +13,7 @@ from sse_starlette import EventSourceResponse
 
 from api import translated
 from api.auth import Project
-from api.bodies import Body
+from api.bodies import Body, wants_usage
 from api.routes.openai.conversing import NAME as CONVERSATION
 from api.services import Shared
 from moatelier.contracts.recipes import PREFIX
@@ -48,7 +48,7 @@ async def complete(request: Request, project: Project, shared: Shared, body: Bod
             for prompt, each in asked[1:]:
                 yield prompt, (await translated.streamed(request, project, shared, each))[0]
 
-        events = _stream(following(), body.get("n") or 1, _wants_usage(body))
+        events = _stream(following(), body.get("n") or 1, wants_usage(body))
         return EventSourceResponse(events, sep="\n", headers=headers)
     answers, headers = [], {}
     for _, each in asked:
@@ -91,11 +91,6 @@ def _asked(body: dict[str, Any], prompt: str) -> dict[str, Any]:
             raise InvalidRequest(what, where="logprobs")
         asked |= {"logprobs": True} | ({"top_logprobs": logprobs} if logprobs else {})
     return asked
-
-
-def _wants_usage(body: dict[str, Any]) -> bool:
-    options = body.get("stream_options")
-    return bool(options.get("include_usage")) if isinstance(options, dict) else False
 
 
 def _joined(answers: Sequence[dict[str, Any]], prompts: Sequence[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from sse_starlette import EventSourceResponse
 
 from api import chatting, telling
 from api.auth import need_train
+from api.bodies import wants_usage
 from api.follow import follow
 from api.routes.threads.following import HEARTBEAT_S
 from api.routes.threads.requests import read_metadata
@@ -94,9 +95,7 @@ async def complete(request: Request, project: str, body: dict[str, Any]) -> Resp
     heard = await to_thread.run_sync(chatting.hear, project, chat, None if named is None else str(named))
     frame, headers = Frame(heard), {"x-moatelier-thread": heard.thread}
     if body.get("stream"):
-        options = body.get("stream_options")
-        include_usage = bool(options.get("include_usage")) if isinstance(options, dict) else False
-        return EventSourceResponse(_stream(frame, include_usage), sep="\n", headers=headers)
+        return EventSourceResponse(_stream(frame, wants_usage(body)), sep="\n", headers=headers)
     return StreamingResponse(_whole(frame), media_type="application/json", headers=headers)
 
 

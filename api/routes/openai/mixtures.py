@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
 
 from api import metrics, mixed
-from api.bodies import unless_gone
+from api.bodies import unless_gone, wants_usage
 from api.services import Services
 from api.trace import tell
 from moatelier.contracts import Trace
@@ -41,7 +41,5 @@ async def complete(request: Request, project: str, shared: Services, body: dict[
         return JSONResponse(frame.body(trace), headers={"x-moatelier-recipe": mixture.stored.digest})
     shared.answers.passable(mixture, trail)
     shared.decisions.note(project, frame.decision)
-    options = body.get("stream_options")
-    include_usage = bool(options.get("include_usage")) if isinstance(options, dict) else False
-    events = mixed.stream(frame, lambda tell, say: ask(tell=tell, say=say), include_usage=include_usage)
+    events = mixed.stream(frame, lambda tell, say: ask(tell=tell, say=say), include_usage=wants_usage(body))
     return EventSourceResponse(events, sep="\n", headers={"x-moatelier-recipe": mixture.stored.digest})
