@@ -1,4 +1,4 @@
-# The verbs of this project; CI runs `make clients check test slow`. Each makes .venv first when it is missing.
+# The verbs of this project; CI runs `make check test slow`. Each makes .venv first when it is missing.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -32,7 +32,7 @@ check: setup
 test: setup
 	$(BIN)/pytest -n 2
 
-slow: setup
+slow: setup clients
 	$(BIN)/pytest -m slow
 
 # The clients that the JavaScript examples use; without npm their tests are skipped.

@@ -15,9 +15,12 @@ from tests.api.fake_engine import BASE
 CLIENTS = Path(__file__).resolve().parents[2] / "examples" / "clients"
 NODE = shutil.which("node")
 PACKAGES = CLIENTS / "node_modules"
-javascript = pytest.mark.skipif(
-    not (NODE and (PACKAGES / "openai").exists() and (PACKAGES / "@langchain" / "langgraph-sdk").exists()),
-    reason="needs node, and `make clients`",
+javascript = (
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (NODE and (PACKAGES / "openai").exists() and (PACKAGES / "@langchain" / "langgraph-sdk").exists()),
+        reason="needs node, and `make clients`",
+    ),
 )
 
 
