@@ -23,6 +23,9 @@ TELEMETRY: TelemetryConfig = {"metrics": False, "logs": False, "operation_spans"
 hold the words of exceptions."""
 GRACE_S = 1
 """After SIGTERM open connections have this long to end by themselves."""
+KEEP_S = 75
+"""How long an idle connection is kept: longer than clients keep theirs. uvicorn's 5 s are those of httpx too, so that both
+would close at the same moment, and a request on its way be lost."""
 LAST_S = 2.5
 """After SIGTERM the process is gone by then, whatever it was in the middle of."""
 
@@ -48,6 +51,7 @@ def serve(app: Any, host: str, port: int, *, proxies: Sequence[str] = ()) -> Non
         server_header=False,
         proxy_headers=bool(proxies),
         forwarded_allow_ips=list(proxies),
+        timeout_keep_alive=KEEP_S,
         timeout_graceful_shutdown=GRACE_S,
         lifespan="on",
     )
