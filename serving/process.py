@@ -24,7 +24,7 @@ hold the words of exceptions."""
 GRACE_S = 1
 """After SIGTERM open connections have this long to end by themselves."""
 KEEP_S = 75
-"""How long an idle connection is kept: longer than clients keep theirs. uvicorn's 5 s are those of httpx too, so that both
+"""How long an idle connection is kept: longer than clients keep theirs. uvicorn's 5 s are those of httpx too: both
 would close at the same moment, and a request on its way be lost."""
 LAST_S = 2.5
 """After SIGTERM the process is gone by then, whatever it was in the middle of."""
