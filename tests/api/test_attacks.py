@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 import time
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -250,7 +251,7 @@ def test_neither_secrets_nor_words_are_logged(
 def test_an_error_of_the_database_names_no_values(home: Any) -> None:
     with pytest.raises(MoatelierError) as caught, db.session() as opened:
         opened.execute(sql("INSERT INTO files (id) VALUES (:said)"), {"said": "my-card-is-4111"})
-    chain = f"{caught.value!s} {caught.value.__cause__!s}"
+    chain = "".join(traceback.format_exception(caught.value))
     assert "my-card" not in chain and "NOT NULL" in chain
 
 
