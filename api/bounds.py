@@ -48,7 +48,8 @@ class Bounded:
         self._receive, self._upload = receive, upload
         self.most = round(MB * (settings().upload_mb if upload else settings().body_mb))
         self._deadline = _now() + (settings().upload_timeout_s if upload else settings().body_timeout_s)
-        self._bytes = 0
+        self.bytes = 0
+        """So many have come."""
         self.whole = length == 0
         """All of it has come in."""
         self.error: MoatelierError | None = None
@@ -75,9 +76,9 @@ class Bounded:
         except TimeoutError:
             self.error = TooSlow("The body was not there in time.", remedy="Send it faster, or in smaller parts.")
             raise self.error from None
-        self._bytes += len(message.get("body", b""))
+        self.bytes += len(message.get("body", b""))
         self.whole = not message.get("more_body", False)
-        if self._bytes > self.most:
+        if self.bytes > self.most:
             self.error = self._too_large()
             raise self.error
         return message

@@ -6,6 +6,7 @@ counted, changes written to the audit log, and a stream that ends when its key d
 
 import json
 import re
+import time
 from typing import Any
 
 from anyio import to_thread
@@ -65,7 +66,10 @@ class _Passage:
     """One request on its way."""
 
     def __init__(self, app: ASGIApp, line: Line, scope: Scope, receive: Receive, send: Send) -> None:
-        self._app, self._line, self._scope, self._receive, self._send = app, line, scope, receive, send
+        self._app, self._line, self._scope, self._server, self._send = app, line, scope, receive, send
+        self._receive: Receive = self._watched
+        self._gone = False
+        self._charged = 0
         self._services: Services = scope["app"].state.services
         self._key: Key | None = None
         self._secret = ""
@@ -90,7 +94,7 @@ class _Passage:
                 await self._refuse(why)
         finally:
             if self._meter is not None and self._key is not None:
-                self._services.limits.spend(self._key, self._meter.tokens)
+                self._services.limits.spend(self._key, self._meter.tokens - self._charged)
 
     @property
     def _broken(self) -> MoatelierError | None:
@@ -105,13 +109,28 @@ class _Passage:
             key = self._key = self._scope[KEY] = await self._services.callers.admit(self._scope)
             self._secret = secret_of(Request(self._scope).headers)
             need(key, right.scopes)
-            asks = "infer" in right.scopes and self._scope["method"] == "POST"
+            asks = (right.asks or "infer" in right.scopes) and self._scope["method"] == "POST"
             self._told = self._services.limits.admit(key, asks=asks)
             if asks and self._services.limits.counts_tokens(key):
                 self._meter = self._scope[METER] = Meter()
+        receive = self._bounded.receive
         if self._bounded.whole:
-            return self._receive
-        return self._bounded.receive if right.body == "upload" else await self._bounded.json()
+            receive = self._receive
+        elif right.body != "upload":
+            receive = await self._bounded.json()
+            self._charge(self._bounded.bytes)
+        return receive
+
+    def _charge(self, bytes: int) -> None:
+        if self._meter is not None and self._key is not None:
+            self._charged = self._meter.charge(bytes)
+            self._services.limits.spend(self._key, self._charged)
+
+    async def _watched(self) -> Message:
+        """What the server says, with an eye on the client's leaving."""
+        message = await self._server()
+        self._gone = self._gone or message["type"] == "http.disconnect"
+        return message
 
     async def _refuse(self, error: MoatelierError) -> None:
         """Answer with an error; a client that is still sending is first heard out for a moment."""
@@ -139,6 +158,8 @@ class _Passage:
         message["headers"] = [*message["headers"], *self._told]
         headers = {name.lower(): value for name, value in message["headers"]}
         kind = headers.get(b"content-type", b"")
+        if self._meter is not None and message["status"] >= 400 and not self._gone:
+            self._meter.refund()
         self._events = kind.startswith(b"text/event-stream")
         if (self._line.right.changes or CHANGES in self._scope) and message["status"] < 400:
             place = headers.get(b"content-location", headers.get(b"location"))

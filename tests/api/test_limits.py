@@ -90,6 +90,48 @@ def test_what_an_answer_cost_is_read_off_it(pieces: list[bytes], tokens: int) ->
     assert meter.tokens == tokens
 
 
+def left_of(service: Service, secret: str) -> int:
+    answer = httpx.get(f"{service.url}/v1/models", headers={"x-api-key": secret})
+    return int(answer.headers["x-ratelimit-remaining-tokens"])
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_leaves_early_pays_for_the_prompt(service: Service, stream: bool) -> None:
+    secret = keys.create("default", "k", tokens_per_minute=10_000)
+    long: list[Any] = [{"role": "system", "content": "x" * 20_000}, {"role": "user", "content": "slow"}]
+    body = {"model": BASE, "messages": long, "stream": stream}
+    with httpx.Client(base_url=service.url, headers={"x-api-key": secret}, timeout=0.5 if not stream else 20) as client:
+        if stream:
+            with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+                next(answer.iter_bytes())
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                client.post("/v1/chat/completions", json=body)
+    wait_until(lambda: service.engine.hung_up == 1)
+    assert left_of(service, secret) < 5_200
+
+
+def test_a_prompt_is_charged_while_it_is_answered_and_not_when_it_is_refused(service: Service) -> None:
+    secret = keys.create("default", "k", tokens_per_minute=10_000)
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "x" * 20_000}]}
+    with httpx.Client(base_url=service.url, headers={"x-api-key": secret}, timeout=20) as client:
+        assert client.post("/v1/chat/completions", json={**asked, "model": "none"}).status_code == 404
+        assert left_of(service, secret) > 9_900
+        slow = {"model": BASE, "stream": True, "messages": [*asked["messages"], {"role": "user", "content": "slow"}]}
+        with client.stream("POST", "/v1/chat/completions", json=slow):
+            assert left_of(service, secret) < 5_200
+
+
+def test_models_cost_tokens_by_whatever_route_they_are_asked(service: Service) -> None:
+    secret = keys.create("default", "k", tokens_per_minute=10_000)
+    judge = {"type": "score_model", "name": "j", "model": BASE, "input": [{"role": "user", "content": "x" * 8_000}]}
+    body = {"grader": judge, "model_sample": "x"}
+    headers = {"x-api-key": secret}
+    answer = httpx.post(f"{service.url}/v1/fine_tuning/alpha/graders/run", json=body, headers=headers, timeout=20)
+    assert answer.status_code == 200, answer.text
+    assert left_of(service, secret) < 10_000
+
+
 def test_the_openai_client_sees_limits_and_waits(service: Service) -> None:
     secret = keys.create("default", "k", requests_per_minute=2, tokens_per_minute=1000)
     with openai.OpenAI(base_url=f"{service.url}/v1", api_key=secret, max_retries=0) as client:
