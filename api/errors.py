@@ -6,6 +6,7 @@ engine that does not answer (it may be restarting) says when to come back.
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -76,6 +77,13 @@ def _http(request: Request, error: Exception) -> JSONResponse:
         message = f"{request.url.path} does not take {request.method}."
     body = envelope(message, status=error.status_code, code=code)
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+
+
+def not_here(request: Request, allowed: Sequence[str]) -> JSONResponse:
+    """The response where no route is: 404, or 405 where there is one for other methods."""
+    if not allowed:
+        return _http(request, HTTPException(404))
+    return _http(request, HTTPException(405, headers={"allow": ", ".join(allowed)}))
 
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:

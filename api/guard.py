@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from anyio import to_thread
+from starlette._utils import get_route_path
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -55,9 +56,12 @@ class Guard:
             error = NotFound("There is nothing whose name has control characters.")
             await errors.response(Request(scope), error)(scope, receive, send)
             return
-        line = self._table.find(scope["method"], scope["path"])
-        if line is None:  # nothing is there: the router says so
-            await self.app(scope, receive, send)
+        path = get_route_path(scope)  # as the router reads it
+        line = self._table.find(scope["method"], path)
+        if (
+            line is None
+        ):  # answered here: what the table does not know must not depend on the router's knowing it neither
+            await errors.not_here(Request(scope), self._table.methods(path))(scope, receive, send)
             return
         await _Passage(self.app, line, scope, receive, send).go()
 

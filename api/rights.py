@@ -249,6 +249,10 @@ class Table:
                 return line
         return None
 
+    def methods(self, path: str) -> list[str]:
+        """The methods that something takes at this path."""
+        return [method for method in sorted({name for name, _ in self._by_start}) if self.find(method, path)]
+
 
 def _start(path: str) -> str:
     """The first part of a path, which is fixed in every route."""
