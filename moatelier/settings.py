@@ -137,7 +137,7 @@ class Settings(BaseSettings):
     """How long such a project may train in 30 days; 0 sets no limit."""
     oidc_issuer: str | None = None
     """An OpenID Connect issuer whose bearer tokens are taken beside keys."""
-    oidc_audience: str = "moatelier"
+    oidc_audience: str = Field(default="moatelier", min_length=1)
     """What a token must name as its audience."""
     oidc_jwks: str | None = None
     """The issuer's public keys, a URL or a file; default: what the issuer's discovery document names."""
