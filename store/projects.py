@@ -14,7 +14,7 @@ from moatelier.settings import settings
 from store import audit
 from store.db import exclusive, insert_once, reading, session
 from store.dialect_tables import PartRow
-from store.tables import AdapterRow, EventRow, FileRow, ProjectRow, Stored
+from store.tables import AdapterRow, EventRow, FileRow, ProjectRow, Stored, TaskRow
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 WINDOW = timedelta(days=30)
@@ -110,13 +110,20 @@ def need_storage(opened: Session, project: str, more: int, but: str = "") -> Non
 
 
 def training_seconds(project: str) -> float:
-    """How long the project has trained in the last 30 days, in seconds: jobs as the event log tells of them."""
-    query = select(EventRow.job, EventRow.step, EventRow.at, EventRow.body).where(EventRow.project == project)
+    """How long the project has trained in the last 30 days, in seconds: jobs as the event log tells of them.
+
+    One whose end nobody wrote down has ended with its task.
+    """
+    query = select(EventRow.job, EventRow.step, EventRow.at, EventRow.body, TaskRow.ended_at)
+    query = query.outerjoin(TaskRow, (TaskRow.id == EventRow.task) & (TaskRow.project == project)).where(
+        EventRow.project == project
+    )
     with reading() as opened:
         rows = opened.execute(query.where(EventRow.kind == "job", EventRow.at > now() - WINDOW)).all()
-    began = {job: at for job, step, at, body in rows if step == 0 and body.get("job") == "train"}
-    ended = {job: at for job, step, at, _ in rows if step == 1}
-    return float(sum((ended.get(job, now()) - at).total_seconds() for job, at in began.items()))
+    began = {job: at for job, step, at, body, _ in rows if step == 0 and body.get("job") == "train"}
+    ended = {job: over for job, step, _, _, over in rows if step == 0 and over is not None}
+    ended |= {job: at for job, step, at, _, _ in rows if step == 1}
+    return float(sum(max(0.0, (ended.get(job, now()) - at).total_seconds()) for job, at in began.items()))
 
 
 def need_training_time(project: str) -> None:
