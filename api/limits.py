@@ -23,7 +23,7 @@ _PAIR = re.compile(rb'"tokens": ?\{"prompt": ?(\d+), ?"completion": ?(\d+)\}')
 """How a recipe's stream tells what all its calls cost."""
 _DELTA = re.compile(rb'"delta": ?\{"(?:content|role|reasoning)|"object": ?"text_completion"')
 PROMPT = 32_768
-"""Tokens that a request is charged at most before its answer has told: pictures and sound are many bytes and few tokens."""
+"""Tokens charged at most before the answer has told: pictures and sound are many bytes and few tokens."""
 Header = tuple[bytes, bytes]
 
 

@@ -222,8 +222,9 @@ def _joined(upload: Upload, part_ids: Sequence[str], md5: str | None) -> dataset
     _need_whole(upload, chosen, md5)
     stream = cast(BinaryIO, _Joined([_folder(upload.id) / part.id for part in chosen]))
     name = _file_of(upload.id)
-    kept = {"purpose": upload.purpose, "keep_s": upload.keep_s}
-    return datasets.add_file(upload.project, upload.name, stream, id=name, upload=upload.id, **kept)
+    return datasets.add_file(
+        upload.project, upload.name, stream, upload.purpose, id=name, keep_s=upload.keep_s, upload=upload.id
+    )
 
 
 def _file_of(id: str) -> str:
