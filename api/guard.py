@@ -125,7 +125,7 @@ class _Passage:
             self._told = self._services.limits.admit(key, asks=asks)
             if asks and self._services.limits.counts_tokens(key):
                 self._meter = self._scope[METER] = Meter()
-        receive = self._bounded.receive
+        receive: Receive = self._bounded.receive
         if self._bounded.whole:
             receive = self._receive
         elif right.body != "upload":
