@@ -25,9 +25,7 @@ KEY = "moatelier.key"
 CHANGES = "moatelier.changes"
 """Where a route that mostly asks says that this request changes something, so that it is audited."""
 REMEDY = "Send `Authorization: Bearer mo-...` or `x-api-key: mo-...`; the first start wrote one to keys/admin.key."
-ADDRESSES, SEEN = 4096, 4096
-SEEN_S = 3600.0
-"""Who has come with a good key this recently is let in from an address that others guess from."""
+ADDRESSES = 4096
 
 
 def secret_of(headers: Headers) -> str:
@@ -55,7 +53,6 @@ class Callers:
     ) -> None:
         self.keys, self.token, self._clock = keys, token, clock
         self._wrong: OrderedDict[str, Bucket] = OrderedDict()
-        self._seen: OrderedDict[str, float] = OrderedDict()
 
     async def find(self, secret: str) -> Key | None:
         """The key, if it is good now."""
@@ -75,26 +72,18 @@ class Callers:
         secret = secret_of(Headers(scope=scope))
         if not secret:
             raise Unauthorized("The request carries no API key.", remedy=REMEDY)
-        address, digest = address_of(scope), digest_of(secret)
-        self._refuse_guessers(address, digest)
+        # Looked up first: behind a proxy that is not believed all share one address, and guessers must shut nobody out.
         if (key := await self.find(secret)) is not None:
-            self._remember(digest)
             return key
+        address = address_of(scope)
+        self._refuse_guessers(address)
         self._count(address)
         raise Unauthorized("The API key is wrong or was revoked, or has expired.", remedy=REMEDY)
 
-    def _refuse_guessers(self, address: str, digest: str) -> None:
+    def _refuse_guessers(self, address: str) -> None:
         bucket = self._wrong.get(address)
-        if bucket is None or (wait := bucket.wait(1, self._clock())) <= 0:
-            return
-        if self._clock() - self._seen.get(digest, -SEEN_S) >= SEEN_S:  # unseen: not even looked up
+        if bucket is not None and (wait := bucket.wait(1, self._clock())) > 0:
             raise RateLimited("Too many wrong keys have come from this address.", retry_after_s=wait)
-
-    def _remember(self, digest: str) -> None:
-        self._seen[digest] = self._clock()
-        self._seen.move_to_end(digest)
-        if len(self._seen) > SEEN:
-            self._seen.popitem(last=False)
 
     def _count(self, address: str) -> None:
         limit = settings().wrong_keys_per_minute

@@ -1,11 +1,13 @@
 """Bodies are bounded in bytes, depth and time while they come in, before anything looks at them."""
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
+from anyio import to_thread
 from starlette.types import Message, Receive
 
 from moatelier.errors import Cancelled, InvalidRequest, MoatelierError, TooLarge, TooSlow
@@ -14,7 +16,10 @@ from moatelier.settings import settings
 DEPTH = 64
 """Levels of lists and objects within one another; the deepest that a client of ours sends is a JSON schema."""
 MB = 1_000_000
+WINDOW = 1 << 18
+"""Bytes that are looked at in one go; a longer body is looked at in a thread."""
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_WHOLE = re.compile(rb'(?:[^"]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+', re.DOTALL)
 _OTHERS = bytes(code for code in range(256) if code not in b"[]{}")
 
 
@@ -48,7 +53,8 @@ class Bounded:
         self._receive, self._upload = receive, upload
         self.most = round(MB * (settings().upload_mb if upload else settings().body_mb))
         self._deadline = _now() + (settings().upload_timeout_s if upload else settings().body_timeout_s)
-        self._bytes = 0
+        self.bytes = 0
+        """So many have come."""
         self.whole = length == 0
         """All of it has come in."""
         self.error: MoatelierError | None = None
@@ -75,9 +81,9 @@ class Bounded:
         except TimeoutError:
             self.error = TooSlow("The body was not there in time.", remedy="Send it faster, or in smaller parts.")
             raise self.error from None
-        self._bytes += len(message.get("body", b""))
+        self.bytes += len(message.get("body", b""))
         self.whole = not message.get("more_body", False)
-        if self._bytes > self.most:
+        if self.bytes > self.most:
             self.error = self._too_large()
             raise self.error
         return message
@@ -87,7 +93,7 @@ class Bounded:
 
         Raises:
             TooLarge, TooSlow: As above.
-            InvalidRequest: It is nested too deeply.
+            InvalidRequest: It is nested too deeply, or is UTF-16 or UTF-32.
             Cancelled: The client has left.
         """
         pieces = list[bytes]()
@@ -97,7 +103,10 @@ class Bounded:
                 raise Cancelled("The client closed the connection before all was sent.")
             pieces.append(message.get("body", b""))
         body = b"".join(pieces)
-        if depth(body) > DEPTH:
+        if not json.detect_encoding(body).startswith("utf-8"):  # brackets would hide from `depth`
+            raise InvalidRequest("The body is not UTF-8.", remedy="Send JSON as UTF-8.")
+        levels = depth(body) if len(body) <= WINDOW else await to_thread.run_sync(depth, body)
+        if levels > DEPTH:
             raise InvalidRequest(f"The body is nested more than {DEPTH} levels deep.", remedy="Send a flatter one.")
         return replayed(body, self._receive)
 
@@ -131,11 +140,29 @@ def replayed(body: bytes, receive: Callable[[], Awaitable[Any]]) -> Receive:
 
 
 def depth(body: bytes) -> int:
-    """How many levels of lists and objects lie within one another, JSON or not. Time grows with length."""
+    """How many levels of lists and objects lie within one another, JSON or not; more than `DEPTH` is told as some more.
+
+    Time grows with length.
+    """
     if body.count(b"[") + body.count(b"{") <= DEPTH:
         return 0
-    brackets = np.frombuffer(_STRINGS.sub(b"", body).translate(None, _OTHERS), dtype=np.uint8)
-    if not len(brackets):
-        return 0
-    steps = np.where((brackets == ord("[")) | (brackets == ord("{")), 1, -1)
-    return int(np.cumsum(steps).max())
+    level = deepest = start = 0
+    while start < len(body) and deepest <= DEPTH:
+        # By windows that end outside of strings: no call holds up other threads for long.
+        end = _ends(body, start)
+        brackets = np.frombuffer(_STRINGS.sub(b"", body[start:end]).translate(None, _OTHERS), dtype=np.uint8)
+        if len(brackets):
+            levels = level + np.cumsum(np.where((brackets == ord("[")) | (brackets == ord("{")), 1, -1))
+            level, deepest = int(levels[-1]), max(deepest, int(levels.max()))
+        start = end
+    return deepest
+
+
+def _ends(body: bytes, start: int) -> int:
+    """Where the window ends that starts outside of strings: a string that is longer is in it as a whole."""
+    whole = _WHOLE.match(body, start, start + WINDOW)
+    end = whole.end() if whole else start
+    if end == min(start + WINDOW, len(body)):
+        return end
+    last = _STRINGS.match(body, end)
+    return last.end() if last else len(body)

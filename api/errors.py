@@ -6,6 +6,7 @@ engine that does not answer (it may be restarting) says when to come back.
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -30,8 +31,11 @@ def envelope(message: str, *, status: int, code: str | None, param: str | None =
 
 
 def envelope_of(error: MoatelierError) -> dict[str, Any]:
-    """The envelope of one of our own errors; `param` is the place it names."""
-    return envelope(str(error), status=error.status, code=error.code, param=error.where or None)
+    """The envelope of one of our own errors; `param` is the place it names, unless that is a place of ours."""
+    if error.status < 500:
+        return envelope(str(error), status=error.status, code=error.code, param=error.where or None)
+    what = "Something went wrong inside the service." if type(error) is MoatelierError else error.what
+    return envelope(f"{what} {error.remedy}".strip(), status=error.status, code=error.code)
 
 
 def response(request: Request, error: Exception) -> JSONResponse:
@@ -39,6 +43,8 @@ def response(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, MoatelierError)
     if type(error) is MoatelierError:
         log.error("request %s failed", request_id(request.scope), exc_info=error)
+    elif error.status >= 500 and error.where:  # which the client is not told
+        log.warning("request %s failed: %s at %r", request_id(request.scope), error.code, error.where[:200])
     if isinstance(error, UpstreamError) and error.status >= 500:
         headers = {"retry-after-ms": str(RETRY_AFTER_MS)}
     elif isinstance(error, RateLimited):
@@ -71,6 +77,13 @@ def _http(request: Request, error: Exception) -> JSONResponse:
         message = f"{request.url.path} does not take {request.method}."
     body = envelope(message, status=error.status_code, code=code)
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+
+
+def not_here(request: Request, allowed: Sequence[str]) -> JSONResponse:
+    """The response where no route is: 404, or 405 where there is one for other methods."""
+    if not allowed:
+        return _http(request, HTTPException(404))
+    return _http(request, HTTPException(405, headers={"allow": ", ".join(allowed)}))
 
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -1,7 +1,8 @@
 """Requests and tokens a minute for each key, counted in this process: no lock, as one thread alone counts.
 
-A bucket holds a minute's worth and fills evenly. Requests are counted when they come, tokens when the answer tells how
-many there were, so a key may go below nothing by what was under way; it then waits longer.
+A bucket holds a minute's worth and fills evenly. Requests are counted when they come; of tokens an estimate of the
+prompt is, which the answer corrects when it tells how many there were. Who leaves before has paid the estimate. A key
+may go below nothing by what was under way; it then waits longer.
 """
 
 import math
@@ -21,6 +22,8 @@ _TOTAL = re.compile(rb'"total_tokens": ?(\d+)')
 _PAIR = re.compile(rb'"tokens": ?\{"prompt": ?(\d+), ?"completion": ?(\d+)\}')
 """How a recipe's stream tells what all its calls cost."""
 _DELTA = re.compile(rb'"delta": ?\{"(?:content|role|reasoning)|"object": ?"text_completion"')
+PROMPT = 32_768
+"""Tokens charged at most before the answer has told: pictures and sound are many bytes and few tokens."""
 Header = tuple[bytes, bytes]
 
 
@@ -132,10 +135,24 @@ def _told(kind: str, bucket: Bucket) -> list[Header]:
 
 
 class Meter:
-    """Reads an answer as it goes by for what it cost: its own count, or else a token for each piece of a stream."""
+    """Reads an answer as it goes by for what it cost: its own count, or else the prompt and a token for each piece.
+
+    Attributes:
+        prompt: Tokens of the prompt as estimated by its bytes, which have been charged already.
+    """
 
     def __init__(self) -> None:
+        self._total = self._pieces = self.prompt = 0
+
+    def charge(self, bytes: int) -> int:
+        """Estimate a prompt by the bytes of its body: what to charge before the answer is there."""
+        self.prompt = min(bytes // 4, PROMPT)
+        return self.prompt
+
+    def refund(self) -> None:
+        """The request was refused: nobody was asked."""
         self._total = self._pieces = 0
+        self.prompt = 0
 
     def tell(self, tokens: int) -> None:
         """Take somebody's word for it."""
@@ -153,4 +170,4 @@ class Meter:
     @property
     def tokens(self) -> int:
         """What has been seen so far."""
-        return self._total or self._pieces
+        return self._total or self.prompt + self._pieces

@@ -31,10 +31,15 @@ LEEWAY_S = 30
 FRESH_S, AGAIN_S, FAILED_S = 600.0, 30.0, 5.0
 """Public keys are read anew after this long; because of a token that they do not verify, at most this often; after they
 could not be had, not before that."""
+OLDEST_S = 3600.0
+"""Keys that could not be read anew for this long are not believed any more: the issuer may have withdrawn them."""
+FETCH_S = 10.0
+"""A document of the issuer must be there by then."""
 LONGEST = 8192
 """Characters of a token."""
 DISCOVERY = "/.well-known/openid-configuration"
 MOST_BYTES = 1_000_000
+_WEB = ("http://", "https://")
 log = logging.getLogger("moatelier.api")
 
 
@@ -75,12 +80,12 @@ class Issuer:
                 try:
                     self._keys = KeySet.import_key_set(_jwks())
                     self._read_at = time.monotonic()
-                except (httpx.HTTPError, OSError, ValueError, KeyError, TypeError, JoseError):
+                except (httpx.HTTPError, OSError, ValueError, KeyError, TypeError, AttributeError, JoseError):
                     self._failed_at = time.monotonic()
                     log.warning("the keys of the OpenID Connect issuer could not be had")
                 finally:
                     self._reading.release()
-        if self._keys is None:
+        if self._keys is None or time.monotonic() - self._read_at > OLDEST_S:
             raise UpstreamError("The issuer's keys cannot be had yet.", where="MOATELIER_OIDC_JWKS")
         return self._keys
 
@@ -99,17 +104,28 @@ def _rules() -> jwt.JWTClaimsRegistry:
 def _jwks() -> Any:
     place = settings().oidc_jwks
     if place is None:
-        place = _fetched(f"{str(settings().oidc_issuer).rstrip('/')}{DISCOVERY}")["jwks_uri"]
-    return _fetched(place) if place.startswith(("http://", "https://")) else json.loads(Path(place).read_text())
+        return _fetched(_discovered(str(settings().oidc_issuer)))
+    return _fetched(place) if place.startswith(_WEB) else json.loads(Path(place).read_text())
+
+
+def _discovered(issuer: str) -> str:
+    """Where the issuer says that its keys lie: an address, never a file of ours. Raises ValueError."""
+    told = _fetched(f"{issuer.rstrip('/')}{DISCOVERY}")
+    if told["issuer"] != issuer:  # OpenID Connect Discovery 1.0, 4.3
+        raise ValueError("the document is another issuer's")
+    if not told["jwks_uri"].startswith(_WEB):
+        raise ValueError("the keys lie at no address")
+    return str(told["jwks_uri"])
 
 
 def _fetched(url: str) -> Any:
+    deadline = time.monotonic() + FETCH_S
     with httpx.stream("GET", url, timeout=5, follow_redirects=False) as answer:
         answer.raise_for_status()
         body = b""
         for piece in answer.iter_bytes():
             body += piece
-            if len(body) > MOST_BYTES:
+            if len(body) > MOST_BYTES or time.monotonic() > deadline:
                 raise ValueError("too long")
     return json.loads(body)
 

@@ -24,11 +24,13 @@ class Right:
         scopes: One of them must be the key's; an admin's key opens all routes. None: open to everybody.
         changes: It changes something, so that each success is a line of the audit log.
         body: An `upload` may be large and take long; everything else is JSON.
+        asks: It asks models though `infer` does not open it, and so costs tokens.
     """
 
     scopes: tuple[Scope, ...] | None
     changes: bool = False
     body: Literal["json", "upload"] = "json"
+    asks: bool = False
 
 
 OPEN = Right(None)
@@ -40,6 +42,8 @@ OPINION = Right(("infer",), changes=True)
 TRAIN = Right(("train",), changes=True)
 TRY = Right(("train",))
 """What is for those who train, and changes nothing."""
+TEST = Right(("train",), asks=True)
+"""The same where models answer."""
 ADMIN = Right(("admin",))
 MANAGE = Right(("admin",), changes=True)
 
@@ -108,7 +112,7 @@ RIGHTS: Mapping[str, Right] = {
     "GET /v1/moa/{name}": READ,
     "GET /v1/moa/{name}/decision": READ,
     "POST /v1/moa/{name}/disable": TRAIN,
-    "POST /v1/moa/{name}/try": TRY,
+    "POST /v1/moa/{name}/try": TEST,
     "POST /v1/moa/{name}/evaluations": TRAIN,
     "POST /v1/moa/{name}/candidates": TRAIN,
     # uploads in parts, trainings and evals in OpenAI's dialect
@@ -125,7 +129,7 @@ RIGHTS: Mapping[str, Right] = {
     "POST /v1/fine_tuning/jobs/{job_id}/resume": TRAIN,
     "GET /v1/fine_tuning/jobs/{job_id}/events": READ,
     "GET /v1/fine_tuning/jobs/{job_id}/checkpoints": READ,
-    "POST /v1/fine_tuning/alpha/graders/run": TRY,
+    "POST /v1/fine_tuning/alpha/graders/run": TEST,
     "POST /v1/fine_tuning/alpha/graders/validate": TRY,
     "POST /imports/openai": TRAIN,
     "POST /imports/openai/files/{file_id}": _upload(TRAIN),
@@ -244,6 +248,10 @@ class Table:
             if line.pattern.match(path):
                 return line
         return None
+
+    def methods(self, path: str) -> list[str]:
+        """The methods that something takes at this path."""
+        return [method for method in sorted({name for name, _ in self._by_start}) if self.find(method, path)]
 
 
 def _start(path: str) -> str:

@@ -19,9 +19,10 @@ from typing import Any
 
 from graphs import metrics
 from moatelier.contracts import Event
+from moatelier.errors import QuotaExceeded
 from moatelier.job import CANCELLED, WORKER_PIPE, write_atomically
 from moatelier.settings import settings
-from store import events, tasks
+from store import events, projects, tasks
 
 MODULES = {
     "pull": "modalities.pulljob",
@@ -167,6 +168,11 @@ def give_way(pid: int) -> None:
 def run(key: str, kind: str, spec: dict[str, Any], context: dict[str, Any]) -> dict[str, Any]:
     """Carry a job to its end, {"result": ...} or {"error": ...}, or to a pause. Called again, it goes on."""
     job = JobProcess(key, kind, context)
+    if kind == TRAINING and events.find(context["project"], key, "job") is None:
+        try:  # again, now that its turn has come: all that were ordered together had passed
+            projects.need_training_time(context["project"])
+        except QuotaExceeded as error:
+            return {"error": error.to_dict()}
     job.folder.mkdir(parents=True, exist_ok=True)
     write_atomically(job.folder / "spec.json", json.dumps(spec, ensure_ascii=False).encode())
     job.say("started", 0)

@@ -130,14 +130,14 @@ class Settings(BaseSettings):
     tokens_per_minute: int = Field(default=0, ge=0)
     """The same for the tokens of prompts and answers."""
     wrong_keys_per_minute: int = Field(default=30, ge=1)
-    """Wrong keys from one address; beyond that it is answered 429 without a look."""
+    """Wrong keys from one address; beyond that they are answered 429."""
     storage_gb: float = Field(default=0.0, ge=0)
     """What a project's uploads and adapters may take, for projects without a number of their own; 0 sets no limit."""
     training_hours: float = Field(default=0.0, ge=0)
     """How long such a project may train in 30 days; 0 sets no limit."""
     oidc_issuer: str | None = None
     """An OpenID Connect issuer whose bearer tokens are taken beside keys."""
-    oidc_audience: str = "moatelier"
+    oidc_audience: str = Field(default="moatelier", min_length=1)
     """What a token must name as its audience."""
     oidc_jwks: str | None = None
     """The issuer's public keys, a URL or a file; default: what the issuer's discovery document names."""

@@ -62,6 +62,9 @@ def next_time(schedule: str, timezone: str | None, after: datetime) -> datetime:
         timezone: An IANA name; None is UTC.
         after: An aware time.
 
+    An hour that is named comes once on the day on which clocks are set back, and one that is left out on the day on
+    which they are set forward comes at its end.
+
     Raises:
         InvalidRequest: It is no schedule, never comes round, or there is no such time zone.
     """
@@ -75,7 +78,10 @@ def next_time(schedule: str, timezone: str | None, after: datetime) -> datetime:
             f"There is no time zone {timezone!r}.", where="timezone", remedy="Use an IANA name such as Europe/Berlin."
         ) from error
     try:
-        found: datetime = croniter(schedule, after.astimezone(zone)).get_next(datetime)
+        coming = croniter(schedule, after.astimezone(zone))
+        found: datetime = coming.get_next(datetime)
+        while found.astimezone(zone).fold and not schedule.split()[1].startswith("*"):
+            found = coming.get_next(datetime)  # clocks were set back: the hour that it names has been
     except (CroniterError, ValueError, KeyError) as error:
         raise InvalidRequest(f"{schedule!r} is no schedule: {error}.", where="schedule", remedy=remedy) from error
     return found.astimezone(UTC)

@@ -40,6 +40,7 @@ def add_file(
     *,
     id: str | None = None,
     keep_s: int | None = None,
+    upload: str = "",
 ) -> File:
     """Keep an upload, read piece by piece to its end.
 
@@ -50,6 +51,7 @@ def add_file(
         purpose: As in OpenAI's API.
         id: Its id; who brings the same one again is given the file that has it.
         keep_s: How long it shall be kept, in seconds; None is for ever.
+        upload: The upload whose parts it is made of, which take no room of their own then.
 
     Raises:
         DataError: The file is empty.
@@ -68,7 +70,7 @@ def add_file(
                 if known.project != project:
                     raise Conflict("This file id is taken.", where=id, remedy="Upload it without an id.")
                 return File.model_validate(known)
-            projects.need_storage(opened, project, incoming.bytes)
+            projects.need_storage(opened, project, incoming.bytes, upload)
             row = FileRow(id=id or new_id("file"), project=project, name=name, purpose=purpose, bytes=incoming.bytes)
             row.created_at = now()
             row.expires_at = None if keep_s is None else row.created_at + timedelta(seconds=keep_s)

@@ -85,23 +85,26 @@ def reading() -> Iterator[Session]:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn the database's errors into ours."""
+    """Turn the database's errors into ours. Theirs are left out of the chain: what Postgres adds quotes rows."""
     try:
         yield
     except DataError as error:
-        raise InvalidRequest(f"The store cannot hold this value: {_cause(error)}") from error
+        raise InvalidRequest(f"The store cannot hold this value: {_cause(error)}") from None
     except SQLAlchemyError as error:
         where = make_url(settings().store_url).render_as_string(hide_password=True)
         what = _cause(error)
         if "disk is full" in what or "No space left" in what:
             raise ResourceExhausted(
                 f"The store cannot write: {what}", where=where, remedy="Free some disk space and try again."
-            ) from error
-        raise MoatelierError(f"The store failed: {what}", where=where, remedy=_remedy(what)) from error
+            ) from None
+        raise MoatelierError(f"The store failed: {what}", where=where, remedy=_remedy(what)) from None
 
 
 def _cause(error: SQLAlchemyError) -> str:
-    return str(error.orig if isinstance(error, DBAPIError) else error).strip()
+    if not isinstance(error, DBAPIError):
+        return str(error).strip()
+    told = getattr(getattr(error.orig, "diag", None), "message_primary", None)
+    return str(told or error.orig).strip()
 
 
 def _remedy(what: str) -> str:

@@ -2,6 +2,8 @@
 
 import re
 from datetime import datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -10,8 +12,9 @@ from moatelier.contracts import now
 from moatelier.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded
 from moatelier.settings import settings
 from store import audit
-from store.db import insert_once, reading, session
-from store.tables import AdapterRow, EventRow, FileRow, ProjectRow, Stored
+from store.db import exclusive, insert_once, reading, session
+from store.dialect_tables import PartRow
+from store.tables import AdapterRow, EventRow, FileRow, ProjectRow, Stored, TaskRow
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 WINDOW = timedelta(days=30)
@@ -69,19 +72,36 @@ def list_projects() -> list[Project]:
         return [Project.model_validate(row) for row in rows]
 
 
-def stored_bytes(opened: Session, project: str) -> int:
-    """What a project's uploads and adapters take."""
+def stored_bytes(opened: Session, project: str, but: str = "") -> int:
+    """What a project's files, uploads that are under way and adapters take.
+
+    Args:
+        opened: A transaction.
+        project: Whose.
+        but: An upload whose parts are left out: they are about to become a file.
+    """
     files = opened.scalar(select(func.sum(FileRow.bytes)).where(FileRow.project == project)) or 0
+    parts = select(func.sum(PartRow.bytes)).where(PartRow.project == project, PartRow.upload != but)
     digests = opened.scalars(select(AdapterRow.digest).where(AdapterRow.project == project))
     folders = [settings().home / "adapters" / digest for digest in digests]
-    return int(files) + sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+    return int(files) + int(opened.scalar(parts) or 0) + sum(_folder_bytes(path) for path in folders if path.is_dir())
 
 
-def need_storage(opened: Session, project: str, more: int) -> None:
-    """Raise QuotaExceeded if a project may not keep so many more bytes. Within the transaction that keeps them."""
+@lru_cache(maxsize=65_536)
+def _folder_bytes(folder: Path) -> int:
+    """A sealed bundle's: it never changes, and is not to be walked again within a transaction."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def need_storage(opened: Session, project: str, more: int, but: str = "") -> None:
+    """Raise QuotaExceeded if a project may not keep so many more bytes. Within the transaction that keeps them.
+
+    Nobody else keeps something for the project before its end, so what two find free together is not given twice.
+    """
+    exclusive(opened, f"storage:{project}")
     row = opened.get(ProjectRow, project)
     quota = row.storage_bytes if row and row.storage_bytes is not None else round(GB * settings().storage_gb)
-    if quota and (used := stored_bytes(opened, project)) + more > quota:
+    if quota and (used := stored_bytes(opened, project, but)) + more > quota:
         raise QuotaExceeded(
             f"The project may keep {quota} bytes; it has {used}, and this needs {more}.",
             where=project,
@@ -90,13 +110,20 @@ def need_storage(opened: Session, project: str, more: int) -> None:
 
 
 def training_seconds(project: str) -> float:
-    """How long the project has trained in the last 30 days, in seconds: jobs as the event log tells of them."""
-    query = select(EventRow.job, EventRow.step, EventRow.at, EventRow.body).where(EventRow.project == project)
+    """How long the project has trained in the last 30 days, in seconds: jobs as the event log tells of them.
+
+    One whose end nobody wrote down has ended with its task.
+    """
+    query = select(EventRow.job, EventRow.step, EventRow.at, EventRow.body, TaskRow.ended_at)
+    query = query.outerjoin(TaskRow, (TaskRow.id == EventRow.task) & (TaskRow.project == project)).where(
+        EventRow.project == project
+    )
     with reading() as opened:
         rows = opened.execute(query.where(EventRow.kind == "job", EventRow.at > now() - WINDOW)).all()
-    began = {job: at for job, step, at, body in rows if step == 0 and body.get("job") == "train"}
-    ended = {job: at for job, step, at, _ in rows if step == 1}
-    return float(sum((ended.get(job, now()) - at).total_seconds() for job, at in began.items()))
+    began = {job: at for job, step, at, body, _ in rows if step == 0 and body.get("job") == "train"}
+    ended = {job: over for job, step, _, _, over in rows if step == 0 and over is not None}
+    ended |= {job: at for job, step, at, _, _ in rows if step == 1}
+    return float(sum(max(0.0, (ended.get(job, now()) - at).total_seconds()) for job, at in began.items()))
 
 
 def need_training_time(project: str) -> None:

@@ -1,15 +1,23 @@
 """Answers of `/v1/responses` with what they were asked. Each names the one before it, so that a dialogue can go on."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy import delete as delete_rows
+from sqlalchemy import select
+
+from moatelier.contracts import now
 from moatelier.errors import InvalidRequest, NotFound
 from store.db import reading, session
 from store.tables import ResponseRow, Stored
 
 LONGEST = 500
 """Answers in a row that one request may go on from."""
+
+KEPT = timedelta(days=30)
+MOST = 10_000
+"""Answers of a project that are kept, and for how long: whoever may ask models must not fill the disk by it."""
 
 
 class Response(Stored):
@@ -24,9 +32,15 @@ class Response(Stored):
 
 
 def put(project: str, id: str, *, previous: str | None, items: Sequence[dict[str, Any]], body: dict[str, Any]) -> None:
-    """Keep an answer."""
+    """Keep an answer; what is older than `KEPT`, or than the newest `MOST`, is forgotten."""
+    mine = select(ResponseRow.id).where(ResponseRow.project == project)
+    beyond = mine.order_by(ResponseRow.created_at.desc(), ResponseRow.id.desc()).offset(MOST).limit(100)
     with session() as opened:
         opened.add(ResponseRow(id=id, project=project, previous=previous, items=list(items), body=body))
+        opened.flush()
+        old = [*opened.scalars(mine.where(ResponseRow.created_at < now() - KEPT).limit(100)), *opened.scalars(beyond)]
+        if old:
+            opened.execute(delete_rows(ResponseRow).where(ResponseRow.id.in_(old)))
 
 
 def get(project: str, id: str) -> Response:

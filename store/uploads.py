@@ -12,23 +12,25 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from moatelier.contracts import now
-from moatelier.errors import Conflict, InvalidRequest, NotFound, ResourceExhausted
+from moatelier.errors import Conflict, InvalidRequest, MoatelierError, NotFound, ResourceExhausted
 from moatelier.ids import new_id
 from moatelier.settings import settings
-from store import datasets
+from store import datasets, projects
 from store.db import reading, session
 from store.dialect_tables import PartRow, UploadRow
-from store.tables import Stored
+from store.tables import FileRow, Stored
 
 MOST_BYTES = 8 * 2**30
 PART_BYTES = 64 * 2**20
 OPEN_S = 3600.0
 """An upload that is not complete by then has expired."""
 _PIECE = 1 << 20
+_MOST_SENT = 2
+"""Times the announced size that may lie here: parts that are sent again count as well."""
 UploadStatus = Literal["pending", "completed", "cancelled", "expired"]
 
 
@@ -71,6 +73,7 @@ def create(project: str, *, name: str, purpose: str, bytes: int, mime_type: str,
 
     Raises:
         InvalidRequest: It is empty or too large.
+        QuotaExceeded: The project may not keep so much.
     """
     if not 0 < bytes <= MOST_BYTES:
         raise InvalidRequest(
@@ -81,6 +84,7 @@ def create(project: str, *, name: str, purpose: str, bytes: int, mime_type: str,
     row.mime_type, row.keep_s, row.created_at = mime_type, keep_s, begun
     row.expires_at = begun + timedelta(seconds=OPEN_S)
     with session() as opened:
+        projects.need_storage(opened, project, bytes)
         opened.add(row)
         opened.flush()
         return Upload.model_validate(row)
@@ -122,6 +126,7 @@ def add_part(project: str, id: str, stream: BinaryIO) -> Part:
         NotFound: There is no such upload.
         Conflict: It has ended.
         InvalidRequest: The part is empty or too large, or more has come than was announced.
+        QuotaExceeded: The project may not keep so much.
         ResourceExhausted: The disk is full.
     """
     upload = _pending(project, id)
@@ -130,9 +135,13 @@ def add_part(project: str, id: str, stream: BinaryIO) -> Part:
     try:
         size = _write(stream, target, upload)
         with session() as opened:
+            projects.need_storage(opened, project, size)
             above = opened.get(UploadRow, id, with_for_update=True)
             if above is None or above.status != "pending":  # it was ended while the part came
-                raise Conflict("The upload has ended.", where=id, remedy="Begin another one: POST /v1/uploads.")
+                raise _has_ended(id)
+            come = opened.scalar(select(func.sum(PartRow.bytes)).where(PartRow.upload == id)) or 0
+            if come + size > _MOST_SENT * upload.bytes:  # other parts came at the same time
+                raise _too_much(_MOST_SENT * upload.bytes - come, upload)
             row = PartRow(id=part, project=project, upload=id, bytes=size, created_at=now())
             opened.add(row)
             opened.flush()
@@ -142,10 +151,21 @@ def add_part(project: str, id: str, stream: BinaryIO) -> Part:
         raise
 
 
+def _has_ended(id: str) -> Conflict:
+    return Conflict("The upload has ended.", where=id, remedy="Begin another one: POST /v1/uploads.")
+
+
+def _too_much(most: int, upload: Upload) -> InvalidRequest:
+    return InvalidRequest(
+        f"The part is larger than the {most} bytes that may still come.",
+        where="data",
+        remedy=f"Send parts of at most {PART_BYTES} bytes, {upload.bytes} together.",
+    )
+
+
 def _write(stream: BinaryIO, target: Path, upload: Upload) -> int:
     come = sum(part.bytes for part in parts(upload))
-    # Parts that are sent again count as well, so twice the announced size may lie here, and no more.
-    most = min(PART_BYTES, 2 * upload.bytes - come)
+    most = min(PART_BYTES, _MOST_SENT * upload.bytes - come)
     size, draft = 0, target.with_name(f".{target.name}")
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -153,17 +173,15 @@ def _write(stream: BinaryIO, target: Path, upload: Upload) -> int:
             while piece := stream.read(_PIECE):
                 size += len(piece)
                 if size > most:
-                    raise InvalidRequest(
-                        f"The part is larger than the {most} bytes that may still come.",
-                        where="data",
-                        remedy=f"Send parts of at most {PART_BYTES} bytes, {upload.bytes} together.",
-                    )
+                    raise _too_much(most, upload)
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         if not size:
             raise InvalidRequest("The part is empty.", where="data", remedy="Send at least a byte.")
         draft.replace(target)
+    except FileNotFoundError:  # the folder went away under it
+        raise _has_ended(upload.id) from None
     except OSError as error:
         raise ResourceExhausted(
             f"Writing failed: {error.strerror}.", where=str(target), remedy="Free some disk space and try again."
@@ -185,16 +203,33 @@ def complete(project: str, id: str, part_ids: Sequence[str], md5: str | None = N
     if upload.status == "completed" and upload.file:  # a client that did not hear of it asks again
         return upload, datasets.get_file(project, upload.file)
     upload = _pending(project, id)
-    chosen = _chosen(upload, part_ids)
-    _need_whole(upload, chosen, md5)
-    stream = cast(BinaryIO, _Joined([_folder(id) / part.id for part in chosen]))
-    name = f"file-{id.removeprefix('upload-')}"  # of the upload: who was killed at this point makes no second file
-    file = datasets.add_file(project, upload.name, stream, purpose=upload.purpose, id=name, keep_s=upload.keep_s)
+    try:
+        file = _joined(upload, part_ids, md5)
+    except (OSError, MoatelierError):
+        done = get(project, id)
+        if done.status == "completed" and done.file:  # the same was asked twice at once, and the other one was first
+            return done, datasets.get_file(project, done.file)
+        raise
     ended = _end(project, id, "completed", file=file.id)
     if ended.status != "completed":  # somebody else was quicker to cancel it
         datasets.delete_file(project, file.id)
         raise Conflict(f"The upload is {ended.status}.", where=id, remedy="Begin another one: POST /v1/uploads.")
     return ended, file
+
+
+def _joined(upload: Upload, part_ids: Sequence[str], md5: str | None) -> datasets.File:
+    chosen = _chosen(upload, part_ids)
+    _need_whole(upload, chosen, md5)
+    stream = cast(BinaryIO, _Joined([_folder(upload.id) / part.id for part in chosen]))
+    name = _file_of(upload.id)
+    return datasets.add_file(
+        upload.project, upload.name, stream, upload.purpose, id=name, keep_s=upload.keep_s, upload=upload.id
+    )
+
+
+def _file_of(id: str) -> str:
+    """The file's id is that of the upload, so that who was killed after making it makes no second one."""
+    return f"file-{id.removeprefix('upload-')}"
 
 
 def _chosen(upload: Upload, part_ids: Sequence[str]) -> list[Part]:
@@ -244,7 +279,10 @@ class _Joined:
 def cancel(project: str, id: str) -> Upload:
     """End an upload; its parts are deleted. Raises NotFound, and Conflict when it has ended."""
     _pending(project, id)
-    return _end(project, id, "cancelled")
+    ended = _end(project, id, "cancelled")
+    if ended.status != "cancelled":
+        raise Conflict(f"The upload is {ended.status}.", where=id, remedy="Begin another one: POST /v1/uploads.")
+    return ended
 
 
 def _end(project: str, id: str, status: UploadStatus, file: str | None = None) -> Upload:
@@ -253,6 +291,9 @@ def _end(project: str, id: str, status: UploadStatus, file: str | None = None) -
         if row is None or row.project != project:
             raise _no_upload(id)
         if row.status == "pending":
+            made = opened.get(FileRow, _file_of(id))
+            if made is not None and made.project == project:  # whoever made it was killed before saying so
+                status, file = "completed", made.id
             row.status, row.file = status, file
         _forget_parts(opened, id)
         ended = Upload.model_validate(row)

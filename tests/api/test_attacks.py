@@ -5,7 +5,9 @@ import asyncio
 import json
 import logging
 import socket
+import threading
 import time
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,6 +46,35 @@ def test_depth_is_counted_outside_of_strings() -> None:
     assert depth(json.dumps({"text": "[" * 1000 + '\\"{' * 1000}).encode()) == 1
     assert depth(b'"' + b'\\"[' * 100_000) == 0, "an open string hides what follows"
     assert depth(b"]" * 100 + b"[" * 100) == 0 and depth(b"[]" * 1000) == 1
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 7, 64])
+def test_depth_does_not_depend_on_where_a_body_is_cut(monkeypatch: pytest.MonkeyPatch, window: int) -> None:
+    monkeypatch.setattr(bounds, "WINDOW", window)
+    text = [{"a" * 30: ['"\\[[[', "\\", "[" * 100]}, [[], [[{}]]]] * 20
+    assert depth(json.dumps(text).encode()) == 5
+    assert depth(nested(bounds.DEPTH)) == bounds.DEPTH + 1 and depth(nested(200)) > bounds.DEPTH
+    assert depth(b"[" * 100 + b'"' + b'\\"]' * 100) > bounds.DEPTH and depth(b'"' + b'\\"[' * 1000) == 0
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32-be"])
+def test_brackets_do_not_hide_in_another_encoding(http: httpx.Client, encoding: str) -> None:
+    content = ('{"metadata": ' + "[" * 50_000 + "]" * 50_000 + "}").encode(encoding)
+    answer = http.post("/threads", content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == 400 and "UTF-8" in answer.json()["error"]["message"]
+
+
+def test_a_long_body_is_looked_at_beside_the_loop(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = list[int]()
+
+    def noted(body: bytes) -> int:
+        threads.append(threading.get_ident())
+        return depth(body)
+
+    monkeypatch.setattr(bounds, "depth", noted)
+    for length in (10, bounds.WINDOW):
+        http.post("/threads", json={"metadata": {"a": "x" * length}})
+    assert len(set(threads)) == 2
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -250,7 +281,7 @@ def test_neither_secrets_nor_words_are_logged(
 def test_an_error_of_the_database_names_no_values(home: Any) -> None:
     with pytest.raises(MoatelierError) as caught, db.session() as opened:
         opened.execute(sql("INSERT INTO files (id) VALUES (:said)"), {"said": "my-card-is-4111"})
-    chain = f"{caught.value!s} {caught.value.__cause__!s}"
+    chain = "".join(traceback.format_exception(caught.value))
     assert "my-card" not in chain and "NOT NULL" in chain
 
 

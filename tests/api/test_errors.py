@@ -4,7 +4,8 @@ import httpx
 import openai
 import pytest
 
-from store import events, keys
+from moatelier.errors import MoatelierError, ResourceExhausted
+from store import events, keys, tasks
 from tests.api.conftest import Service
 from tests.api.fake_engine import BASE
 from tests.api.running import wait_until
@@ -110,3 +111,19 @@ def test_a_store_that_fails_does_not_fail_an_answer(
         wait_until(lambda: "could not be written" in caplog.text)
     assert http.post("/v1/chat/completions", json=body).status_code == 200
     wait_until(lambda: len(events.read("default", stream="inference")) == 2)  # the first decision waited
+
+
+def test_places_of_ours_are_told_to_the_log_and_not_to_clients(
+    http: httpx.Client, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(error: MoatelierError) -> None:
+        raise error
+
+    place, what = f"{service.home}/moatelier.db", "connection to server at db.internal failed"
+    for error in (MoatelierError(what, where=place, remedy="Look."), ResourceExhausted("Full.", where=place)):
+        monkeypatch.setattr(tasks, "list_tasks", lambda *_, error=error, **__: fail(error))
+        answer = http.get("/tasks")
+        assert answer.status_code == error.status and answer.json()["error"]["param"] is None
+        assert place not in answer.text and what not in answer.text
+        assert place in caplog.text
+        caplog.clear()

@@ -40,9 +40,10 @@ class Provider:
         self.app.add_api_route(oidc.DISCOVERY, self.discovery)
         self.app.add_api_route("/keys", self.jwks)
         self.url = ""
+        self.told: dict[str, str] = {}
 
     def discovery(self) -> dict[str, str]:
-        return {"issuer": self.url, "jwks_uri": f"{self.url}/keys"}
+        return {"issuer": self.url, "jwks_uri": f"{self.url}/keys"} | self.told
 
     def jwks(self) -> Any:
         self.asked += 1
@@ -169,6 +170,35 @@ def test_an_issuer_that_is_gone_is_told_and_keys_may_lie_in_a_file(
         monkeypatch.setenv("MOATELIER_OIDC_JWKS", str(file))
         settings.cache_clear()
         assert httpx.get(f"{url}/tasks", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("field", ["issuer", "jwks_uri"])
+def test_a_discovery_that_points_elsewhere_is_not_believed(
+    provider: Provider, http: httpx.Client, tmp_path: Path, field: str
+) -> None:
+    mine = tmp_path / "jwks.json"
+    mine.write_text(json.dumps(KeySet([RSA]).as_dict(private=False)))
+    provider.told = {field: {"issuer": "https://other.example", "jwks_uri": str(mine)}[field]}
+    assert get(http, "/tasks", token(provider)).status_code == 502
+    assert provider.asked == 0
+
+
+def test_keys_that_cannot_be_read_anew_are_not_believed_for_ever(
+    provider: Provider, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert get(http, "/tasks", token(provider)).status_code == 200
+    provider.told = {"issuer": "https://other.example"}
+    for name in ("FRESH_S", "AGAIN_S", "FAILED_S"):
+        monkeypatch.setattr(oidc, name, 0.0)
+    assert get(http, "/tasks", token(provider, sub="bob")).status_code == 200, "a failing is no end yet"
+    monkeypatch.setattr(oidc, "OLDEST_S", 0.0)
+    assert get(http, "/tasks", token(provider, sub="eve")).status_code == 502
+
+
+def test_an_issuer_that_drips_is_not_waited_for(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oidc, "FETCH_S", 0.0)
+    with pytest.raises(ValueError, match="too long"):
+        oidc._fetched(f"{provider.url}{oidc.DISCOVERY}")
 
 
 def test_without_an_issuer_no_token_is_looked_at(home: Path) -> None:

@@ -12,9 +12,12 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.rights import RIGHTS, Line, Table
 from graphs import jobs
+from moatelier.errors import MoatelierError
 from moatelier.scopes import SCOPES, Scope
+from moatelier.settings import settings
 from store import audit, keys, tasks
 from tests.api.conftest import Service
+from tests.api.running import running
 from tests.api.world import ENDLESS, SHARED, Things, example, hollow
 
 LINES = Table(create_app()).lines
@@ -122,6 +125,40 @@ def test_the_table_chooses_the_route_that_the_app_chooses() -> None:
         found = table.find("GET", path)
         assert found is not None and found.name == name
     assert table.find("GET", "/nowhere") is None and table.find("GET", "") is None
+
+
+def test_what_the_table_does_not_know_does_not_reach_the_router(
+    service: Service, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Table, "find", lambda *_: None)
+    assert httpx.get(f"{service.url}/tasks").status_code == 404
+
+
+def test_a_prefix_of_a_proxy_hides_no_route(service: Service) -> None:
+    with running(create_app(service.engine_url), root_path="/ai") as url:
+        assert httpx.get(f"{url}/tasks").status_code == 401  # uvicorn puts the prefix before it
+        other = httpx.put(f"{url}/tasks")
+        assert (other.status_code, other.headers["allow"]) == (405, "GET")
+
+
+def test_a_change_that_fails_has_a_line_and_one_that_is_refused_has_none(
+    http: httpx.Client, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = tasks.create_thread
+
+    def half(*args: Any, **kwargs: Any) -> None:
+        real(*args, **kwargs)
+        raise MoatelierError("The store failed.")
+
+    assert http.post("/threads", json={"metadata": 1}).status_code == 400
+    monkeypatch.setenv("MOATELIER_UPLOAD_MB", "0.001")
+    settings.cache_clear()
+    assert http.post("/v1/files", files={"file": ("a.csv", b"x" * 2000)}).status_code == 413
+    monkeypatch.setattr(tasks, "create_thread", half)
+    answer = http.post("/threads", json={})
+    assert answer.status_code == 500
+    [line] = [found for found in _audit("default") if found.action == "request"]
+    assert line.body["status"] == 500 and line.body["request"] == answer.headers["x-request-id"]
 
 
 def test_without_a_key_only_open_routes_answer(doors: httpx.Client) -> None:

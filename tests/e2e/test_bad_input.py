@@ -217,7 +217,7 @@ def test_a_full_disk(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as disk:
         disk.setattr(os, "fsync", full)
-        raised(desk.task("good.csv", csv(*GOOD)), "resource_exhausted", "No space left", "artifacts", "Free some disk")
+        raised(desk.task("good.csv", csv(*GOOD)), "resource_exhausted", "No space left", "Free some disk")
     assert tasks.list_tasks("default") == [] and datasets.list_files("default") == []
     desk.is_clean()
     probe = desk.jobs._probe

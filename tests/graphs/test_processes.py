@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import psutil
 import pytest
 
 from graphs import metrics, processes
-from store import events, tasks
+from moatelier.contracts import Event, now
+from store import db, events, projects, tasks
+from store.tables import ProjectRow
 
 Run = Callable[..., dict[str, Any]]
 
@@ -45,6 +48,19 @@ def test_a_job_of_no_task_runs_to_its_end(run: Run) -> None:
     assert processes.run("route-1", "train", {"steps": 1}, context) == {"result": {"counted": 1}}
     told = events.read("default", stream="thread-1")
     assert [(event.kind, event.task) for event in told] == [("job", None), ("progress", None), ("job", None)]
+
+
+def test_a_training_whose_turn_comes_too_late_is_not_begun(run: Run) -> None:
+    """Several that are ordered at once all find time left."""
+    with db.session() as opened:
+        projects.ensure(opened, "default")
+        opened.get_one(ProjectRow, "default").training_seconds = 60
+    told = {"project": "default", "stream": "c", "task": None, "job": "train-0", "kind": "job"}
+    for step, ago in ((0, 100), (1, 10)):
+        body = {"job": "train", "status": "started" if step == 0 else "done"}
+        events.append([Event(**told, step=step, body=body, at=now() - timedelta(seconds=ago))])
+    assert run(steps=2)["error"]["code"] == "insufficient_quota"
+    assert _seen() == []
 
 
 def test_a_finished_job_is_not_run_again(run: Run, home: Path) -> None:

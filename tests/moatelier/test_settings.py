@@ -48,3 +48,12 @@ def test_what_cannot_be_used(name: str, value: str, words: list[str], monkeypatc
         settings()
     assert all(word in str(caught.value) for word in words)
     assert KEY not in str(caught.value) and caught.value.__cause__ is None
+
+
+def test_tokens_for_anybody_cannot_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty audience would be no check."""
+    monkeypatch.setenv("MOATELIER_OIDC_AUDIENCE", "")
+    settings.cache_clear()
+    with pytest.raises(InvalidRequest, match="OIDC_AUDIENCE"):
+        settings()
+    settings.cache_clear()

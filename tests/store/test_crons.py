@@ -24,6 +24,12 @@ LATER = datetime.now(UTC) + timedelta(days=800)
         ("*/15 * * * *", None, "2026-11-30T23:50:00+00:00", "2026-12-01T00:00:00+00:00"),
         ("30 8 * * *", "Europe/Berlin", "2026-07-01T07:00:00+00:00", "2026-07-02T06:30:00+00:00"),
         ("30 8 * * *", "Europe/Berlin", "2026-12-01T08:00:00+00:00", "2026-12-02T07:30:00+00:00"),
+        # Clocks are set back: an hour that is named comes once, every hour comes with both.
+        ("30 2 * * *", "Europe/Berlin", "2026-10-25T00:00:00+00:00", "2026-10-25T00:30:00+00:00"),
+        ("30 2 * * *", "Europe/Berlin", "2026-10-25T00:30:00+00:00", "2026-10-26T01:30:00+00:00"),
+        ("0 * * * *", "Europe/Berlin", "2026-10-25T00:00:00+00:00", "2026-10-25T01:00:00+00:00"),
+        # And forward: what is left out comes at the end of the hour that is not there.
+        ("30 2 * * *", "Europe/Berlin", "2026-03-28T01:30:00+00:00", "2026-03-29T01:00:00+00:00"),
     ],
 )
 def test_when_a_schedule_comes_round(schedule: str, zone: str | None, after: str, expected: str) -> None:

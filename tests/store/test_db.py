@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import traceback
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -176,3 +177,12 @@ def test_processes_migrate_at_once(tmp_path: Path) -> None:
     for process in processes:
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 0, output.decode()
+
+
+def test_what_postgres_quotes_of_a_row_is_kept_out_of_the_error(store: Path) -> None:
+    with db.session() as opened:
+        opened.add(_file("my-card-is-4111"))
+    with pytest.raises(MoatelierError) as caught, db.session() as opened:
+        opened.add(_file("my-card-is-4111"))
+    told = "".join(traceback.format_exception(caught.value))
+    assert "my-card" not in told and "unique" in str(caught.value).lower()

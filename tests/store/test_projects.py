@@ -9,20 +9,32 @@ import pytest
 from moatelier.contracts import AdapterManifest, Event, now
 from moatelier.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded
 from moatelier.settings import settings
-from store import adapters, audit, datasets, events, keys, projects
+from store import adapters, audit, datasets, db, events, keys, projects, tasks
+from store.tables import TaskRow
 
 
 def upload(project: str, size: int) -> str:
     return datasets.add_file(project, "a.csv", io.BytesIO(b"x" * size)).id
 
 
-def trained(project: str, job: str, began_s: float, ended_s: float | None, kind: str = "train") -> None:
+def trained(
+    project: str, job: str, began_s: float, ended_s: float | None, kind: str = "train", task: str | None = None
+) -> None:
     """Log a job by how many seconds ago it began and ended."""
     for step, ago in ((0, began_s), (1, ended_s)):
         if ago is not None:
             body = {"job": kind, "key": job, "status": "started" if step == 0 else "done"}
             at = now() - timedelta(seconds=ago)
-            event = {"project": project, "stream": "s", "job": job, "kind": "job", "step": step, "body": body, "at": at}
+            event = {
+                "project": project,
+                "stream": "s",
+                "task": task,
+                "job": job,
+                "kind": "job",
+                "step": step,
+                "body": body,
+                "at": at,
+            }
             events.append([Event(**event)])
 
 
@@ -81,6 +93,16 @@ def test_training_time_is_that_of_jobs_in_the_last_thirty_days(store: Path) -> N
     trained("elsewhere", "three", 1000, 0)
     assert projects.training_seconds("p") == pytest.approx(700, abs=5)
     projects.need_training_time("p")
+
+
+def test_a_training_whose_end_nobody_wrote_down_has_ended_with_its_task(store: Path) -> None:
+    names = {"thread": "t", "conversation": "c", "request": "r", "train_file": "file-1", "test_file": None}
+    tasks.create_task("p", id="task-1", **names)
+    tasks.update_task("task-1", status="failed")
+    with db.session() as opened:
+        opened.get_one(TaskRow, "task-1").ended_at = now() - timedelta(seconds=900)
+    trained("p", "one", 1000, None, task="task-1")
+    assert projects.training_seconds("p") == pytest.approx(100, abs=5)
 
 
 def test_who_has_trained_enough_may_not_begin(store: Path) -> None:

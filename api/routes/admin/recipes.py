@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from api import mixed
 from api.auth import Caller, Project
 from api.bodies import Body, unless_gone
+from api.limits import METER
 from api.pages import listing
 from api.services import Shared
 from moatelier.contracts import read_recipe
@@ -83,4 +84,6 @@ async def attempt(name: str, request: Request, project: Project, shared: Shared,
     fields = mixed.fields_of(body)
     mixture = await to_thread.run_sync(mixtures.load, (project, name))  # as it is now, not a second ago
     trace = await unless_gone(request, shared.answers.answer(mixture, messages, fields, likelihoods=True))
+    if (meter := request.scope.get(METER)) is not None:
+        meter.tell(trace.prompt_tokens + trace.completion_tokens)
     return {"object": "recipe.trace", **trace.model_dump(mode="json")}

@@ -3,10 +3,11 @@
 import time
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from api.auth import Project
 from api.bodies import STRICT
+from api.limits import METER
 from api.services import Shared
 from evals.graders import Messages, graded
 from graphs.eval_items import shown
@@ -52,15 +53,18 @@ def validate(project: Project, body: Validation) -> dict[str, Any]:
 
 
 @router.post("/run")
-async def run(project: Project, shared: Shared, body: Trial) -> dict[str, Any]:
+async def run(request: Request, project: Project, shared: Shared, body: Trial) -> dict[str, Any]:
     """Grade one sample; what kept it from being graded is told in the answer."""
     models = ServedModels(project, shared.answers, shared.backend.upstream)
     known = {"item": body.item, "sample": shown({"output_text": body.model_sample})}
+    meter = request.scope.get(METER)
     begun, failed, reward, tokens = time.perf_counter(), "", 0.0, dict[str, int]()
 
     async def ask(model: str, messages: Messages, fields: Any) -> str:
         said = await models.ask(model, messages, fields)
         tokens[model] = tokens.get(model, 0) + said.tokens
+        if meter is not None:
+            meter.tell(sum(tokens.values()))
         return said.text
 
     details = None
