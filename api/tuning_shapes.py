@@ -29,7 +29,7 @@ STATUSES: Mapping[str, str] = {
 METHODS = {"dpo": "dpo", "orpo": "dpo", "kto": "dpo", "grpo": "reinforcement", "rloo": "reinforcement"}
 """Our method -> the dialect's; all others are supervised."""
 AUTO = {"batch_size": "auto", "learning_rate_multiplier": "auto", "n_epochs": "auto"}
-SHOWN = frozenset({"status", "decision", "progress", "metrics", "trial", "error", "result"})
+SHOWN = frozenset({"status", "decision", "progress", "metrics", "evaluated", "error", "result"})
 """Kinds of events that a job tells of."""
 EMPTY = {"hyperparameters": {}, "model": "", "result_files": [], "seed": 0, "training_file": "", "created_at": 0}
 """What every job tells, for those of other services that were told in part."""
@@ -124,7 +124,7 @@ def _told(kind: str, step: int, body: Mapping[str, Any]) -> tuple[str, dict[str,
     if kind == "metrics" and "dev_loss" in body:
         metrics = {"step": step, "valid_loss": body["dev_loss"]}
         return f"Step {step}: validation loss={_number(body['dev_loss'])}", metrics
-    if kind == "trial":
+    if kind == "evaluated":
         return f"A trial of {body['steps']} steps ended: {body['metric']} on select rows is {body['score']}", {}
     if kind == "error":
         return str(MoatelierError.from_dict(dict(body))), {}

@@ -203,7 +203,7 @@ def evaluate(state: State) -> State:
         reports[split] = EvalReport.model_validate(report)
         closing.sign(state, result.bundle, key, reports[split])
     spec_ = load(state, "spec", TrainSpec)
-    say(state, "trial", **closing.trial_told(result, reports["select"], current))
+    say(state, "evaluated", **closing.trial_told(result, reports["select"], current))
     return {"trials": [artifacts.put_json(trainer.Trial(spec=spec_, result=result, **reports))]}
 
 

@@ -135,7 +135,7 @@ def list_checkpoints(job_id: str, project: Project, after: str | None = None, li
 
 
 def _trials(task: tasks.Task) -> list[Event]:
-    return events.newest(task.project, task=task.id, kinds=["trial"], limit=MOST_TRIALS)
+    return events.newest(task.project, task=task.id, kinds=["evaluated"], limit=MOST_TRIALS)
 
 
 def _model(project: str, event: Event) -> str | None:
