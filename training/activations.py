@@ -6,6 +6,7 @@ tokens, so that a row says what a micro-batch will take; attention is kept as a 
 """
 
 import ctypes
+import os
 import sys
 from collections.abc import Callable
 
@@ -24,10 +25,22 @@ _HOLES = 1.3
 """What the process grows by for each byte that is kept: freed memory lies between what is kept (docs/log.md)."""
 _MMAP_THRESHOLD = -3
 """M_MMAP_THRESHOLD of glibc's mallopt; once set it no longer grows by itself."""
+_KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+_KEPT_KERNELS = 128
+"""A micro-batch needs fewer, and nearly each has a shape of its own."""
 _MEASURED = 2048
 """Most tokens of a row that is sent forward to be measured: what a longer one makes must not be kept even once."""
 _STEP = 3
 """Gradient and two moments of the optimiser, for each byte that is trained."""
+
+
+def keep_few_kernels() -> None:
+    """Have oneDNN and what torch puts around it keep few of the kernels that they make for each shape of a product.
+
+    By default they keep 1,024 each, about a gigabyte in the end. Has an effect before the first product.
+    """
+    for name in _KERNELS:
+        os.environ.setdefault(name, str(_KEPT_KERNELS))
 
 
 def kept_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:

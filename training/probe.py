@@ -22,6 +22,7 @@ from modalities import catalogue
 from modalities.imagetext.questions import FORMS
 from modalities.text.model import load_base
 from training import paces, tryout
+from training.activations import keep_few_kernels
 from training.loop import peak_bytes
 
 _SHORT = {"rows": [[48, 6]], "shared": 0}
@@ -48,6 +49,7 @@ def work(spec: dict[str, Any], job: Job) -> dict[str, Any]:
     if file.exists():
         return dict(json.loads(file.read_text(encoding="utf-8")))
     job.check()
+    keep_few_kernels()
     _need_room(spec["base"])
     kind = catalogue.get(spec["base"]).kind
     if spec.get("vision"):

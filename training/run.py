@@ -24,6 +24,7 @@ from modalities import catalogue
 from modalities.bundle import seal
 from store import artifacts, datasets, frozen
 from training import methods, ranks
+from training.activations import keep_few_kernels
 from training.checkpoint import State, library_majors
 from training.loop import Loop, peak_bytes
 from training.objective import Prepared
@@ -53,6 +54,7 @@ def work(spec_fields: dict[str, Any], job: Job) -> dict[str, Any]:
             it the best so far is sealed instead, if there is any.
         ResourceExhausted: Time limit, disk or memory used up before there was anything to seal.
     """
+    keep_few_kernels()
     spec = read_spec(spec_fields)
     card = datasets.get_card(spec.dataset)
     fault_point("train.start")

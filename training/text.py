@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 from safetensors.torch import save
@@ -39,7 +40,7 @@ def prepare(
     """
     method = methods.load(spec, "text")
     base = load_base(spec.base, spec.precision)
-    header = answer_header(base.tokenizer) if hasattr(method, "activate_by") else []
+    header = opening(base, method)
     train, dev = (encode(base, split, rows[split], header) for split in ("train", "dev"))
     preflight_rows(base, spec, train, dev, job)
     return TextObjective(spec, base, [*train, *dev], header, _system([row["messages"] for row in rows["train"]]), job)
@@ -163,6 +164,11 @@ class TextObjective:
     def close(self) -> None:
         """Let go of the frozen layers' cache."""
         self._source.close()
+
+
+def opening(base: TextBase, method: ModuleType) -> list[int]:
+    """The tokens that open an answer, where the method acts from them on; none where it always acts."""
+    return answer_header(base.tokenizer) if hasattr(method, "activate_by") else []
 
 
 def encode(

@@ -21,11 +21,12 @@ from moatelier.faults import passed_over
 from moatelier.job import Job
 from moatelier.memory import available_bytes, gigabytes
 from modalities.text.model import TextBase
+from training import methods
 from training.batches import MICRO_TOKENS, Example
 from training.checkpoint import State
 from training.loop import Loop, peak_bytes
 from training.recovery import Diverged
-from training.text import TextObjective
+from training.text import TextObjective, opening
 
 STEPS, WARM = 20, 3
 SECONDS = 10.0
@@ -48,10 +49,11 @@ def texts(base: TextBase, spec: TrainSpec, told: Mapping[str, Any], job: Job) ->
         job: Its folder is used; asked whether to stop.
 
     Returns:
-        `start_seconds` (what comes before, whatever the rows), `frozen_rows_per_s` (what the frozen layers take once
-        for each row), `train_rows_per_s`, `dev_rows_per_s` (at the end of each epoch), `steps` that were taken,
-        `peak_bytes` of this process, `held_bytes` of them before, the `micro_tokens` that they are told by, and
-        `cache_bytes` a row, which come on top and which the system can take back.
+        `start_seconds` (what comes before, whatever the rows, and what the first steps take more than others),
+        `frozen_rows_per_s` (what the frozen layers take once for each row), `train_rows_per_s`, `dev_rows_per_s` (at
+        the end of each epoch), `steps` that were taken, `peak_bytes` of this process, `held_bytes` of them before, the
+        `micro_tokens` that they are told by, and `cache_bytes` a row, which come on top and which the system can take
+        back.
 
     Raises:
         ResourceExhausted: The longest row needs more memory than there is.
@@ -63,11 +65,12 @@ def texts(base: TextBase, spec: TrainSpec, told: Mapping[str, Any], job: Job) ->
     count = step_rows * max(2, min(STEPS, round(_TOKENS / size / step_rows)))
     dev = max(1, min(64, round(MICRO_TOKENS / size)))
     longest = min(int(told.get("longest", 0)), _LONGEST)
-    examples = _examples(base.config.vocab, told["rows"], int(told["shared"]), count, dev)
+    header = opening(base, methods.load(spec, "text"))
+    examples = _examples(base.config.vocab, told["rows"], int(told["shared"]), count, dev, len(header))
     examples += _longer(examples, longest)
     tried = spec.model_copy(update={"batch_rows": step_rows, "epochs": STEPS * step_rows / count})
     held = _held_bytes()
-    objective = TextObjective(tried, base, examples, [], "", inner)
+    objective = TextObjective(tried, base, examples, header, "", inner)
     objective.sizes = objective.sizes[: count + dev]  # steps and evaluations leave the longest out
     try:
         tried = tried.model_copy(update={"max_seconds": SECONDS})
@@ -79,11 +82,13 @@ def texts(base: TextBase, spec: TrainSpec, told: Mapping[str, Any], job: Job) ->
         objective.close()
         shutil.rmtree(inner.folder)
     own = sum(len(example.ids) - int(told["shared"]) for example in examples)
-    steps = loop.step_seconds[min(WARM, len(loop.step_seconds) // 2) :]
+    warm = min(WARM, len(loop.step_seconds) // 2)
+    first, steps = loop.step_seconds[:warm], loop.step_seconds[warm:]
+    more = max(0.0, sum(first) - warm * mean(steps))
     frozen = (size - told["shared"]) * objective.frozen_seconds / own
     width = base.model.get_input_embeddings().weight
     return {
-        "start_seconds": round(objective.seconds - objective.frozen_seconds, 3),
+        "start_seconds": round(objective.seconds - objective.frozen_seconds + more, 3),
         "frozen_rows_per_s": round(1 / max(frozen, 1e-6), 2),
         "train_rows_per_s": round(step_rows / mean(steps), 3),
         "dev_rows_per_s": round(dev / max(loop.dev_seconds, 1e-6), 2),
@@ -138,8 +143,10 @@ class _Within(Job):
         self._outer.check()
 
 
-def _examples(vocabulary: int, rows: Sequence[Sequence[int]], shared: int, count: int, dev: int) -> list[Example]:
-    """Training rows, then dev rows, each kind with lengths from all over."""
+def _examples(
+    vocabulary: int, rows: Sequence[Sequence[int]], shared: int, count: int, dev: int, header: int
+) -> list[Example]:
+    """Training rows, then dev rows, each kind with lengths from all over; an answer opens with so many tokens."""
     # Never the same again: the frozen layers' output of an earlier tryout would be found on disk.
     chance = random.Random(time.time_ns())
     beginning = tuple(chance.randrange(vocabulary) for _ in range(shared))
@@ -149,8 +156,9 @@ def _examples(vocabulary: int, rows: Sequence[Sequence[int]], shared: int, count
             tokens, trained = rows[(2 * number + 1) * len(rows) // (2 * kind)]
             length = max(tokens - shared, trained + 1, 2)
             ids = beginning + tuple(chance.randrange(vocabulary) for _ in range(length))
-            learnt = tuple(place >= len(ids) - max(trained, 1) for place in range(len(ids)))
-            made.append(Example(f"row {len(made)}", ids, learnt))
+            answer = len(ids) - max(trained, 1)
+            learnt = tuple(place >= answer for place in range(len(ids)))
+            made.append(Example(f"row {len(made)}", ids, learnt, max(0, answer - header) if header else 0))
     return made
 
 

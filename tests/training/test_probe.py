@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from agents.starts import STARTS
 from moatelier.errors import Cancelled, InvalidRequest, MoatelierError, ModelUnavailable
 from moatelier.job import Job
 from moatelier.settings import settings
@@ -10,7 +11,7 @@ from tests.modalities.vision.conftest import Pulled, pulled
 from tests.modalities.vision.towers import timm_folder
 from tests.sentences import tiny_embedding
 from tests.training.spoken import pull_ears
-from training import probe, tryout
+from training import methods, probe, tryout
 
 __all__ = ["pulled"]
 
@@ -24,6 +25,14 @@ def test_a_base_is_measured_once(home: Path, tiny: str, monkeypatch: pytest.Monk
     assert json.loads(probe.probe_file(tiny).read_text()) == measured
     monkeypatch.setattr(probe, "load_base", None)
     assert probe.work({"base": tiny}, Job(home / "jobs" / "again", quiet=True)) == measured
+
+
+@pytest.mark.parametrize("method", [name for name in methods.names("text") if name in STARTS])
+def test_every_method_that_a_plan_may_name_is_tried(home: Path, tiny: str, method: str) -> None:
+    usual = STARTS[method]
+    told = {"method": method, "layers": usual.layers, "rank": usual.rank, "alpha": usual.alpha, "batch_rows": 4}
+    measured = probe.work({"base": tiny, **told}, Job(home / "jobs" / "probe", quiet=True))
+    assert measured["steps"] > 0 and measured["train_rows_per_s"] > 0
 
 
 def test_nobody_waits_in_its_steps_for_a_kill_that_is_meant_for_a_training(
