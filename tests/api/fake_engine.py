@@ -106,6 +106,21 @@ def create(engine: Engine) -> FastAPI:
         form = body.get("encoding_format", "float")
         return JSONResponse(embedded.body(np.stack([vector(text) for text in texts]), body["model"], form, 7))
 
+    @app.post("/v1/classify")
+    async def classify(request: Request) -> Response:
+        body = await request.json()
+        if body["model"] not in engine.loaded:
+            return _error(f"No model `{body['model']}` is loaded.", 404, "not_found")
+        inputs = body["input"] if isinstance(body["input"], list) else [body["input"]]
+        if not inputs or not all(isinstance(text, str) and text for text in inputs):
+            return _error("Only texts can be classified.", 400, "invalid_request")
+        label = {"label": "card", "probs": [0.9, 0.1], "labels": ["card", "parcel"], "num_classes": 2}
+        frame = {"id": "classify-1", "object": "list", "created": 1, "model": body["model"]}
+        usage = {"prompt_tokens": 3, "completion_tokens": 0, "total_tokens": 3}
+        return JSONResponse(
+            frame | {"data": [{"index": place} | label for place in range(len(inputs))], "usage": usage}
+        )
+
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [{"id": name} for name in (BASE, *engine.loaded)]}
