@@ -195,7 +195,8 @@ def test_orpo_without_its_term_is_plain_tuning_and_keeps_no_reference(objective:
     assert not [held for held in vars(one).values() if isinstance(held, torch.nn.Module) and held is not one.model]
 
 
-def test_the_odds_term_is_trls(tiny: str) -> None:
+def test_the_odds_term_is_trls(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     from trl.experimental.orpo import ORPOTrainer  # noqa: PLC0415
 
     chosen, rejected = -torch.rand(5) * 3, -torch.rand(5) * 3
