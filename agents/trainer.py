@@ -1,45 +1,69 @@
 """The trainer: the first spec from the data's shape, the next from the diagnosis, and when to stop.
 
-Every change comes from the bounded, registered set `ACTIONS`; a spec that was tried is never tried again. Time left
-is the plan's budget less the trials' own seconds, never a clock's, so that a decision made again after a crash is the
-same.
+Every change comes from the bounded, registered set `agents.actions.ACTIONS`, in the order of `agents.ladder`; a spec
+that was tried is never tried again. Time left is the plan's budget less the trials' own seconds, never a clock's, so
+that a decision made again after a crash is the same.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from types import MappingProxyType
 
-from agents.evaluator import score_of
+from agents.actions import ACTIONS, MAX_EPOCHS, About, unfit, whole
 from agents.kinds import NOUN
+from agents.ladder import Tallies, ordered
 from agents.starts import SOLVED, start
-from agents.trial import Trial
-from moatelier.contracts import Contract, DatasetCard, Diagnosis, Fixed, MetricName, TaskPlan, TrainSpec
+from agents.trial import Evidence, Trial, score_of
+from moatelier.contracts import (
+    Contract,
+    DatasetCard,
+    Diagnosis,
+    Finding,
+    Fixed,
+    Level,
+    MetricName,
+    TaskPlan,
+    TrainSpec,
+)
 
 __all__ = [
     "ACTIONS",
+    "MAX_EPOCHS",
+    "Change",
     "Stop",
     "Trial",
-    "best",
     "batch_rows",
+    "best",
     "explain",
     "first_epochs",
     "first_spec",
-    "next_spec",
+    "next_step",
     "usual_epochs",
 ]
 
+NOTHING_KNOWN: Tallies = MappingProxyType({})
 STEPS_WANTED = 100
 """A small set is repeated until it gives about this many optimiser steps."""
-MAX_EPOCHS = 12
 OWN_PIXELS = 224
 """What most image models were trained with: the cost of a size is told by it."""
 FIRST_SHARE = 0.6
 """The first trial may take this share of the time when others may follow."""
 ALL_LAYERS_COST = 3.5
 """A step through all layers against one through the top third, whose input is cached."""
+OTHER_METHOD_COST = 1.3
+"""What a step of another method may take against a known one."""
 FEW_ROWS = 2000
 """Up to so many rows a classification learns at twice the rate: it has few steps to learn in."""
 CHECKPOINT_S = 15.0
+
+
+class Change(Contract):
+    """The next trial: what is changed, by which action, because of which finding."""
+
+    spec: TrainSpec
+    action: str
+    level: Level
+    finding: Finding
 
 
 class Stop(Contract):
@@ -88,15 +112,18 @@ def first_spec(
     )
 
 
-def next_spec(
+def next_step(
     plan: TaskPlan,
     card: DatasetCard,
     trials: Sequence[Trial],
     diagnosis: Diagnosis,
     *,
     seconds_left: float,
-) -> TrainSpec | Stop:
-    """The next trial's spec, or the reason to stop.
+    evidence: Evidence | None = None,
+    tallies: Tallies = NOTHING_KNOWN,
+    bases: Sequence[str] = (),
+) -> Change | Stop:
+    """What to change for the next trial, or the reason to stop.
 
     Args:
         plan: The approved plan.
@@ -104,22 +131,34 @@ def next_spec(
         trials: All trials so far, oldest first; at least one.
         diagnosis: The evaluator's on the last of them.
         seconds_left: Training time left in the budget; how long a trial takes is known from the earlier ones.
+        evidence: What the diagnosis saw beside the trials' figures.
+        tallies: How actions have fared so far.
+        bases: Further bases that could be tuned: proposed when nothing else is left.
     """
     if stop := _enough(plan, trials, diagnosis, seconds_left):
         return stop
     leader = trials[best(trials, plan.goal.value.metric)]
-    tried = {_essence(trial.spec) for trial in trials}
-    epoch_s = _measured_epoch(trials)
-    unfit = {*ACTION_NAMES} if plan.method.value in SOLVED else start(plan.method.value).unfit
-    for finding in diagnosis.findings:
-        for action in (action for action in ACTIONS[finding.kind] if action.name not in unfit):
-            spec = action.change(leader)
+    known = (evidence or Evidence()).model_copy(update={"card": card})
+    about, tried = About(leader, plan, known), {_essence(trial.spec) for trial in trials}
+    epoch_s, senseless = _measured_epoch(trials), unfit(leader.spec.method)
+    for finding, action in ordered(diagnosis.findings, tallies):
+        for spec in action.changes(about) if action.name not in senseless else ():
             spec = spec.model_copy(update={"max_seconds": round(seconds_left, 1)})
             if _essence(spec) not in tried and _seconds(spec, leader.spec, epoch_s) <= seconds_left:
-                return spec
-    return Stop(
-        reason=f"{diagnosis.findings[0].text} No registered change is left that fits into {seconds_left:.0f} s."
-    )
+                return Change(spec=spec, action=action.name, level=action.level, finding=finding)
+    first = diagnosis.findings[0]
+    left = f"No registered change is left that fits into {seconds_left:.0f} s."
+    if first.kind == "data_fault":
+        left = f"{left} Another trial on the same rows would not help: see that their labels are right."
+    return Stop(reason=f"{first.text} {left}{_other_base(plan, bases)}")
+
+
+def _other_base(plan: TaskPlan, bases: Sequence[str]) -> str:
+    """The last rung is a person's: the plan that was approved names its base."""
+    others = [base for base in bases if base != plan.base.value]
+    if plan.base.source == "user" or not others:
+        return ""
+    return f' The next rung is another base: say "use base {others[0]}" in a new task.'
 
 
 def batch_rows(plan: TaskPlan, rows: int) -> int:
@@ -138,7 +177,7 @@ def first_epochs(plan: TaskPlan, rows: int, *, seconds_left: float, pace: float,
     most = (plan.limits and plan.limits.epochs) or MAX_EPOCHS
     share = FIRST_SHARE if plan.budget.value.trials > 1 else 0.9
     affordable = max(share * seconds_left - frozen_seconds, 0.0) / _epoch_seconds(rows, pace)
-    return most if most < MAX_EPOCHS and most <= min(wanted, affordable) else _epochs(min(wanted, most, affordable))
+    return most if most < MAX_EPOCHS and most <= min(wanted, affordable) else whole(min(wanted, most, affordable))
 
 
 def usual_epochs(plan: TaskPlan) -> float:
@@ -203,65 +242,9 @@ def _enough(plan: TaskPlan, trials: Sequence[Trial], diagnosis: Diagnosis, secon
             f"({fastest:.0f} s). {so_far}"
         )
     first = diagnosis.findings[0]
-    if first.kind == "data_fault":
+    if first.kind == "data_fault" and first.confidence == 1:
         return Stop(reason=f"{first.text} Another trial on the same rows would not help. {so_far}")
     return None
-
-
-# ---------------------------------------------------------------- actions
-
-
-@dataclass(frozen=True)
-class Action:
-    """One registered change: its name and how it turns the best trial's spec into another."""
-
-    name: str
-    change: Callable[[Trial], TrainSpec]
-
-
-def _more_epochs(trial: Trial) -> TrainSpec:
-    return _with(trial, epochs=min(2 * trial.spec.epochs, 2.0 * MAX_EPOCHS))
-
-
-def _epochs_to_the_minimum(trial: Trial) -> TrainSpec:
-    """Stop where dev loss was lowest."""
-    curve = trial.result.dev_curve
-    if not curve or not trial.result.steps:
-        return _with(trial, epochs=max(1.0, trial.spec.epochs / 2))
-    step = min(curve, key=lambda point: point[1])[0]
-    return _with(trial, epochs=_epochs(max(1.0, trial.spec.epochs * step / trial.result.steps)))
-
-
-def _with(trial: Trial, **changes: object) -> TrainSpec:
-    return trial.spec.model_copy(update=changes)
-
-
-MORE_EPOCHS = Action("more_epochs", _more_epochs)
-HALF_MORE_EPOCHS = Action("half_more_epochs", lambda trial: _with(trial, epochs=_epochs(1.5 * trial.spec.epochs)))
-EPOCHS_TO_THE_MINIMUM = Action("epochs_to_the_minimum", _epochs_to_the_minimum)
-HIGHER_RATE = Action("higher_rate", lambda trial: _with(trial, learning_rate=min(2 * trial.spec.learning_rate, 4e-3)))
-LOWER_RATE = Action("lower_rate", lambda trial: _with(trial, learning_rate=max(trial.spec.learning_rate / 2, 5e-5)))
-MORE_RANK = Action(
-    "more_rank", lambda trial: _with(trial, rank=min(2 * trial.spec.rank, 64), alpha=min(2 * trial.spec.alpha, 128.0))
-)
-ALL_LAYERS = Action("all_layers", lambda trial: _with(trial, layers="all", learning_rate=trial.spec.learning_rate / 2))
-DROPOUT = Action("dropout", lambda trial: _with(trial, dropout=0.1, weight_decay=0.01))
-SMALLER_BATCH = Action("smaller_batch", lambda trial: _with(trial, batch_rows=max(trial.spec.batch_rows // 2, 4)))
-DECAY = Action("decay", lambda trial: _with(trial, weight_decay=max(4 * trial.spec.weight_decay, 0.05)))
-AUGMENT = Action("augment", lambda trial: _with(trial, augment=True, epochs=_epochs(1.5 * trial.spec.epochs)))
-MORE_PIXELS = Action("more_pixels", lambda trial: _with(trial, size=None))
-OTHER_SEED = Action("other_seed", lambda trial: _with(trial, seed=trial.spec.seed + 1))
-
-ACTIONS: Mapping[str, tuple[Action, ...]] = {
-    "underfit": (MORE_EPOCHS, HIGHER_RATE, HALF_MORE_EPOCHS, SMALLER_BATCH, ALL_LAYERS),
-    "overfit": (EPOCHS_TO_THE_MINIMUM, AUGMENT, DROPOUT, LOWER_RATE, DECAY),
-    "never_stops": (MORE_EPOCHS, HALF_MORE_EPOCHS, HIGHER_RATE),
-    "plateau": (ALL_LAYERS, AUGMENT, MORE_RANK, MORE_PIXELS, LOWER_RATE, SMALLER_BATCH, OTHER_SEED),
-    "healthy": (HALF_MORE_EPOCHS, ALL_LAYERS, AUGMENT, MORE_PIXELS, LOWER_RATE, MORE_RANK, OTHER_SEED),
-    "data_fault": (),
-}
-"""Diagnosis -> what may be changed for it, most promising first; not all of it has a meaning for every method."""
-ACTION_NAMES = frozenset(action.name for actions in ACTIONS.values() for action in actions)
 
 
 # ---------------------------------------------------------------- sizes and times
@@ -270,11 +253,6 @@ ACTION_NAMES = frozenset(action.name for actions in ACTIONS.values() for action 
 def _essence(spec: TrainSpec) -> str:
     """What a spec trains, without its time limit."""
     return spec.model_copy(update={"max_seconds": None}).digest
-
-
-def _epochs(wanted: float) -> float:
-    """Whole epochs from two on, halves and tenths below: dev loss is measured at the end of each."""
-    return float(math.floor(wanted)) if wanted >= 2 else max(math.floor(10 * wanted) / 10, 0.1)
 
 
 def _epoch_seconds(rows: int, pace: float) -> float:
@@ -289,6 +267,7 @@ def _measured_epoch(trials: Sequence[Trial]) -> float:
 def _seconds(spec: TrainSpec, known: TrainSpec, epoch_s: float) -> float:
     """About how long a spec takes, given seconds an epoch of a known one."""
     cost = ALL_LAYERS_COST if spec.layers == "all" and known.layers != "all" else 1.0
+    cost *= OTHER_METHOD_COST if spec.method != known.method else 1.0
     smaller = known.batch_rows / spec.batch_rows
     pixels = ((spec.size or OWN_PIXELS) / (known.size or OWN_PIXELS)) ** 2
     return spec.epochs * epoch_s * cost * pixels * (1 + 0.1 * max(smaller - 1, 0))

@@ -15,16 +15,18 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from evals import pictures, search_page
+from evals import ledger_page, pictures, search_page
 from evals.scorers import NO_LABEL
 from evals.statistics import CLAIM_ALPHA, LOOKS
 from evals.verdict import METRIC_NAMES, claim_text, percent_down, points
 from moatelier.contracts import (
     CANDIDATES,
     DatasetCard,
+    Diagnosis,
     EvalReport,
     GateDecision,
     Interval,
+    LedgerEntry,
     Leg,
     TaskPlan,
     TrainResult,
@@ -82,6 +84,8 @@ def write_report(
     trials: Sequence[Mapping[str, Any]],
     decision: GateDecision | None,
     legs: Sequence[Leg] = (),
+    diagnoses: Sequence[Diagnosis] = (),
+    ledger: Sequence[LedgerEntry] = (),
 ) -> Path:
     """Write a task's report and return the path of its page.
 
@@ -94,6 +98,8 @@ def write_report(
         trials: In order; `spec`, `result`, `dev` and `select` each, as JSON.
         decision: The gate's; None when the task ended before it.
         legs: Of a search: all that ran, oldest first.
+        diagnoses: What was found of the trials, in order.
+        ledger: What was done about it, and what that brought.
 
     Raises:
         ResourceExhausted: The disk is full.
@@ -102,6 +108,7 @@ def write_report(
     shown = _context(task, plan, card, trials, decision) | search_page.shown(
         legs, trials, decision, plan.goal.value.metric
     )
+    shown |= ledger_page.shown(diagnoses, ledger)
     environment = _environment()
     for name in ("index.html", "MODEL_CARD.md"):
         write_atomically(folder / name, environment.get_template(f"{name}.j2").render(shown).encode())
@@ -112,6 +119,7 @@ def write_report(
         "trials": [dict(trial) for trial in trials],
         "decision": decision and decision.model_dump(mode="json"),
         **({"search": [leg.model_dump(mode="json") for leg in legs]} if legs else {}),
+        **ledger_page.record(diagnoses, ledger),
     }
     write_atomically(folder / "report.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
     return folder / "index.html"

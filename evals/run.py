@@ -12,16 +12,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from evals import answers, loss
+from evals import answers, loss, signs
 from evals.rows import EvalRow, split_rows
-from evals.scorers import NO_LABEL, Answered, Scores, plain, score
+from evals.scorers import Answered, Scores, score
 from moatelier.contracts import DatasetCard, EvalReport, EvalSpec, SplitName
-from moatelier.ids import canonical_json
 from moatelier.job import Job, main
 from modalities.bundle import bundle_folder, read_manifest
 from serving.engine import TextEngine
-from serving.engines import open_engine
-from store import artifacts, datasets
+from serving.engines import Engine, open_engine
+from store import datasets
 
 BASE = "base"
 """The subject of reports on the base itself."""
@@ -59,8 +58,10 @@ def evaluate(spec: EvalSpec, job: Job) -> EvalReport:
         progress=answers.tell(job, "evaluate", subject, len(rows)),
     )
     on_dev = spec.split == "dev"
-    spoken = on_dev and card.kind not in ("preference", "thumbs")  # their answers are not all to be learnt
-    if not on_dev:
+    told: dict[str, Any] = {}
+    if on_dev:
+        told = _told(engine, card, rows, answered, adapter)
+    else:
         shutil.rmtree(job.folder / "answers", ignore_errors=True)  # of select rows nothing but scores is kept
     return report(
         card,
@@ -68,10 +69,19 @@ def evaluate(spec: EvalSpec, job: Job) -> EvalReport:
         spec.split,
         score(card.kind, card.labels, answered, seed=spec.seed),
         rows=len(rows),
-        loss=loss.mean_loss(engine, rows, adapter=adapter) if spoken and isinstance(engine, TextEngine) else None,
-        predictions=_keep(card, rows, answered) if on_dev else None,
         seconds=time.monotonic() - started,
+        **told,
     )
+
+
+def _told(
+    engine: Engine, card: DatasetCard, rows: Sequence[EvalRow], answered: Sequence[Answered], adapter: str | None
+) -> dict[str, Any]:
+    """What is told of dev rows alone: their loss, and the answers with what diagnosis reads of them."""
+    if not isinstance(engine, TextEngine) or card.kind in ("preference", "thumbs"):  # not all are to be learnt
+        return {"loss": None, "predictions": signs.keep(card, rows, answered)}
+    expected, sure = loss.measure(engine, rows, answered, adapter=adapter)
+    return {"loss": loss.mean(expected), "predictions": signs.keep(card, rows, answered, expected, sure)}
 
 
 def report(
@@ -91,19 +101,6 @@ def report(
         seconds=round(seconds, 3),
         **more,
     )
-
-
-def _keep(card: DatasetCard, rows: Sequence[EvalRow], answered: Sequence[Answered]) -> str:
-    """Keep the answers as an artifact of JSON lines; `label` is what the answer was taken for."""
-    labels = set(map(plain, card.labels))
-    lines = []
-    for row, given in zip(rows, answered, strict=True):
-        label = None
-        if card.kind == "classification":
-            label = text if (text := plain(given.answer)) in labels else NO_LABEL
-        line = {"id": row.id, "truth": row.truth, "answer": given.answer, "label": label, "stopped": given.stopped}
-        lines.append(canonical_json(line) + b"\n")
-    return artifacts.put_bytes(b"".join(lines))
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ from agents import trainer
 from agents.router import Registration
 from evals import report
 from evals.verdict import percent_down
-from graphs import ordering, searching
+from graphs import adjusting, ordering, searching
 from graphs.evidence import card, trials
 from graphs.nodes import load, say
 from graphs.state import LifecycleState
 from moatelier.contracts import EvalReport, GateDecision, TaskPlan, TrainResult
 from moatelier.settings import settings
 from modalities import bundle
-from store import adapters, records, tasks
+from store import adapters, ledger, records, tasks
 
 log = logging.getLogger("moatelier.worker")
 
@@ -139,6 +139,8 @@ def _write_report(state: LifecycleState) -> None:
         trials=[trial.model_dump(mode="json") for trial in trials(state)],
         decision=decision,
         legs=searching.legs(state),
+        diagnoses=adjusting.diagnoses(state),
+        ledger=ledger.entries(state["project"], state["task"]),
     )
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)

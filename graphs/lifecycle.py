@@ -16,8 +16,8 @@ from typing import Any
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
-from agents import curator, evaluator, planner, router, trainer
-from graphs import approval, bases, closing, curation, evidence, forecasting, ordering, routing, searching
+from agents import curator, planner, router, trainer
+from graphs import adjusting, approval, bases, closing, curation, evidence, forecasting, ordering, routing, searching
 from graphs.checkpoint import prune, saver
 from graphs.nodes import decided, guarded, load, run_job, say, set_status
 from graphs.planner_endpoint import propose
@@ -179,12 +179,13 @@ def train(state: State) -> State:
     fault_point("node.queued")
     spec, before = load(state, "spec", TrainSpec), len(state.get("trials", []))
     try:
-        _, result = run_job(state, "train", spec.model_dump(mode="json"), attempt=before)
+        key, result = run_job(state, "train", spec.model_dump(mode="json"), attempt=before)
     except MoatelierError as error:
         if not before or isinstance(error, Cancelled):
             raise
+        adjusting.failed(state)
         return {"stop": f"Trial {before + 1} failed ({error.code}): {error.what}"}
-    return {"pending": result}
+    return {"pending": result, "trained_by": key}
 
 
 @guarded
@@ -195,32 +196,23 @@ def evaluate(state: State) -> State:
     current = load(state, "plan", TaskPlan)
     result = TrainResult.model_validate(state["pending"])
     reports: dict[str, EvalReport] = {}
+    keys = {"train": key} if (key := state.get("trained_by")) else {}
     for split in ("dev", "select"):
         spec = EvalSpec(
             dataset=state["dataset"], base=current.base.value, bundle=result.bundle, split=split, seed=current.seed
         )
         key, report = run_job(state, "evaluate", spec.model_dump(mode="json"), attempt=len(state.get("trials", [])))
-        reports[split] = EvalReport.model_validate(report)
+        reports[split], keys[split] = EvalReport.model_validate(report), key
         closing.sign(state, result.bundle, key, reports[split])
     spec_ = load(state, "spec", TrainSpec)
     say(state, "trial", **closing.trial_told(result, reports["select"], current))
-    return {"trials": [artifacts.put_json(trainer.Trial(spec=spec_, result=result, **reports))]}
+    return {"trials": [artifacts.put_json(trainer.Trial(spec=spec_, result=result, jobs=keys, **reports))]}
 
 
 @guarded
 def adjust(state: State) -> State:
     """Diagnose the trial; the next one, or the reason to stop."""
-    current, trials = load(state, "plan", TaskPlan), evidence.trials(state)
-    diagnosis = evaluator.diagnose(trials, current)
-    decided(state, "evaluator", diagnosis.model_dump(mode="json"), diagnosis.findings[0].text)
-    card, left = evidence.card(state), evidence.seconds_left(state)
-    following = trainer.next_spec(current, card, trials, diagnosis, seconds_left=left)
-    if isinstance(following, TrainSpec):
-        why = trainer.explain(following, card, trials[-1].spec)
-        decided(state, "trainer", following.model_dump(mode="json"), why)
-        return {"spec": artifacts.put_json(following), "stop": ""}
-    decided(state, "trainer", {"stop": True}, following.reason)
-    return {"stop": following.reason}
+    return adjusting.advance(state)
 
 
 @guarded

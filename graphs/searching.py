@@ -50,6 +50,7 @@ def advance(state: LifecycleState) -> LifecycleState:
         return {
             "spec": artifacts.put_json(move.leg.spec),
             "pending": move.leg.result.model_dump(mode="json"),
+            "trained_by": move.leg.key,
             "stop": "",
         }
     leg = _run(state, move, ran)

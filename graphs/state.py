@@ -53,6 +53,10 @@ class LifecycleState(TaskState, total=False):
     """Of a search: the spec that its trials differ from."""
     pending: dict[str, Any]
     """The training result that is being evaluated."""
+    trained_by: str
+    """Key of the job that gave it."""
+    diagnoses: Annotated[list[str], add]
+    """What was found of each trial, in order; none of those of a search."""
     stop: str
     """Why no further trial is made."""
     decision: str

@@ -114,11 +114,12 @@ def task_list(as_json: Json = False) -> None:
 
 @task_app.command("show")
 def task_show(task: str, as_json: Json = False) -> None:
-    """Show one task: its plan, where it stands, how it ended."""
+    """Show one task: its plan, where it stands, why its trials were made, how it ended."""
     from moatelier.show import task_page
 
     with service() as client:
-        task_page(client.call("GET", f"/tasks/{task}"), as_json)
+        told = client.call("GET", f"/tasks/{task}")
+        task_page(told | {"ledger": client.call("GET", f"/tasks/{told['id']}/ledger")["data"]}, as_json)
 
 
 @task_app.command("cancel")

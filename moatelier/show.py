@@ -290,3 +290,19 @@ def task_page(task: dict[str, Any], as_json: bool) -> None:
     for field in ("result", "error"):
         for key, value in (task.get(field) or {}).items():
             console.print(f"  {key:<16} {escape(_short(value))}")
+    if task.get("ledger"):
+        _ledger(task["ledger"])
+
+
+def _ledger(lines: list[dict[str, Any]]) -> None:
+    """Why each trial after the first was made, and what that brought."""
+    shown = Table(title="trials made for a reason", title_justify="left")
+    for heading in ("trial", "because of", "action", "effect", "helped with"):
+        shown.add_column(heading)
+    for line in lines:
+        effect = line["status"] if line["effect"] is None else f"{line['effect']:+.3f} {line['measure']}"
+        because = f"{line['symptom'].replace('_', ' ')} ({line['confidence']:.0%}): {line['text']}"
+        action = f"{line['level']}: {line['action'].replace('_', ' ')}. {line['change']}"
+        told = [str(line["trial"] + 1), because, action, effect, _share(line["credit"])]
+        shown.add_row(*map(escape, told))
+    console.print(shown)

@@ -57,6 +57,7 @@ def work(spec_fields: dict[str, Any], job: Job) -> dict[str, Any]:
     card = datasets.get_card(spec.dataset)
     fault_point("train.start")
     rows = {split: read_rows(card, split) for split in ("train", "dev")}
+    rows["train"] = [row for row in rows["train"] if row.get("row") not in spec.leave_out]
     try:
         with frozen.of_dataset(spec.dataset), ranks.others(job, settings().training_processes):
             ranks.Ranks()  # before a model is put on a device: each process has its own

@@ -17,11 +17,10 @@ from moatelier.contracts.dataset import (
     Suspicion,
 )
 from moatelier.contracts.derived import ExportFormat, ExportSpec, MixSpec, Numbers, Parity, Retained, Retention
+from moatelier.contracts.diagnosis import DevRow, Diagnosis, Finding, LedgerEntry, Level, Symptom, Tally
 from moatelier.contracts.evaluation import (
-    Diagnosis,
     EvalReport,
     EvalSpec,
-    Finding,
     GateDecision,
     GateSpec,
     Interval,
@@ -106,6 +105,7 @@ __all__ = [
     "DataFindings",
     "DataProfile",
     "DatasetCard",
+    "DevRow",
     "Diagnosis",
     "Ensemble",
     "EvalReport",
@@ -132,7 +132,9 @@ __all__ = [
     "KnownProfile",
     "LabelModel",
     "Layer",
+    "LedgerEntry",
     "Leg",
+    "Level",
     "Metadata",
     "MetricName",
     "MixMethod",
@@ -177,7 +179,9 @@ __all__ = [
     "SplitName",
     "StringCheck",
     "Suspicion",
+    "Symptom",
     "Synthesis",
+    "Tally",
     "TaskPlan",
     "TextSimilarity",
     "Trace",

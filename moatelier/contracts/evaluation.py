@@ -1,4 +1,4 @@
-"""Scores, diagnosis and the gate."""
+"""Scores and the gate."""
 
 from typing import Literal
 
@@ -65,22 +65,6 @@ class GateSpec(Contract):
     champion: str | None
     goal: Goal
     seed: int = 0
-
-
-class Finding(Contract):
-    """One diagnosis with the numbers it rests on."""
-
-    kind: Literal["data_fault", "underfit", "overfit", "never_stops", "plateau", "healthy"]
-    confidence: float = Field(ge=0, le=1)
-    evidence: dict[str, float | str]
-    text: str
-
-
-class Diagnosis(Contract):
-    """What the evaluator makes of a trial; findings are ordered, the first is acted upon."""
-
-    trial: int
-    findings: tuple[Finding, ...]
 
 
 class PairedComparison(Contract):

@@ -115,6 +115,8 @@ class TrainSpec(Contract):
     """GRPO and RLOO: what answers are rewarded for; the weighted mean counts."""
     data_part: float = Field(default=1.0, gt=0, le=1, exclude_if=lambda part: part == 1.0)
     """Share of the training rows that is trained on; a smaller part's rows are all in a larger one."""
+    leave_out: tuple[int, ...] = Field(default=(), exclude_if=lambda rows: not rows)
+    """Numbers of rows of the uploaded file that are not trained on, ascending; other splits keep theirs."""
     until_steps: int | None = Field(default=None, ge=1, exclude_if=lambda steps: steps is None)
     """Pause after so many of its optimiser steps, with a checkpoint from which another job may go on."""
     goes_on: str | None = Field(default=None, pattern=r"^[\w-]+$", exclude_if=lambda key: key is None)

@@ -1,4 +1,4 @@
-"""`/tasks`: what was asked for, how far it is, its events and its report."""
+"""`/tasks`: what was asked for, how far it is, its events, its ledger and its report."""
 
 from collections.abc import AsyncIterator
 from functools import partial
@@ -16,7 +16,7 @@ from api.pages import listing
 from graphs import jobs
 from moatelier.errors import NotFound
 from moatelier.settings import settings
-from store import events, tasks
+from store import events, ledger, tasks
 
 router = APIRouter(prefix="/tasks")
 PAGE = 500
@@ -52,6 +52,16 @@ def list_tasks(
 def get_task(task_id: str, project: Project) -> dict[str, Any]:
     """One task: its plan, status, result or error."""
     return _json(tasks.get_task(project, task_id))
+
+
+@router.get("/{task_id}/ledger")
+def task_ledger(task_id: str, project: Project) -> dict[str, Any]:
+    """Why each trial after the first was made: symptom, evidence, action, and what it brought."""
+    lines = ledger.entries(project, tasks.get_task(project, task_id).id)
+    return listing(
+        [{"id": f"{line.task}/{line.trial}", "effect": line.effect, **line.model_dump(mode="json")} for line in lines],
+        has_more=False,
+    )
 
 
 @router.post("/{task_id}/cancel")
