@@ -1,5 +1,6 @@
 """Small real things that stand in for large ones: a tiny Llama with its own tokenizer, rows, a catalogue."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,34 @@ def taught_llama(folder: Path, source: Path, rows: list[list[dict[str, str]]], s
             model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, labels=labels).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def schooled_llama(
+    folder: Path, source: Path, rows: list[list[dict[str, str]]], steps: int = 300, batch: int = 48
+) -> Path:
+    """Save a copy of a tiny model that has learnt the last answer of each conversation, all of its weights trained."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
+    asked = [len(tokenizer.apply_chat_template(row[:-1], add_generation_prompt=True).input_ids) for row in rows]
+    texts = [tokenizer.apply_chat_template(row, tokenize=False) for row in rows]
+    chance = random.Random(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM.from_pretrained(source).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
+        for _ in range(steps):
+            some = chance.sample(range(len(rows)), batch)
+            inputs = tokenizer([texts[row] for row in some], return_tensors="pt", padding=True)
+            labels = inputs.input_ids.masked_fill(inputs.attention_mask == 0, -100)
+            for place, row in enumerate(some):
+                labels[place, : asked[row]] = -100
+            model(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, labels=labels).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -10,10 +10,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from graphs import jobs
-from moatelier.contracts import Event, Goal
+from moatelier.contracts import Event, Goal, LedgerEntry
 from moatelier.ids import canonical_json, digest_bytes
 from modalities.bundle import open_bundle
-from store import adapters, events, keys, records, tasks
+from store import adapters, events, keys, ledger, records, tasks
 from tests.api.conftest import Service, make_adapter
 from tests.api.running import wait_until
 
@@ -52,6 +52,25 @@ def test_tasks_come_in_pages_newest_first(http: httpx.Client) -> None:
         "thread-1",
     )
     assert http.get("/tasks/task-9").status_code == 404
+
+
+def test_a_tasks_ledger_tells_symptom_action_and_effect(http: httpx.Client) -> None:
+    make_task(1)
+    make_task(9, project="other")
+    told = {"symptom": "underfit", "confidence": 0.7, "text": "Not learnt to the end.", "ids": ("job:a",)}
+    done = {"level": "recipe", "action": "more_epochs", "change": "Changed: epochs 3.0 -> 6.0.", "spec": "5" * 64}
+    ledger.write("default", LedgerEntry(task="task-1", trial=1, **told, **done))
+    ledger.complete(
+        "default", "task-1", 1, status="measured", measure="select accuracy", before=0.5, after=0.75, credit=1
+    )
+    [line] = http.get("/tasks/task-1/ledger").json()["data"]
+    assert (line["symptom"], line["action"], line["effect"], line["ids"]) == (
+        "underfit",
+        "more_epochs",
+        0.25,
+        ["job:a"],
+    )
+    assert http.get("/tasks/task-9/ledger").status_code == 404
 
 
 def test_cancelling_a_task(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:

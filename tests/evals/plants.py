@@ -29,6 +29,7 @@ from moatelier.contracts import (
 )
 from moatelier.job import Job
 from modalities.text import data
+from modalities.text.labels import find_suspicious
 from store import artifacts
 from tests.agents.scenes import planned
 from training import run as training
@@ -117,7 +118,6 @@ class World:
 
     def trial(self, made_of: DatasetCard, *, retention: bool = False, **changes: Any) -> Trial:
         """Train and score."""
-        self.trained += 1
         fields: dict[str, Any] = {
             "method": "lora",
             "base": "tiny",
@@ -133,16 +133,22 @@ class World:
             "checkpoint_every": 1000,
             "seed": self.seed,
         }
-        spec = TrainSpec.model_validate(fields | changes)
+        return self.again(TrainSpec.model_validate(fields | changes), retention=retention)
+
+    def again(self, spec: TrainSpec, *, retention: bool = False) -> Trial:
+        """Train a spec and score it; with `retention` also on what the base knew."""
+        self.trained += 1
         name = f"{self.seed}-{self.trained}"
         result = TrainResult.model_validate(training.work(spec.model_dump(mode="json"), self._job(f"train-{name}")))
         keys = {step: f"{step}-{name}" for step in ("train", "dev", "select")}
         dev, select = (self._scored(spec.dataset, result.bundle, split, keys[split]) for split in ("dev", "select"))
-        both = None
-        if retention:
-            known = artifacts.put_json(remembered())
-            both = tuple(self._scored(known, of, "dev", f"kept-{name}-{of}") for of in (None, result.bundle))
-        return Trial(spec=spec, result=result, dev=dev, select=select, jobs=keys, retention=both)
+        kept = self._remembers(result.bundle, name) if retention else None
+        return Trial(spec=spec, result=result, dev=dev, select=select, jobs=keys, retention=kept)
+
+    def _remembers(self, bundle: str, name: str) -> tuple[EvalReport, EvalReport]:
+        known = artifacts.put_json(remembered())
+        base, own = (self._scored(known, of, "dev", f"kept-{name}-{of}") for of in (None, bundle))
+        return base, own
 
     def _scored(self, digest: str, bundle: str | None, split: Any, name: str) -> EvalReport:
         return run.evaluate(EvalSpec(dataset=digest, base="tiny", bundle=bundle, split=split), self._job(name))
@@ -191,6 +197,20 @@ def looked(trial: Trial) -> Evidence:
     return Evidence(rows=signs.read(trial.dev, made_of), card=made_of, malformed=signs.malformed(made_of))
 
 
+def suspected(made_of: DatasetCard) -> DatasetCard:
+    """The card with the labels that the curator's cross-validated model doubts."""
+    rows = [
+        row
+        for info in made_of.splits.values()
+        if info.artifact
+        for row in data.parse_rows(artifacts.get_bytes(info.artifact))
+    ]
+    found = find_suspicious(
+        [row.number for row in rows], [row.prompt for row in rows], [str(row.label) for row in rows]
+    )
+    return made_of.model_copy(update={"report": made_of.report.model_copy(update={"suspicious": found})})
+
+
 # ---------------------------------------------------------------- the plants
 
 
@@ -209,7 +229,8 @@ def data_fault(world: World) -> Planted:
     def noisy(family: int, _: str) -> str:
         return LABELS[family] if world.chance.random() > 0.25 else world.chance.choice(LABELS)
 
-    return [world.trial(world.dataset(noisy, train=256), epochs=4.0, rank=4)], PLAN
+    made_of = suspected(world.dataset(noisy, train=256))
+    return [world.trial(made_of, epochs=4.0, rank=4)], PLAN
 
 
 def underfit(world: World) -> Planted:
@@ -303,3 +324,19 @@ PLANTS: Mapping[Symptom, Callable[[World], Planted]] = {
     "preference_gap": preference_gap,
     "plateau": plateau,
 }
+FIRST_ACTIONS: Mapping[Symptom, str] = {
+    "healthy": "half_more_epochs",
+    "data_fault": "without_doubted_rows",
+    "underfit": "more_epochs",
+    "overfit": "epochs_to_the_minimum",
+    "divergence": "lower_rate",
+    "class_confusion": "half_more_epochs",
+    "format_errors": "without_malformed_rows",
+    "never_stops": "more_epochs",
+    "forgetting": "fewer_epochs",
+    "preference_gap": "held_more",
+    "plateau": "more_rank",
+}
+"""What the trainer does about each first."""
+MENDED: tuple[Symptom, ...] = ("underfit", "format_errors", "forgetting")
+"""Faults that this can mend at once."""

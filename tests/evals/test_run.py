@@ -37,7 +37,8 @@ def test_dev_tells_answers_and_loss_and_select_scores_only(curated: Curated, tra
     assert dev.loss is not None and dev.predictions is not None
     lines = [json.loads(line) for line in artifacts.get_bytes(dev.predictions).splitlines()]
     assert {line["id"] for line in lines} == {row.id for row in made_rows(12, 100)}
-    assert all(line.keys() == {"id", "truth", "answer", "label", "stopped"} for line in lines)
+    assert all(line.keys() >= {"id", "truth", "answer", "label", "stopped", "loss", "tokens"} for line in lines)
+    assert sum(line["loss"] for line in lines) / sum(line["tokens"] for line in lines) == pytest.approx(dev.loss)
     right = sum(line["label"] == line["truth"] for line in lines)
     assert dev.metrics["accuracy"].point == pytest.approx(right / 12)
     assert dev.format_error_rate == pytest.approx(sum(line["label"] == NO_LABEL for line in lines) / 12)

@@ -17,7 +17,7 @@ from moatelier.errors import Conflict, InvalidRequest, MoatelierError, ModelUnav
 from moatelier.settings import settings
 from tests import fakes
 from tests.api.conftest import make_adapter
-from tests.graphs.conftest import FakeJobs
+from tests.graphs.conftest import FakeJobs, report
 from tests.graphs.test_routing import pulled as pulled
 from tests.moatelier.conftest import Command
 
@@ -50,6 +50,17 @@ def test_a_task_runs_to_its_end_and_can_be_looked_at(command: Command, csv: str,
     assert shown["digest"] == adapter["digest"]
     exported = command("adapters", "export", adapter["model_id"], "--to", str(tmp_path / "adapter.zip"))
     assert exported.exit_code == 0 and (tmp_path / "adapter.zip").stat().st_size > 0
+
+
+def test_a_task_shows_why_its_trials_were_made(command: Command, csv: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeJobs, "_evaluate", lambda _, spec: report(spec["bundle"], spec["split"], 0.5).model_dump())
+    command("task", REQUEST.replace("1 trial", "2 trials"), "--file", csv, "--yes")
+    [task] = json.loads(command("task", "list", "--json").stdout)
+    shown = json.loads(command("task", "show", task["id"], "--json").stdout)
+    [line] = shown["ledger"]
+    assert (line["trial"], line["action"], line["effect"]) == (1, "half_more_epochs", 0.0)
+    page = " ".join(command("task", "show", task["id"]).stdout.split())
+    assert "trials made for a reason" in page and "+0.000" in page
 
 
 def test_a_person_is_asked_and_the_answer_goes_on(command: Command, csv: str) -> None:
