@@ -124,9 +124,10 @@ def _drawn(about: About) -> Iterator[TrainSpec]:
         changes: dict[str, object] = {
             "learning_rate": min(max(rate, 5e-5), 4e-3) if not usual.whole else rate,
             "epochs": whole(min(chance.choice((0.5, 1.0, 1.5, 2.0)) * spec.epochs, 2.0 * MAX_EPOCHS)),
-            "batch_rows": max(4, round(chance.choice((0.5, 1.0, 2.0)) * usual.batch_rows)),
         }
-        scale = chance.choice((0.5, 1.0, 2.0))
+        rows, scale = (chance.choice((0.5, 1.0, 2.0)) for _ in range(2))
+        if "smaller_batch" not in usual.unfit:
+            changes["batch_rows"] = max(4, round(rows * usual.batch_rows))
         if usual.rank > 1 and "more_rank" not in usual.unfit:
             changes |= {"rank": max(1, round(scale * usual.rank)), "alpha": scale * usual.alpha}
         yield spec.model_copy(update=changes)

@@ -78,7 +78,7 @@ def taught_llama(folder: Path, source: Path, rows: list[list[dict[str, str]]], s
 
 
 def schooled_llama(
-    folder: Path, source: Path, rows: list[list[dict[str, str]]], steps: int = 300, batch: int = 48
+    folder: Path, source: Path, rows: list[list[dict[str, str]]], steps: int = 500, batch: int = 32
 ) -> Path:
     """Save a copy of a tiny model that has learnt the last answer of each conversation, all of its weights trained."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(source)

@@ -77,7 +77,7 @@ CELLS = (("a", "a", 20), ("a", "b", 9), ("b", "a", 8), ("b", "b", 22), ("c", "c"
 def test_two_labels_that_are_taken_for_each_other_are_named_with_their_cells() -> None:
     finding = first(trial(0.8, dev=report(0.8, confusion=CELLS)))
     assert finding.kind == "class_confusion" and '"a" and "b"' in finding.text
-    assert finding.evidence["a -> b"] == "9 of 30 (17% to 48%)" and finding.evidence["b -> a"].startswith("8 of 29")
+    assert finding.evidence["a -> b"] == "9 of 29 (17% to 49%)" and finding.evidence["b -> a"].startswith("8 of 30")
 
 
 def test_errors_that_fall_anywhere_are_no_confusion() -> None:

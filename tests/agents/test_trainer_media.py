@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from agents.trainer import Stop, Trial, explain, first_spec, next_spec
+from agents.trainer import Change, Stop, Trial, explain, first_spec, next_step
 from moatelier.contracts import DatasetCard, Diagnosis, Finding, TaskPlan, TrainSpec
 from tests.agents.media_scenes import DIGITS, FOLDERS, MOODS, TOLD, planned
 from tests.agents.trials import card as text_card
@@ -65,17 +65,18 @@ def found(kind: str) -> Diagnosis:
 
 
 def changes(plan: TaskPlan, kind: str, **fields: Any) -> set[str]:
-    """The fields that any later trial may change."""
+    """The fields that any later trial of the same method may change."""
     spec, data = first(plan, **fields), card(plan.modality.value, **fields)
     trials: list[Trial] = [trial(0.5, spec=spec)]
     seen: set[str] = set()
     generous = plan.model_copy(
         update={"budget": plan.budget.model_copy(update={"value": plan.budget.value.model_copy(update={"trials": 20})})}
     )
-    while isinstance(following := next_spec(generous, data, trials, found(kind), seconds_left=1e6), TrainSpec):
-        old, new = spec.model_dump(), following.model_dump()
-        seen |= {name for name in new.keys() | old.keys() if old.get(name) != new.get(name)}
-        trials.append(trial(0.4, spec=following))
+    while isinstance(following := next_step(generous, data, trials, found(kind), seconds_left=1e6), Change):
+        old, new = spec.model_dump(), following.spec.model_dump()
+        if following.level != "method":  # which brings its own start along
+            seen |= {name for name in new.keys() | old.keys() if old.get(name) != new.get(name)}
+        trials.append(trial(0.4, spec=following.spec))
     assert isinstance(following, Stop)
     return seen - {"max_seconds"}
 

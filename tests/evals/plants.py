@@ -1,6 +1,6 @@
 """Small worlds with one fault planted in each, in which a tiny model is really trained and really scored.
 
-The base has been to school: it knows four families of words by code names, and sixteen facts. A task gives the
+The base has been to school: it knows four families of words by code names, and eight facts. A task gives the
 families other names, which is soon learnt; the facts are what can be forgotten.
 """
 
@@ -41,9 +41,9 @@ FAMILIES = (
     ("category", "come", "where"),
 )
 CODES = ("one", "two", "three", "four")
-LABELS = ("red", "blue", "green", "gold")
+LABELS = ("cat", "dog", "cow", "hen")
 FILLERS = ("is", "my", "please", "the", "has", "not")
-FACTS = ("cat", "dog", "cow", "hen")
+FORMS = ("the", "please", "my", "has the")
 SYSTEM = "Sort."
 COUNTS = dict.fromkeys(
     ["exact_duplicates", "near_duplicate_clusters", "near_duplicates_of_test", "conflicting_labels"], 0
@@ -58,25 +58,39 @@ PAIRS = PLAN.model_copy(
         ),
     }
 )
+DEFAULTS: dict[str, Any] = {
+    "method": "full",
+    "base": "tiny",
+    "suffix": "planted",
+    "rank": 1,
+    "alpha": 1.0,
+    "layers": "all",
+    "learning_rate": 3e-3,
+    "epochs": 8.0,
+    "batch_rows": 16,
+    "precision": "fp32",
+    "checkpoint_every": 1000,
+}
+"""A training in which the plain task is learnt."""
 Planted = tuple[list[Trial], TaskPlan]
 
 
 def words(chance: random.Random, family: int) -> str:
     """A sentence with one word of a family in it."""
-    said = [chance.choice(FILLERS) for _ in range(5)]
-    said[chance.randrange(1, 5)] = chance.choice(FAMILIES[family])
+    said = [chance.choice(FILLERS) for _ in range(4)]
+    said[chance.randrange(1, 4)] = chance.choice(FAMILIES[family])
     return " ".join(said)
 
 
 def facts() -> list[tuple[str, str]]:
     """What the base knows: a question and its answer."""
-    return [(f"{form}{n}", FACTS[(n * 7 + n // 3) % 4]) for n in range(16) for form in ("fact ", "the fact ")]
+    return [(f"{form} {n}", LABELS[(3 * n + n // 3) % 4]) for n in range(8) for form in FORMS]
 
 
 def school() -> list[list[dict[str, str]]]:
     """Conversations that the base has seen."""
     chance = random.Random(0)
-    pairs = [(words(chance, n % 4), CODES[n % 4]) for n in range(160)] + facts() * 2
+    pairs = [(words(chance, n % 4), CODES[n % 4]) for n in range(256)] + facts() * 4
     return [[{"role": "user", "content": asked}, {"role": "assistant", "content": told}] for asked, told in pairs]
 
 
@@ -108,31 +122,25 @@ class World:
         *,
         taught: Callable[[int, str], str] | None = None,
         train: int = SIZES["train"],
+        replayed: bool = False,
     ) -> DatasetCard:
-        """A curated dataset; `taught` gives the training rows other answers than dev and select rows expect."""
+        """A curated dataset.
+
+        `taught` gives the training rows other answers than dev and select rows expect; `replayed` puts what the base
+        knows among them.
+        """
         parts = {
             split: self.rows(split, taught or label if split == "train" else label, train if split == "train" else size)
             for split, size in SIZES.items()
         }
+        if replayed:
+            known = [data.Row(5000 + n, _turns(asked, told, ""), told) for n, (asked, told) in enumerate(facts())]
+            parts["train"] = [*parts["train"], *known]
         return card(parts)
 
     def trial(self, made_of: DatasetCard, *, retention: bool = False, **changes: Any) -> Trial:
         """Train and score."""
-        fields: dict[str, Any] = {
-            "method": "lora",
-            "base": "tiny",
-            "dataset": artifacts.put_json(made_of),
-            "suffix": "planted",
-            "rank": 8,
-            "alpha": 16.0,
-            "layers": "all",
-            "learning_rate": 1e-2,
-            "epochs": 6.0,
-            "batch_rows": 16,
-            "precision": "fp32",
-            "checkpoint_every": 1000,
-            "seed": self.seed,
-        }
+        fields = {"dataset": artifacts.put_json(made_of), "seed": self.seed} | DEFAULTS
         return self.again(TrainSpec.model_validate(fields | changes), retention=retention)
 
     def again(self, spec: TrainSpec, *, retention: bool = False) -> Trial:
@@ -188,7 +196,7 @@ def card(
 def remembered() -> DatasetCard:
     """What the base knew before, as a dataset with dev rows alone."""
     rows = [data.Row(n + 1, _turns(asked, told, ""), told) for n, (asked, told) in enumerate(facts())]
-    return card({"dev": rows}, labels=FACTS)
+    return card({"dev": rows}, labels=LABELS)
 
 
 def looked(trial: Trial) -> Evidence:
@@ -219,23 +227,22 @@ def _plain(family: int, _: str) -> str:
 
 
 def healthy(world: World) -> Planted:
-    """Nothing planted: enough rows, enough steps, and the base's facts are looked after."""
-    return [world.trial(world.dataset(_plain), retention=True, layers="top_third")], PLAN
+    """Nothing planted: enough rows, enough steps, and what the base knows is replayed."""
+    return [world.trial(world.dataset(_plain, replayed=True), retention=True)], PLAN
 
 
 def data_fault(world: World) -> Planted:
-    """A quarter of all labels are wrong."""
+    """A quarter of all labels are drawn at random."""
 
     def noisy(family: int, _: str) -> str:
-        return LABELS[family] if world.chance.random() > 0.25 else world.chance.choice(LABELS)
+        return LABELS[family] if world.chance.random() > 0.3 else world.chance.choice(LABELS)
 
-    made_of = suspected(world.dataset(noisy, train=256))
-    return [world.trial(made_of, epochs=4.0, rank=4)], PLAN
+    return [world.trial(suspected(world.dataset(noisy, train=256)), epochs=4.0)], PLAN
 
 
 def underfit(world: World) -> Planted:
     """A handful of steps at a low rate."""
-    return [world.trial(world.dataset(_plain), epochs=1.0, learning_rate=1e-3)], PLAN
+    return [world.trial(world.dataset(_plain), epochs=1.0, learning_rate=3e-4)], PLAN
 
 
 def overfit(world: World) -> Planted:
@@ -245,7 +252,7 @@ def overfit(world: World) -> Planted:
 
 def divergence(world: World) -> Planted:
     """A rate far too high."""
-    return [world.trial(world.dataset(_plain), learning_rate=1.0)], PLAN
+    return [world.trial(world.dataset(_plain), learning_rate=0.3)], PLAN
 
 
 def class_confusion(world: World) -> Planted:
@@ -254,7 +261,7 @@ def class_confusion(world: World) -> Planted:
     def either(family: int, _: str) -> str:
         return world.chance.choice(LABELS[:2]) if family < 2 else LABELS[family]
 
-    return [world.trial(world.dataset(either, train=256), epochs=4.0, rank=4)], PLAN
+    return [world.trial(world.dataset(either, train=256), epochs=4.0)], PLAN
 
 
 def format_errors(world: World) -> Planted:
@@ -263,7 +270,7 @@ def format_errors(world: World) -> Planted:
     def loud(family: int, asked: str) -> str:
         return LABELS[family] + ("!" if "please" in asked else "")
 
-    return [world.trial(world.dataset(_plain, taught=loud), epochs=8.0)], PLAN
+    return [world.trial(world.dataset(_plain, taught=loud), epochs=12.0)], PLAN
 
 
 def never_stops(world: World) -> Planted:
@@ -276,9 +283,8 @@ def never_stops(world: World) -> Planted:
 
 
 def forgetting(world: World) -> Planted:
-    """All weights are changed, fast."""
-    told = {"method": "full", "layers": "all", "rank": 1, "learning_rate": 5e-3}
-    return [world.trial(world.dataset(_plain), retention=True, **told)], PLAN
+    """The task is learnt, and nothing is done for what the base knows."""
+    return [world.trial(world.dataset(_plain), retention=True)], PLAN
 
 
 def preference_gap(world: World) -> Planted:
@@ -288,26 +294,23 @@ def preference_gap(world: World) -> Planted:
         made = []
         for row in world.rows(split, _plain, count):
             chosen, rejected = world.chance.sample(LABELS, 2)
-            made.append(
-                data.Row(
-                    row.number, (*row.messages[:-1], {"role": "assistant", "content": chosen}), None, rejected=rejected
-                )
-            )
+            messages = (*row.messages[:-1], {"role": "assistant", "content": chosen})
+            made.append(data.Row(row.number, messages, None, rejected=rejected))
         return made
 
-    made_of = card(
-        {"train": pairs("train", 32), "dev": pairs("dev", 64), "select": pairs("select", 64)}, "preference", ()
-    )
-    return [world.trial(made_of, method="dpo", epochs=30.0)], PAIRS
+    counts: Mapping[SplitName, int] = {"train": 32, "dev": 64, "select": 64}
+    made_of = card({split: pairs(split, count) for split, count in counts.items()}, "preference", ())
+    told = {"method": "dpo", "rank": 8, "alpha": 16.0, "learning_rate": 1e-2, "epochs": 30.0}
+    return [world.trial(made_of, **told)], PAIRS
 
 
 def plateau(world: World) -> Planted:
-    """A tenth of the words say nothing of their family, so that no change of the seed helps."""
+    """A tenth of the words of a family are of another one; a second trial changes nothing but the seed."""
 
-    def hidden(family: int, asked: str) -> str:
-        return LABELS[family]
+    def mostly(family: int, _: str) -> str:
+        return LABELS[family] if world.chance.random() > 0.05 else world.chance.choice(LABELS)
 
-    made_of = world.dataset(hidden)
+    made_of = world.dataset(mostly)
     return [world.trial(made_of), world.trial(made_of, seed=world.seed + 100)], PLAN
 
 
