@@ -89,6 +89,7 @@ RIGHTS: Mapping[str, Right] = {
     "GET /tasks/{task_id}": READ,
     "POST /tasks/{task_id}/cancel": TRAIN,
     "GET /tasks/{task_id}/events": READ,
+    "GET /tasks/{task_id}/ledger": READ,
     "GET /tasks/{task_id}/report": READ,
     "GET /tasks/{task_id}/report/{name:path}": READ,
     "GET /adapters": READ,
