@@ -1,5 +1,5 @@
 """Planted runs: a tiny model is really trained on data with one fault, and the evaluator names it; so it does nothing
-on healthy ones. One seed each here, ten in the slow tier, where at least nine have to be right."""
+on healthy ones: one seed each with what is done about it, and ten, of which at least nine have to be right."""
 
 from pathlib import Path
 from typing import get_args
@@ -41,6 +41,7 @@ def test_every_diagnosis_has_a_plant() -> None:
     assert set(PLANTS) == set(get_args(Symptom)) == set(FIRST_ACTIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(PLANTS))
 def test_a_planted_fault_is_named_and_acted_upon(kind: Symptom, base: Path) -> None:
     trials, plan = PLANTS[kind](World(base, 0))
@@ -62,6 +63,7 @@ def test_a_planted_fault_is_named_in_nine_of_ten_seeds(kind: Symptom, base: Path
     assert found.count(kind) >= 9, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(MENDED))
 def test_what_is_done_about_it_helps(kind: Symptom, base: Path) -> None:
     """The action is carried out: the next trial is really trained, and its effect is measured."""
