@@ -84,13 +84,24 @@ def _pending(place: int, reading: Reading, scene: Scene, asked: Sequence[Sequenc
     return resolved if isinstance(resolved, tuple) else ()
 
 
-def with_required(plan: TaskPlan, locked_rows: int, required: int | None) -> TaskPlan:
+def with_required(
+    plan: TaskPlan,
+    locked_rows: int,
+    required: int | None,
+    *,
+    rate: float | None = None,
+    gain: float | None = None,
+    champion: float | None = None,
+) -> TaskPlan:
     """The plan with a note on what its goal takes on the locked rows.
 
     Args:
         plan: The plan; an earlier note of this kind is replaced.
         locked_rows: How many rows the locked test will have, about.
         required: The fewest right answers whose lower bound meets the target; None when not even all right do.
+        rate: The smallest true rate that passes with 85 % power; None where none does.
+        gain: The smallest true gain that is shown with 85 % power; None where none is.
+        champion: The score of whom it is to be gained on; None where there is only the base, whose score is not known.
     """
     goal = percent(plan.goal.value.target)
     if required is None:
@@ -105,5 +116,17 @@ def with_required(plan: TaskPlan, locked_rows: int, required: int | None) -> Tas
             "about " if plan.goal.value.metric in ("macro_f1", "word_accuracy", "recall_at_1", "recall_at_5") else ""
         )
         note = f"to claim {goal} with its lower bound, {about}{required} of {locked_rows} must be right ({share})."
+        note += _detectable(rate, gain, champion)
     kept = tuple(each for each in plan.notes if not each.startswith(LOCKED_NOTE))
     return plan.model_copy(update={"notes": (*kept, LOCKED_NOTE + note)})
+
+
+def _detectable(rate: float | None, gain: float | None, champion: float | None) -> str:
+    """The smallest effects that the rows can show, in words."""
+    told = [] if rate is None else [f"a model that is truly right in {percent(round(rate, 3))} passes"]
+    if gain is not None:
+        bar = "the base, whatever it scores," if champion is None else f"the champion's {percent(round(champion, 3))}"
+        told.append(f"a true gain of {100 * gain:.1f} points on {bar} is shown")
+    if not told:
+        return ""
+    return f" Smallest effects with 85 % power: {', and '.join(told)}; smaller ones need more rows."

@@ -9,28 +9,26 @@ and starts again uses up no second one and, by the answers in its folder, repeat
 
 import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evals import answers, vault
+from evals.deciding import BASE, BLIND, GateEvidence, decided, evident
 from evals.rows import EvalRow, read_rows
-from evals.run import BASE, report
-from evals.scorers import Answered, compare, need_metric, score
-from evals.statistics import CLAIM_ALPHA, LOOKS
-from evals.verdict import NO_CHAMPION, judge
-from moatelier.contracts import DatasetCard, EvalReport, GateDecision, GateSpec, PairedComparison
+from evals.scorers import Answered, need_metric
+from evals.statistics import LOOKS
+from evals.tryout import tryout
+from evals.verdict import NO_CHAMPION
+from moatelier.contracts import DatasetCard, GateDecision, GateSpec
 from moatelier.errors import IntegrityError, InvalidRequest, ModelUnavailable, NotFound
 from moatelier.faults import fault_point
+from moatelier.ids import canonical_json
 from moatelier.job import Job, main
 from modalities.bundle import bundle_folder, read_manifest
 from modalities.imagetext.config import NAME as SHOWN
 from serving.engines import Engine, open_engine
 from store import artifacts, datasets, looks, records
-
-BLIND = "blind"
-"""The subject of reports on the candidate that is shown nothing: what the words of the questions alone tell."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +71,13 @@ def _signed(gate: GateSpec) -> dict[str, Any] | None:
 def _decide(gate: GateSpec, job: Job) -> GateDecision:
     card = datasets.get_card(gate.dataset)
     subjects, engines, alone = _prepare(gate, card)
+    tried = tryout(gate, engines[gate.base], job)  # before the look: what fails here must not cost one
     fault_point("gate.before_look")
     look = looks.take_look(gate.project, card.locked, gate.task, gate.candidate, allowed=LOOKS)
     fault_point("gate.after_look")
     rows = read_rows(vault.open_locked(card.locked))
     answered: dict[str, dict[str, Answered]] = {}
-    reports = {}
+    took: dict[str, float] = {}
     for number, subject in enumerate(subjects):
         asked = _unseen(subject, rows) if subject.name == gate.champion != gate.candidate else rows
         if not asked:
@@ -95,11 +94,11 @@ def _decide(gate: GateSpec, job: Job) -> GateDecision:
             whole=rows,
             blind=subject.blind,
         )
-        scores = score(card.kind, card.labels, given, seed=gate.seed)
-        seconds = time.monotonic() - started
-        reports[subject.name] = report(card, subject.name, "test", scores, rows=len(asked), seconds=seconds)
+        took[subject.name] = time.monotonic() - started
         answered[subject.name] = dict(zip((row.id for row in asked), given, strict=True))
-    decision = decide(gate, card, look, answered, reports, alone)
+    evidence = GateEvidence(gate=gate, look=look, answered=evident(answered), seconds=took, alone=alone, **vars(tried))
+    vault.keep(canonical_json(evidence.model_dump(mode="json")), evidence.digest)
+    decision = decided(evidence, card)
     fault_point("gate.before_sign")
     return decision
 
@@ -164,53 +163,6 @@ def _unseen(champion: Subject, rows: list[EvalRow]) -> list[EvalRow]:
 
 def _answers_folder(job: Job) -> Path:
     return job.folder / "answers"
-
-
-def decide(
-    gate: GateSpec,
-    card: DatasetCard,
-    look: int,
-    answered: Mapping[str, Mapping[str, Answered]],
-    reports: Mapping[str, EvalReport],
-    alone: str = NO_CHAMPION,
-) -> GateDecision:
-    """The decision from everybody's answers: pure, so that simulations can run it.
-
-    Args:
-        gate: What is decided.
-        card: The dataset.
-        look: Which look at the locked rows this is.
-        answered: Answers by row id, by subject (`base` and bundle digests). The champion may lack rows, or be absent.
-        reports: Their reports.
-        alone: Why the champion is absent.
-    """
-
-    def against(other: str) -> PairedComparison:
-        theirs = answered[other]
-        ours = [answered[gate.candidate][row] for row in theirs]
-        return compare(gate.goal.metric, card.kind, card.labels, other, ours, list(theirs.values()), seed=gate.seed)
-
-    against_champion = against(gate.champion) if gate.champion and gate.champion in answered else None
-    verdict = judge(gate.goal, reports[gate.candidate], against_champion, alone)
-    return GateDecision(
-        task=gate.task,
-        candidate=gate.candidate,
-        champion=gate.champion,
-        locked=card.locked,
-        look=look,
-        looks_allowed=LOOKS,
-        alpha=CLAIM_ALPHA,
-        goal=gate.goal,
-        candidate_report=reports[gate.candidate],
-        base_report=reports[BASE],
-        champion_report=reports.get(gate.champion) if gate.champion else None,
-        blind_report=reports.get(BLIND),
-        against_base=against(BASE),
-        against_champion=against_champion,
-        reached=verdict.reached,
-        promoted=verdict.promoted,
-        reason=verdict.reason,
-    )
 
 
 if __name__ == "__main__":

@@ -13,18 +13,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from evals import answers, loss
+from evals.deciding import BASE, report
 from evals.rows import EvalRow, split_rows
-from evals.scorers import NO_LABEL, Answered, Scores, plain, score
-from moatelier.contracts import DatasetCard, EvalReport, EvalSpec, SplitName
+from evals.scorers import NO_LABEL, Answered, plain, score
+from moatelier.contracts import DatasetCard, EvalReport, EvalSpec
 from moatelier.ids import canonical_json
 from moatelier.job import Job, main
 from modalities.bundle import bundle_folder, read_manifest
 from serving.engine import TextEngine
 from serving.engines import open_engine
 from store import artifacts, datasets
-
-BASE = "base"
-"""The subject of reports on the base itself."""
 
 
 def work(spec: dict[str, Any], job: Job) -> dict[str, Any]:
@@ -71,25 +69,6 @@ def evaluate(spec: EvalSpec, job: Job) -> EvalReport:
         loss=loss.mean_loss(engine, rows, adapter=adapter) if spoken and isinstance(engine, TextEngine) else None,
         predictions=_keep(card, rows, answered) if on_dev else None,
         seconds=time.monotonic() - started,
-    )
-
-
-def report(
-    card: DatasetCard, subject: str, split: SplitName, scores: Scores, *, rows: int, seconds: float, **more: Any
-) -> EvalReport:
-    """Scores as an `EvalReport`; `more` holds its fields `loss` and `predictions`."""
-    return EvalReport(
-        subject=subject,
-        split=split,
-        rows=rows,
-        kind=card.kind,
-        metrics=scores.metrics,
-        per_class=scores.per_class,
-        confusion=scores.confusion,
-        natural_stop_rate=scores.natural_stop_rate,
-        format_error_rate=scores.format_error_rate,
-        seconds=round(seconds, 3),
-        **more,
     )
 
 

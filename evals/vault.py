@@ -8,6 +8,7 @@ both doors.
 from pathlib import Path
 
 from moatelier.errors import IntegrityError, NotFound
+from moatelier.ids import digest_bytes
 from moatelier.job import write_atomically
 from moatelier.settings import settings
 from modalities import registry
@@ -62,6 +63,51 @@ def open_locked(locked: str) -> bytes:
             remedy="Restore the file from a backup, or start a new task with new test rows.",
         )
     return rows
+
+
+def keep(evidence: bytes, digest: str) -> None:
+    """Keep what a decision was made of beside the rows it was made on: it holds their answers.
+
+    Args:
+        evidence: A `GateEvidence` as canonical JSON.
+        digest: SHA-256 of these bytes.
+
+    Raises:
+        IntegrityError: The digest is not that of the bytes.
+        ResourceExhausted: The disk is full.
+    """
+    if digest_bytes(evidence) != digest:
+        raise IntegrityError("The digest is not that of the evidence.", where=digest)
+    path = _evidence(digest)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.parent.chmod(0o700)
+    path.parent.chmod(0o700)
+    write_atomically(path, evidence)
+    path.chmod(0o600)
+
+
+def kept(digest: str) -> bytes:
+    """What a decision was made of.
+
+    Raises:
+        NotFound: It is not in the vault.
+        IntegrityError: It is not what was kept.
+    """
+    path = _evidence(digest)
+    if not path.is_file():
+        raise NotFound("The evidence of this decision is not in the vault.", where=digest)
+    held = path.read_bytes()
+    if digest_bytes(held) != digest:
+        raise IntegrityError(
+            "The evidence of a decision was changed in the vault.",
+            where=str(path),
+            remedy="Restore the file from a backup.",
+        )
+    return held
+
+
+def _evidence(digest: str) -> Path:
+    return _place(digest).parent / "evidence" / f"{digest}.json"
 
 
 def _is_content(rows: bytes, locked: str) -> bool:

@@ -6,8 +6,6 @@ from math import floor
 from evals.statistics import CLAIM_ALPHA, required_correct
 from moatelier.contracts import EvalReport, Goal, MixtureTable, PairedComparison
 
-MARGIN = 0.02
-"""A candidate may be this much worse than the champion, at the lower bound of the difference."""
 NO_CHAMPION = "there is no champion to compare with"
 
 METRIC_NAMES = {
@@ -30,30 +28,33 @@ class Verdict:
     reason: str
 
 
-def judge(
-    goal: Goal, candidate: EvalReport, against_champion: PairedComparison | None, alone: str = NO_CHAMPION
-) -> Verdict:
-    """The rule: reached by the lower bound, and not worse than the champion by more than the margin.
+def judge(goal: Goal, candidate: EvalReport, bar: PairedComparison | None, alone: str = NO_CHAMPION) -> Verdict:
+    """The rule: reached by the lower bound, and a gain on the bar that is above zero at its lower bound.
 
-    `alone` says why there is no comparison with a champion when there is none.
+    Equal adapters change places on luck alone, so what is merely not worse stays where it is.
+
+    Args:
+        goal: What was to be reached.
+        candidate: Its report on the locked rows.
+        bar: The candidate against the champion, or against the base where there is no champion. None: nothing is
+            claimed, and nothing stands in its place.
+        alone: Why there is no comparison with a champion when there is none.
     """
     reached = candidate.metrics[goal.metric].claim_low >= goal.target
     claim = claim_text(goal, candidate)
     if not reached:
         return Verdict(False, False, f"{claim} The goal is not reached.{_needed(goal, candidate)}")
-    if against_champion is None:
+    if bar is None:
         return Verdict(True, True, f"{claim} The goal is reached; {alone}.")
-    if against_champion.other == candidate.subject:  # few rows cannot show even a thing to be no worse than itself
+    if bar.other == candidate.subject:
         return Verdict(True, True, f"{claim} The goal is reached by the champion itself.")
-    gap = against_champion.difference
-    compared = f"{points(gap.point)} against the champion, at least {points(floor(1000 * gap.claim_low) / 1000)}"
-    if gap.claim_low >= -MARGIN:
-        return Verdict(True, True, f"{claim} The goal is reached, and it is not worse: {compared}.")
-    return Verdict(
-        True,
-        False,
-        f"{claim} The goal is reached, but it may be worse: {compared}, where {points(-MARGIN)} are allowed.",
-    )
+    named = "the base" if bar.other == "base" else "the champion"
+    told = f"; {alone}" if bar.other == "base" else ""
+    gap = bar.difference
+    compared = f"{points(gap.point)} on {named}, at least {points(floor(1000 * gap.claim_low) / 1000)}"
+    if gap.claim_low > 0:
+        return Verdict(True, True, f"{claim} The goal is reached, and a gain is shown: {compared}{told}.")
+    return Verdict(True, False, f"{claim} The goal is reached, but no gain is shown: {compared}{told}.")
 
 
 def judge_recipe(table: MixtureTable) -> Verdict:

@@ -8,16 +8,17 @@ from agents import planner
 from agents.curator import OWN_TEST, SEPARATE_TEST
 from agents.planner import Defaults, Offer
 from agents.trainer import Trial
+from evals.power import detectable_gain, detectable_promotion, detectable_rate
 from evals.statistics import CLAIM_ALPHA, required_correct
 from graphs.nodes import load
 from graphs.state import LifecycleState
 from moatelier.contracts import AnyProfile, DataProfile, DatasetCard, Question, TaskPlan, read_profile
-from moatelier.errors import DataError
+from moatelier.errors import DataError, NotFound
 from moatelier.settings import settings
 from modalities import registry
 from modalities.halves import halves, parts_of
 from modalities.kinds import MEDIA, held
-from store import artifacts, datasets
+from store import adapters, artifacts, datasets, records
 
 DEFAULT_TRIALS = 3
 DEFAULT_BUDGET_S = 1800.0
@@ -143,7 +144,25 @@ def with_locked_note(state: LifecycleState, plan: TaskPlan) -> TaskPlan:
         raise _too_few(meant[0])
     if not plan.goal.value.target:  # nothing is claimed
         return plan
-    return planner.with_required(plan, locked, required_correct(locked, plan.goal.value.target, CLAIM_ALPHA))
+    goal, champion = plan.goal.value, champion_score(state["project"], plan)
+    # Of the base nothing is known yet: a gain on half the rows right is the hardest to show.
+    gain = detectable_gain(locked, 0.5) if champion is None else detectable_promotion(locked, goal.target, champion)
+    rate = detectable_rate(locked, goal.target)
+    required = required_correct(locked, goal.target, CLAIM_ALPHA)
+    return planner.with_required(plan, locked, required, rate=rate, gain=gain, champion=champion)
+
+
+def champion_score(project: str, plan: TaskPlan) -> float | None:
+    """What the plan's champion scored at its own gate, by the goal's metric; None without one, or without that."""
+    champion = adapters.alias_of(project, plan.name)
+    if champion is None:
+        return None
+    try:
+        body = records.newest(project, "gate_decision", champion[0]).body
+    except NotFound:
+        return None
+    metric = body["candidate_report"]["metrics"].get(plan.goal.value.metric)
+    return float(metric["point"]) if metric else None
 
 
 def _locked_rows(profile: AnyProfile, test_profile: AnyProfile | None) -> int:

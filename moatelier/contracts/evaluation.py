@@ -6,6 +6,7 @@ from pydantic import Field
 
 from moatelier.contracts.base import Contract, Kind, SplitName
 from moatelier.contracts.plan import Goal
+from moatelier.contracts.suites import Condition, Conditions
 
 
 class Interval(Contract):
@@ -65,6 +66,8 @@ class GateSpec(Contract):
     champion: str | None
     goal: Goal
     seed: int = 0
+    conditions: Conditions | None = Field(default=None, exclude_if=lambda conditions: conditions is None)
+    """Beside goal and gain; None demands nothing more."""
 
 
 class Finding(Contract):
@@ -112,6 +115,10 @@ class GateDecision(Contract):
     """Of questions about pictures: the candidate that was shown none."""
     against_base: PairedComparison
     against_champion: PairedComparison | None
+    conditions: tuple[Condition, ...] = Field(default=(), exclude_if=lambda conditions: not conditions)
+    """What was demanded beside goal and gain, as it was found."""
+    evidence: str | None = Field(default=None, exclude_if=lambda evidence: evidence is None)
+    """Digest of what the decision was made of; it lies in the vault, and the decision can be made again from it."""
     reached: bool
     promoted: bool
     reason: str

@@ -1,7 +1,8 @@
 """The promise of the gate, simulated: over all looks at one locked set, luck promotes in at most 5 % of cases.
 
 Every run draws a locked set and then `LOOKS` candidates that are no better than they may be: exactly at the goal, or
-exactly as much worse than the champion as the margin allows. Rows differ in difficulty, which all candidates share.
+exactly as good as the champion. Rows differ in difficulty, which all candidates share. Pairs of equal adapters, and of
+adapters with the gain that was planned for, go through the gate's own `decide`.
 """
 
 from collections.abc import Iterator
@@ -11,10 +12,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evals.scorers import macro_f1_interval
-from evals.statistics import ALPHA, CLAIM_ALPHA, LOOKS, clopper_pearson, paired_difference
-from evals.verdict import MARGIN, judge
+from evals import deciding
+from evals.deciding import decide
+from evals.power import detectable_promotion
+from evals.scorers import Answered, macro_f1_interval, score
+from evals.statistics import ALPHA, CLAIM_ALPHA, LOOKS, clopper_pearson, paired_rates
+from evals.verdict import judge
 from moatelier.contracts import EvalReport, Goal, Interval, MetricName, PairedComparison
+from tests.evals import samples
 
 Right = NDArray[np.bool_]
 
@@ -53,18 +58,53 @@ def test_candidates_at_the_goal_are_rarely_promoted(spread: float) -> None:
     assert uncorrected > 0.05 * runs  # the simulation can tell: 95 % bounds at each look would break the promise
 
 
+ROWS = 400
+CARD = samples.card(ROWS).model_copy(update={"kind": "chat", "labels": ()})
+
+
+def told(subject: str, right: Right) -> tuple[dict[str, Answered], EvalReport]:
+    """A subject's answers to the locked rows, and its report on them."""
+    given = {str(row): Answered("yes", "yes" if good else "no") for row, good in enumerate(right)}
+    scores = score("chat", (), list(given.values()))
+    return given, deciding.report(CARD, subject, "test", scores, rows=len(right), seconds=1)
+
+
+BASE_TOLD = told("base", np.zeros(ROWS, dtype=bool))
+
+
+def gate_promotes(ours: Right, champion: Right, target: float, look: int = 1) -> bool:
+    """What the gate decides of a candidate beside a champion."""
+    both = {samples.CANDIDATE: told(samples.CANDIDATE, ours), samples.CHAMPION: told(samples.CHAMPION, champion)}
+    both["base"] = BASE_TOLD
+    answered, reports = ({name: pair[part] for name, pair in both.items()} for part in (0, 1))
+    gate = samples.gate_spec(samples.CHAMPION, target)
+    return decide(gate, CARD, look, answered, reports).promoted  # type: ignore[arg-type]  # a dict of pairs, unzipped
+
+
 @pytest.mark.parametrize("spread", [2.0, 1000.0])
-def test_candidates_worse_by_the_margin_are_rarely_promoted(spread: float) -> None:
-    runs, wins = 1000, 0
-    for chances, random in locked_sets(runs, 300, 0.92, spread, seed=2):
-        champion = random.random(len(chances)) < chances
-        for _ in range(LOOKS):
-            # Worse by exactly the margin: where the champion is right, it is wrong a little more often.
-            ours = (random.random(len(chances)) < chances) & (random.random(len(chances)) < 1 - MARGIN / 0.92)
-            if promoted(ours, 0.5, paired_difference("champion", ours, champion)):
-                wins += 1
-                break
-    assert wins <= 0.05 * runs
+def test_equal_adapters_change_places_in_at_most_one_pair_of_twenty(spread: float) -> None:
+    pairs, swaps, uncorrected = 1000, 0, 0
+    for chances, random in locked_sets(pairs, ROWS, 0.9, spread, seed=4):
+        champion = random.random(ROWS) < chances
+        looks = [random.random(ROWS) < chances for _ in range(LOOKS)]
+        swaps += any(gate_promotes(ours, champion, 0.5, look + 1) for look, ours in enumerate(looks))
+        uncorrected += any(
+            paired_rates(int((o & ~champion).sum()), int((champion & ~o).sum()), ROWS, alpha=ALPHA).claim_low > 0
+            for o in looks
+        )
+    assert swaps <= 0.05 * pairs
+    assert uncorrected > swaps  # the simulation can tell
+
+
+@pytest.mark.parametrize(("target", "rate"), [(0.7, 0.8), (0.88, 0.85), (0.5, 0.6)])
+def test_a_gain_that_was_planned_for_is_promoted(target: float, rate: float) -> None:
+    gain = detectable_promotion(ROWS, target, rate)
+    assert gain is not None
+    random, promoted = np.random.default_rng(5), 0
+    for _ in range(1000):
+        champion, ours = random.random(ROWS) < rate, random.random(ROWS) < rate + gain
+        promoted += gate_promotes(ours, champion, target)
+    assert promoted >= 820
 
 
 def evenly(labels: int, rows: int) -> NDArray[np.int_]:

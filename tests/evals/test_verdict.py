@@ -35,12 +35,22 @@ def test_too_few_rows_are_named() -> None:
 
 @pytest.mark.parametrize(
     ("wins", "losses", "rows", "promoted"),
-    [(0, 0, 440, True), (30, 5, 440, True), (5, 30, 440, False), (20, 20, 440, False), (0, 0, 100, False)],
+    [(0, 0, 440, False), (30, 5, 440, True), (5, 30, 440, False), (24, 20, 440, False), (6, 0, 100, False)],
 )
-def test_the_champion_is_replaced_only_by_what_is_not_worse(wins: int, losses: int, rows: int, promoted: bool) -> None:
+def test_only_what_is_shown_to_be_better_replaces_the_champion(
+    wins: int, losses: int, rows: int, promoted: bool
+) -> None:
     verdict = judge(Goal(metric="accuracy", target=0.5), report(rows - losses, rows), against(wins, losses, rows))
     assert verdict.reached and verdict.promoted is promoted
-    assert ("it is not worse" if promoted else "it may be worse") in verdict.reason
+    assert ("a gain is shown" if promoted else "no gain is shown") in verdict.reason
+
+
+def test_without_a_champion_the_base_is_the_bar() -> None:
+    goal, ours = Goal(metric="accuracy", target=0.5), report(90, 100)
+    assert judge(goal, ours, against(40, 5, 100, other="base")).promoted
+    verdict = judge(goal, ours, against(5, 5, 100, other="base"))
+    assert verdict.reached and not verdict.promoted
+    assert "no gain is shown: +0.0 points on the base" in verdict.reason
 
 
 def test_the_champion_is_not_worse_than_itself_on_few_rows() -> None:
