@@ -19,7 +19,7 @@ from moatelier.errors import InvalidRequest
 from moatelier.ids import slug
 
 SOURCED = ("kind", "columns", "goal", "budget", "method", "search", "base", "private", "too_long")
-"""The fields a person may change that carry where they come from; `name`, `seed` and `limits` can be changed too."""
+"""The fields a person may change that carry where they come from; `name`, `seed`, `limits`, `conditions` have none."""
 
 
 def revise(
@@ -48,14 +48,14 @@ def revise(
             changes |= _sourced(plan, field, value)
         elif field in ("name", "seed"):
             changes[field] = value
-        elif field == "limits":
+        elif field in ("limits", "conditions"):
             both = isinstance(value, Mapping)
             changes[field] = {**(shown.get(field) or {}), **value} if both else value
         else:
             raise InvalidRequest(
                 "This field of a plan cannot be changed.",
                 where=field,
-                remedy=f"Change one of: {', '.join((*SOURCED, 'limits', 'name', 'seed'))}.",
+                remedy=f"Change one of: {', '.join((*SOURCED, 'limits', 'conditions', 'name', 'seed'))}.",
             )
     if not changes:
         return plan

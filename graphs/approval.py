@@ -6,6 +6,7 @@ from agents.kinds import NOUN
 from graphs import evidence, forecasting
 from graphs.state import LifecycleState
 from moatelier.contracts import Budget, Goal, Search, TaskPlan, TrialLimits
+from moatelier.contracts.suites import Conditions
 
 YES = frozenset({"yes", "y", "ok", "okay", "approve", "approved", "go", "go ahead", "do it", "start"})
 NO = frozenset({"no", "n", "reject", "stop", "cancel", "abort"})
@@ -40,6 +41,7 @@ def payload(state: LifecycleState, plan: TaskPlan) -> dict[str, Any]:
                         "seed": {"type": "integer"},
                         "name": {"type": "string"},
                         "limits": TrialLimits.model_json_schema(),
+                        "conditions": Conditions.model_json_schema(),
                     },
                 },
             }

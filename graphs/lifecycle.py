@@ -1,7 +1,7 @@
 """One task, from a sentence to a served adapter. The whole main flow is on this page.
 
     profile -> plan -> clarify (a question) or forecast -> approve (a person decides)
-        -> curate -> (train -> evaluate -> adjust)* -> gate -> register -> route -> close
+        -> curate -> (train -> evaluate -> adjust)* -> gate -> confirm -> register -> route -> close
            or, where the plan asks for it, (search -> search* -> evaluate)* in the middle
 
 A node gathers evidence, asks an agent, and carries out what it decided. Long work is a job under an idempotent key, so
@@ -17,7 +17,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
 from agents import curator, evaluator, planner, router, trainer
-from graphs import approval, bases, closing, curation, evidence, forecasting, ordering, routing, searching
+from graphs import approval, bases, closing, curation, evidence, forecasting, gating, ordering, routing, searching
 from graphs.checkpoint import prune, saver
 from graphs.nodes import decided, guarded, load, run_job, say, set_status
 from graphs.planner_endpoint import propose
@@ -26,7 +26,6 @@ from moatelier.contracts import (
     EvalReport,
     EvalSpec,
     GateDecision,
-    GateSpec,
     Question,
     TaskPlan,
     TrainResult,
@@ -234,21 +233,21 @@ def gate(state: State) -> State:
     """One look at the locked rows, for the one candidate that is best on select."""
     set_status(state, "gating")
     fault_point("node.gating")
-    current, trials = load(state, "plan", TaskPlan), evidence.trials(state)
-    candidate = trials[trainer.best(trials, current.goal.value.metric)].result.bundle
-    champion = adapters.alias_of(state["project"], current.name)
-    spec = GateSpec(
-        project=state["project"],
-        task=state["task"],
-        dataset=state["dataset"],
-        base=current.base.value,
-        candidate=candidate,
-        champion=champion[0] if champion and champion[0] != candidate else None,
-        goal=current.goal.value,
-        seed=current.seed,
-    )
-    _, decision = run_job(state, "gate", spec.model_dump(mode="json"))
-    return {"decision": artifacts.put_json(GateDecision.model_validate(decision))}
+    current = load(state, "plan", TaskPlan)
+    _, body = run_job(state, "gate", gating.spec(state, current).model_dump(mode="json"))
+    decision = GateDecision.model_validate(body)
+    if gating.asks(state, current, decision):
+        set_status(state, "awaiting_input")
+    return {"decision": artifacts.put_json(decision)}
+
+
+@guarded
+def confirm(state: State) -> State:
+    """Where the plan wants it, a person has the last word on what the gate promotes."""
+    current, decision = load(state, "plan", TaskPlan), load(state, "decision", GateDecision)
+    if not gating.asks(state, current, decision):
+        return {}
+    return gating.heard(state, decision, interrupt(gating.question(state, current, decision)))
 
 
 @guarded
@@ -329,6 +328,7 @@ def build() -> Any:
         adjust,
         search,
         gate,
+        confirm,
         register,
         route,
         close,
@@ -343,7 +343,7 @@ def build() -> Any:
     graph.add_conditional_edges("train", _after_train, ["evaluate", "gate", "close"])
     graph.add_conditional_edges("adjust", _after_adjust, ["train", "gate", "close"])
     straight = ["profile>plan", "clarify>plan", "forecast>approve"]
-    for edge in [*straight, "gate>register", "register>route", "route>close"]:
+    for edge in [*straight, "gate>confirm", "confirm>register", "register>route", "route>close"]:
         source, target = edge.split(">")
         graph.add_conditional_edges(source, _or_close(target), [target, "close"])
     graph.add_edge("close", END)

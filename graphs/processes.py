@@ -31,6 +31,7 @@ MODULES = {
     "train": "training.run",
     "evaluate": "evals.run",
     "gate": "evals.gate",
+    "suite": "evals.suite_run",
     "routing": "evals.routing",
     "mixture": "graphs.held_out",
     "candidates": "graphs.candidates",

@@ -95,6 +95,8 @@ class Settings(BaseSettings):
     """Upper bound for the cache of the frozen layers' outputs."""
     upstreams: dict[str, Endpoint] = Field(default_factory=dict)
     """Endpoints by the names under which recipes ask them."""
+    guard: str = ""
+    """`<upstream>/<model>` that judges answers to harmful questions in the safety suite; empty is the local guard."""
     router_explore: float = Field(default=0.0, ge=0, le=1)
     """The share of `auto` requests that feedback may send elsewhere by way of trial."""
     precision: Literal["auto", "bf16", "fp32", "int8", "int4"] = "auto"

@@ -24,7 +24,14 @@ from store.db import insert_once, reading, session
 from store.tables import RecordRow, Stored
 
 RecordKind = Literal[
-    "eval_report", "gate_decision", "router_profile", "router_card", "mixture_decision", "retention", "parity"
+    "eval_report",
+    "gate_decision",
+    "promotion",
+    "router_profile",
+    "router_card",
+    "mixture_decision",
+    "retention",
+    "parity",
 ]
 
 

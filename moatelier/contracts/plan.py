@@ -7,6 +7,7 @@ from pydantic import Field
 from moatelier.contracts.base import Contract, Kind, MetricName
 from moatelier.contracts.columns import AnyColumns
 from moatelier.contracts.search import Search
+from moatelier.contracts.suites import Conditions
 from moatelier.contracts.training import RewardSpec
 
 T = TypeVar("T")
@@ -93,6 +94,8 @@ class TaskPlan(Contract):
     """What a person should know before approving, such as a goal that the locked rows cannot show."""
     limits: TrialLimits | None = Field(default=None, exclude_if=lambda limits: limits is None)
     fixed: Fixed | None = Field(default=None, exclude_if=lambda fixed: fixed is None)
+    conditions: Conditions | None = Field(default=None, exclude_if=lambda conditions: conditions is None)
+    """What the gate demands beside goal and gain; None leaves it to what is tuned."""
 
 
 class Question(Contract):

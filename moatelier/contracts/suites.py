@@ -160,3 +160,13 @@ class Condition(Contract):
     held: bool
     text: str
     evidence: dict[str, float | str] = Field(default_factory=dict)
+
+
+class Promotion(Contract):
+    """A person's word on a promotion that the gate allows; signed beside the decision."""
+
+    task: str
+    decision: str
+    """Digest of the GateDecision as it was shown."""
+    approved: bool
+    words: str

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from evals import answers, gate, vault
+from evals import answers, gate, recompute, vault
 from evals.statistics import CLAIM_ALPHA, LOOKS, required_correct
 from moatelier.contracts import GateDecision, GateSpec, Goal, SplitInfo
+from moatelier.contracts.suites import Conditions
 from moatelier.errors import Cancelled, IntegrityError, InvalidRequest, LooksExhausted, NotFound
 from moatelier.job import Job, write_atomically
 from modalities.bundle import WEIGHTS, bundle_folder
@@ -181,6 +182,45 @@ def test_no_look_is_spent_on_what_cannot_be_decided(curated: Curated, train: Tra
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     with pytest.raises(IntegrityError, match="adapter_model.safetensors"):
         decide(tmp_path / "c", spec(curated, candidate))
+    assert looks.looks_taken("default", curated.card.locked) == 0
+
+
+def test_a_decision_can_be_made_again_from_the_store(curated: Curated, train: Train, tmp_path: Path) -> None:
+    candidate, champion = train(), train(seed=1, learning_rate=1e-2)
+    wanted = Conditions(size_mb=1000, latency_ratio=1000)
+    decision = decide(tmp_path / "gate", spec(curated, candidate, champion=champion, conditions=wanted))
+    assert [each.name for each in decision.conditions] == ["retention", "safety", "latency", "size"]
+    told = recompute.recompute("default", "task-1")
+    assert told["same"] and told["fields"] == [] and told["evidence"] == decision.evidence
+    assert recompute.main(["--task", "task-1", "--project", "default"]) == 0
+    assert decision.evidence is not None
+    path = vault._place(decision.evidence).parent / "evidence" / f"{decision.evidence}.json"
+    assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
+    path.write_bytes(path.read_bytes().replace(b'"look":1', b'"look":2'))
+    with pytest.raises(IntegrityError, match="evidence"):
+        recompute.recompute("default", "task-1")
+    path.unlink()
+    with pytest.raises(NotFound):
+        recompute.recompute("default", "task-1")
+    assert recompute.main(["--task", "task-1", "--project", "default"]) == 2
+
+
+def test_a_record_that_says_other_than_its_evidence_is_found_out(
+    curated: Curated, train: Train, tmp_path: Path
+) -> None:
+    decision = decide(tmp_path / "gate", spec(curated, train()))
+    lie = decision.model_copy(update={"reason": "Because I say so.", "promoted": True, "task": "task-1"})
+    records.sign("default", "gate_decision", decision.candidate, "task-9", lie)
+    with pytest.raises(IntegrityError, match="another decision"):
+        recompute.recompute("default", "task-9")
+
+
+def test_what_needs_no_look_is_tried_before_the_look(
+    curated: Curated, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = spec(curated, train(), conditions=Conditions(guard="nobody/model"))
+    with pytest.raises(InvalidRequest, match="guard"):
+        decide(tmp_path / "gate", fields)
     assert looks.looks_taken("default", curated.card.locked) == 0
 
 
