@@ -23,7 +23,7 @@ from moatelier.settings import settings
 from modalities import catalogue
 from modalities.bundle import seal
 from store import artifacts, datasets, frozen
-from training import methods, ranks
+from training import methods, ranks, replay
 from training.checkpoint import State, library_majors
 from training.loop import Loop, peak_bytes
 from training.objective import Prepared
@@ -57,6 +57,7 @@ def work(spec_fields: dict[str, Any], job: Job) -> dict[str, Any]:
     card = datasets.get_card(spec.dataset)
     fault_point("train.start")
     rows = {split: read_rows(card, split) for split in ("train", "dev")}
+    rows["train"] = [*replay.with_replay(spec, card, rows["train"], job)]
     try:
         with frozen.of_dataset(spec.dataset), ranks.others(job, settings().training_processes):
             ranks.Ranks()  # before a model is put on a device: each process has its own

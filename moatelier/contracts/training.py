@@ -113,6 +113,8 @@ class TrainSpec(Contract):
     """GRPO and RLOO: at which answers are sampled."""
     rewards: tuple[RewardSpec, ...] = Field(default=(), exclude_if=lambda rewards: not rewards)
     """GRPO and RLOO: what answers are rewarded for; the weighted mean counts."""
+    replay: float = Field(default=0.0, ge=0, le=4, exclude_if=lambda share: not share)
+    """Rows that the base writes itself for each row of the task, so that it does not unlearn what it knows."""
     data_part: float = Field(default=1.0, gt=0, le=1, exclude_if=lambda part: part == 1.0)
     """Share of the training rows that is trained on; a smaller part's rows are all in a larger one."""
     until_steps: int | None = Field(default=None, ge=1, exclude_if=lambda steps: steps is None)
