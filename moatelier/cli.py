@@ -271,6 +271,39 @@ def feedback(
     typer.echo(json.dumps(kept, ensure_ascii=False) if as_json else f"kept, on an answer of {kept['chosen']}")
 
 
+@app.command("eval")
+def evaluate(
+    what: Annotated[
+        str,
+        typer.Argument(help="promptfoo YAML, OpenAI eval JSON, rows as JSONL, a suite or its YAML, harness:TASKS."),
+    ],
+    model: Annotated[str, typer.Option("--model", "-m", help="Who answers: a model id, an alias, or a base.")] = "",
+    judge: Annotated[str, typer.Option("--judge", help="A model that judges by rubrics, or a suite's guard.")] = "",
+    items: Annotated[Path | None, typer.Option("--items", help="JSON lines, where the file holds no items.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="So many items at most.")] = None,
+    least: Annotated[float | None, typer.Option("--least", help="The share that must pass, else status 3.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a model: own suites, imported evals, tasks of lm-evaluation-harness."""
+    from moatelier import evaluating
+    from moatelier.settings import settings
+
+    if evaluating.is_local(what):
+        raise typer.Exit(evaluating.locally(what, model or settings().base, judge, limit, as_json))
+    with service() as client:
+        found = evaluating.run(
+            client, Path(what), model, judge=judge, items=items, limit=limit, least=least, as_json=as_json
+        )
+    raise typer.Exit(found)
+
+
+@app.command()
+def recompute(task: Annotated[str, typer.Argument(help="The task whose gate's decision is made again.")]) -> None:
+    """Make a gate's signed decision again from this machine's store, and say whether it is the same."""
+    command = [sys.executable, "-m", "evals.recompute", "--task", task]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)
+
+
 @app.command("import-openai")
 def import_openai(
     path: Annotated[Path, typer.Argument(help="A folder or a zip of files, jobs and evals as the API tells them.")],
