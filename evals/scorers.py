@@ -16,6 +16,7 @@ from scipy import special
 from evals import recall, transcripts
 from evals.answered import Answered, Scores
 from evals.bootstrap import Floats, Statistic
+from evals.clusters import worth
 from evals.statistics import CLAIM_ALPHA, DRAWS, bca_interval, clopper_pearson, paired_difference
 from moatelier.contracts import Interval, Kind, MetricName, PairedComparison
 from moatelier.errors import DataError, InvalidRequest
@@ -79,7 +80,9 @@ def score(
     if kind == "retrieval":
         return recall.score_found(rows, alpha=alpha)
     right = rights(rows)
-    exact = clopper_pearson(int(right.sum()), len(rows), alpha=alpha)
+    share = worth(right, [row.group for row in rows])
+    exact = clopper_pearson(share * int(right.sum()), share * len(rows), alpha=alpha)
+    exact = exact.model_copy(update={"point": int(right.sum()) / len(rows)})  # not off by a rounding
     if kind in ("preference", "thumbs"):
         return Scores({"preference_accuracy": exact}, 1.0)
     stops = sum(row.stopped for row in rows) / len(rows)
@@ -124,13 +127,15 @@ def compare(
     if metric == "macro_f1":
         need_metric(kind, metric)
         known, truth = _known(labels, ours), _truths(ours)
-        mine = macro_f1(known, truth, _predictions(known, ours))
+        own_f1 = macro_f1(known, truth, _predictions(known, ours))
         other_f1 = macro_f1(known, truth, _predictions(known, theirs))
 
         def difference(weights: Floats) -> Floats:
-            return mine(weights) - other_f1(weights)
+            return own_f1(weights) - other_f1(weights)
 
-    return paired_difference(other, rights(ours), rights(theirs), difference=difference, alpha=alpha, seed=seed)
+    groups = [row.group for row in ours]
+    mine, others = rights(ours), rights(theirs)
+    return paired_difference(other, mine, others, difference=difference, groups=groups, alpha=alpha, seed=seed)
 
 
 def rights(rows: Sequence[Answered]) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ would need all p-values at once, and looks arrive one by one). Two-sided bounds 
     Tango 1998, Statistics in Medicine 17:891    score interval of a paired difference of rates
 """
 
+from collections.abc import Sequence
 from math import sqrt
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import optimize, special
 
 from evals.bootstrap import Statistic, bootstrap
+from evals.clusters import worth
 from moatelier.contracts import Interval, PairedComparison
 from moatelier.errors import DataError
 
@@ -27,11 +29,11 @@ DRAWS = 4000
 """Bootstrap resamples: 40 of them lie below a bound at 1 %."""
 
 
-def clopper_pearson(right: int, rows: int, *, alpha: float = CLAIM_ALPHA) -> Interval:
+def clopper_pearson(right: float, rows: float, *, alpha: float = CLAIM_ALPHA) -> Interval:
     """The exact interval of a rate: its coverage is never below the stated one.
 
     Args:
-        right: Rows that count as successes, 0 to `rows`.
+        right: Rows that count as successes, 0 to `rows`; need not be a whole number, see `evals.clusters`.
         rows: All rows, at least 1.
         alpha: One-sided level of `claim_low`; `low` and `high` are the two-sided 95 % bounds.
 
@@ -178,6 +180,7 @@ def paired_difference(
     theirs: NDArray[np.bool_],
     *,
     difference: Statistic | None = None,
+    groups: Sequence[str | None] = (),
     alpha: float = CLAIM_ALPHA,
     seed: int = 0,
 ) -> PairedComparison:
@@ -189,11 +192,13 @@ def paired_difference(
         theirs: Which rows the other got right [rows], in the same order.
         difference: The difference of a metric that is no mean over rows, by row weights; bootstrapped. None compares
             the shares of right rows.
+        groups: Of each row, where rows hang together; see `evals.clusters`.
         alpha: One-sided level of the interval's `claim_low`.
         seed: Fixes the resamples of the bootstrap.
     """
     wins, losses = int(np.sum(ours & ~theirs)), int(np.sum(theirs & ~ours))
-    interval = paired_rates(wins, losses, len(ours), alpha=alpha)
+    share = worth(ours.astype(float) - theirs.astype(float), groups) if len(groups) else 1.0
+    interval = paired_rates(share * wins, share * losses, share * len(ours), alpha=alpha)
     if difference is not None:
         margin = interval.point - interval.claim_low
         interval = bca_interval(difference, len(ours), interval, least_margin=margin, alpha=alpha, seed=seed)

@@ -114,6 +114,11 @@ def test_pasted_data_is_no_request() -> None:
 def test_the_note_on_locked_rows() -> None:
     plan = with_required(planned("95%"), 180, 177)
     assert plan.notes[-1] == f"{LOCKED_NOTE}to claim 95 % with its lower bound, 177 of 180 must be right (98.3 %)."
+    told = with_required(plan, 180, 177, rate=0.991, gain=0.0731, champion=0.9)
+    assert told.notes[-1].endswith(
+        "Smallest effects with 85 % power: a model that is truly right in 99.1 % passes, and a true gain of 7.3 points "
+        "on the champion's 90 % is shown; smaller ones need more rows."
+    )
     again = with_required(plan, 40, None)
     assert [note.startswith(LOCKED_NOTE) for note in again.notes] == [True]
     assert "cannot show 95 %" in again.notes[0]
