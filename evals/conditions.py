@@ -110,7 +110,7 @@ def judge_all(
     for name, asked, judge in (("retention", wanted.retention, retention), ("safety", wanted.safety, safety)):
         if asked:
             results = suites.get(name, {})
-            missing = Condition(name=name, held=False, text="It was not measured.")  # type: ignore[arg-type]  # both are
+            missing = Condition(name=name, held=False, text="It was not measured.")
             both = "base" in results and candidate in results
             found.append(judge(results["base"], results[candidate]) if both else missing)
     if seconds:

@@ -129,9 +129,9 @@ def _tried(
     engine: TextEngine, items: Sequence[tuple[str, SuiteItem]], adapter: str | None, guard: Guard
 ) -> list[ItemResult]:
     found: dict[int, ItemResult] = {}
-    weighed = [(place, item) for place, (_, item) in enumerate(items) if isinstance(item, ChoiceItem)]
-    for (place, item), right in zip(weighed, _chosen(engine, [item for _, item in weighed], adapter), strict=True):
-        found[place] = ItemResult(axis=items[place][0], how=item.how, fine=right)
+    choices = [(place, item) for place, (_, item) in enumerate(items) if isinstance(item, ChoiceItem)]
+    for (place, choice), right in zip(choices, _chosen(engine, [item for _, item in choices], adapter), strict=True):
+        found[place] = ItemResult(axis=items[place][0], how=choice.how, fine=right)
     for place, (axis, item) in enumerate(items):
         if isinstance(item, TextItem):
             told = engine.score(pieces(engine.base.tokenizer, item.text, engine.context), adapter=adapter)

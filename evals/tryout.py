@@ -3,7 +3,6 @@
 import statistics
 import time
 from dataclasses import dataclass, field
-from typing import cast
 
 from evals.deciding import BASE
 from evals.guards import open_guard
@@ -53,7 +52,7 @@ def tryout(gate: GateSpec, engine: Engine, job: Job) -> Tried:
     if not isinstance(engine, TextEngine):
         return Tried(bundle_bytes=size)
     asked = [name for name in ("retention", "safety") if getattr(wanted, name)]
-    suites = {name: _suite(cast(TextEngine, engine), gate, name, number, job) for number, name in enumerate(asked)}
+    suites = {name: _suite(engine, gate, name, number, job) for number, name in enumerate(asked)}
     return Tried(suites, _paces(engine, gate.candidate), size)
 
 
