@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from evals.bootstrap import Floats
-from evals.statistics import ALPHA, bca_interval, mcnemar_exact, paired_rates, wilson
-from moatelier.contracts import Interval
+from evals.statistics import ALPHA, bca_interval, clopper_pearson, mcnemar_exact, paired_rates, wilson
+from moatelier.contracts import EvalReport, Interval
 from moatelier.contracts.suites import Condition, Conditions, ItemResult, SuiteResult
 from moatelier.errors import DataError
 
@@ -118,6 +118,28 @@ def judge_all(
     elif wanted.latency_ratio is not None:
         found.append(Condition(name="latency", held=False, text="It was not measured."))
     return (*found, size(bundle_bytes, wanted.size_mb))
+
+
+def report(result: SuiteResult) -> EvalReport:
+    """A suite's result as an evaluation's report: the share of items that are fine, and the mean loss of its texts.
+
+    Raises:
+        DataError: Nothing of it could be judged.
+    """
+    judged = [item for item in result.items if item.how != "text"]
+    nats, tokens = sum(item.nats or 0.0 for item in result.items), sum(item.tokens for item in result.items)
+    if not judged and not tokens:
+        raise DataError("Nothing of the suite could be judged.", where=result.suite)
+    fine = sum(item.fine is True for item in judged)
+    return EvalReport(
+        subject=result.subject,
+        split="dev",
+        rows=len(result.items),
+        kind="chat",
+        metrics={"accuracy": clopper_pearson(fine, len(judged), alpha=ALPHA)} if judged else {},
+        loss=nats / tokens if tokens else None,
+        seconds=result.seconds,
+    )
 
 
 def rates(result: SuiteResult) -> dict[str, Interval]:

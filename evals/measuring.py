@@ -1,7 +1,7 @@
 """The measures of `evals.measures` on rows of a file, with an engine: what `moatelier eval FILE.jsonl` tells.
 
-A row is `{"question": ..., "chunks": [...], "answer": ..., "reference": ...}`; all but the question may be missing. An
-answer that is not given is the model's own.
+A row is `{"question": ..., "chunks": [...], "answer": ..., "reference": ..., "other": ...}`; all but the question may
+be missing. An answer that is not given is the model's own; `other` is one that a judge compares it with.
 """
 
 import json
@@ -32,6 +32,7 @@ class Measured(Contract):
     chunks: tuple[str, ...] = ()
     answer: str | None = None
     reference: str | None = None
+    other: str | None = None
 
     def messages(self, chunks: Sequence[str] | None = None) -> list[dict[str, str]]:
         """What a model is asked, with some of the chunks, or all."""

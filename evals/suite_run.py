@@ -14,9 +14,7 @@ from typing import Any
 from evals.answers import load_subject
 from evals.deciding import BASE
 from evals.guards import Guard, Judged, Said, open_guard, refuses
-from evals.statistics import ALPHA, clopper_pearson
 from evals.suite import built_in
-from moatelier.contracts import EvalReport
 from moatelier.contracts.suites import (
     AnswerItem,
     ChoiceItem,
@@ -30,7 +28,6 @@ from moatelier.contracts.suites import (
     SuiteSpec,
     TextItem,
 )
-from moatelier.errors import DataError
 from moatelier.job import Job, main
 from modalities.text.documents import pieces
 from serving.engine import TextEngine
@@ -100,28 +97,6 @@ def run(
         guard=guard_name,
         items=tuple(found),
         seconds=round(time.monotonic() - started, 3),
-    )
-
-
-def report(result: SuiteResult) -> EvalReport:
-    """A suite's result as an evaluation's report: the share of items that are fine, and the mean loss of its texts.
-
-    Raises:
-        DataError: Nothing of it could be judged.
-    """
-    judged = [item for item in result.items if item.how != "text"]
-    nats, tokens = sum(item.nats or 0.0 for item in result.items), sum(item.tokens for item in result.items)
-    if not judged and not tokens:
-        raise DataError("Nothing of the suite could be judged.", where=result.suite)
-    fine = sum(item.fine is True for item in judged)
-    return EvalReport(
-        subject=result.subject,
-        split="dev",
-        rows=len(result.items),
-        kind="chat",
-        metrics={"accuracy": clopper_pearson(fine, len(judged), alpha=ALPHA)} if judged else {},
-        loss=nats / tokens if tokens else None,
-        seconds=result.seconds,
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from evals import conditions, measuring
 from evals.guards import open_guard
+from evals.judging import over_upstream
 from evals.suite import built_in, read
 from evals.suite_run import run
 from moatelier.contracts.suites import Suite
@@ -91,12 +92,13 @@ def harness(tasks: str, model: str, limit: int | None, include: str | None) -> d
     return found
 
 
-def measured(rows: str, model: str, limit: int | None) -> dict[str, Any]:
-    """The measures of `evals.measuring` on a file's rows.
+def measured(rows: str, model: str, limit: int | None, judge: str = "") -> dict[str, Any]:
+    """The measures of `evals.measuring` on a file's rows, and what a judge prefers where they hold another's answer.
 
     Raises:
         DataError: The file cannot be read, or has no rows.
         NotFound: There is no such model.
+        InvalidRequest: There is no such judge.
     """
     path = Path(rows)
     try:
@@ -107,7 +109,14 @@ def measured(rows: str, model: str, limit: int | None) -> dict[str, Any]:
     engine = TextEngine(base)
     if bundle:
         engine.load_adapter(bundle, bundle_folder(bundle))
-    return measuring.measure(engine, held, adapter=bundle)
+    told = measuring.measure(engine, held, adapter=bundle)
+    pairs = [
+        (row.question, str(found["answer"]), row.other)
+        for row, found in zip(held, told["rows"], strict=True)
+        if row.other
+    ]
+    judged = {"preferred": over_upstream(pairs, judge).model_dump(mode="json")} if judge and pairs else {}
+    return told | judged
 
 
 def main(arguments: list[str]) -> int:
@@ -126,7 +135,7 @@ def main(arguments: list[str]) -> int:
         if asked.harness:
             told = harness(asked.harness, asked.model, asked.limit, asked.include)
         elif asked.measures:
-            told = measured(asked.measures, asked.model, asked.limit)
+            told = measured(asked.measures, asked.model, asked.limit, asked.guard)
         else:
             told = tried(named(asked.suite or "retention"), asked.model, asked.guard)
     except MoatelierError as error:
@@ -147,7 +156,8 @@ def named(suite: str) -> Suite:
 def shown(told: dict[str, Any]) -> str:
     """What was found, in lines."""
     if "means" in told:
-        return "\n".join(f"{name}: {value:.3f}" for name, value in told["means"].items())
+        lines = [f"{name}: {value:.3f}" for name, value in told["means"].items()]
+        return "\n".join([*lines, *([f"preferred: {json.dumps(told['preferred'])}"] if "preferred" in told else [])])
     if "suite" not in told:
         return "\n".join(f"{task}: {json.dumps(found)}" for task, found in told["results"].items())
     lines = [f"{told['suite']}, {told['items']} items"]

@@ -3,12 +3,13 @@
 from typing import Any
 
 from agents import trainer
+from evals import conditions
 from evals.verdict import percent_down
 from graphs import approval, evidence
-from graphs.nodes import decided
+from graphs.nodes import decided, run_job
 from graphs.state import LifecycleState
-from moatelier.contracts import GateDecision, GateSpec, TaskPlan
-from moatelier.contracts.suites import Conditions, Promotion
+from moatelier.contracts import EvalReport, GateDecision, GateSpec, TaskPlan
+from moatelier.contracts.suites import Conditions, Promotion, SuiteResult, SuiteSpec
 from moatelier.settings import settings
 from store import adapters, artifacts, records
 
@@ -42,6 +43,16 @@ def wanted(plan: TaskPlan) -> Conditions | None:
     if plan.modality.value == "text" and plan.kind.value in ("chat", "preference", "thumbs", "prompts"):
         return Conditions(guard=settings().guard)
     return None
+
+
+def remembered(state: LifecycleState, plan: TaskPlan, bundle: str) -> tuple[EvalReport, EvalReport]:
+    """What base and trial do on the retention suite, as reports; the job for the base runs once a task."""
+    found = []
+    for subject in (None, bundle):
+        asked = SuiteSpec(suite="retention", base=plan.base.value, bundle=subject)
+        _, result = run_job(state, "suite", asked.model_dump(mode="json"))
+        found.append(conditions.report(SuiteResult.model_validate(result)))
+    return found[0], found[1]
 
 
 def asks(state: LifecycleState, plan: TaskPlan, decision: GateDecision) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evals import conditions, suite_run
+from evals import conditions
 from evals.guards import LocalGuard
 from evals.suite_run import run
 from moatelier.contracts import EvalReport, TrainSpec
@@ -89,7 +89,7 @@ def tried(curated: Curated, knowing: str, tmp_path: Path) -> Tried:
 
 def test_an_overfitted_adapter_is_refused_and_replay_brings_it_back(tried: Tried) -> None:
     base = tried()
-    report = suite_run.report(base)
+    report = conditions.report(base)
     assert isinstance(report, EvalReport) and report.metrics["accuracy"].point > 0.9, report
     overfitted = {"epochs": 20, "learning_rate": 3e-3, "batch_rows": 8}
     forgot = conditions.retention(base, tried(**overfitted))

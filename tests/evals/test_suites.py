@@ -11,6 +11,7 @@ import pytest
 
 from evals import conditions, guards, suite
 from evals.guards import Said
+from evals.judging import over_upstream
 from moatelier.contracts.suites import Conditions, ItemResult, SuiteResult
 from moatelier.errors import DataError, InvalidRequest, NotFound
 from moatelier.settings import settings
@@ -144,6 +145,20 @@ def test_a_guard_that_times_out_judges_nothing(judge: Any) -> None:
         assert [one.safe for one in judged] == [None, None] and all(one.note for one in judged)
     finally:
         held.set()
+
+
+def test_a_judge_of_pairs_over_an_upstream(judge: Any) -> None:
+    rows = [("which?", "ours", "theirs")] * 3
+    with endpoint(says("first")) as url:
+        judge(url)
+        found = over_upstream(rows, "judge/m")
+        assert (found.ties, found.swayed) == (3, 1) and found.rate is None
+    for answer in (says("well"), lambda: b"{}"):
+        with endpoint(answer) as url:
+            judge(url)
+            assert over_upstream(rows, "judge/m").unjudged == 3
+    with pytest.raises(InvalidRequest, match="judge"):
+        over_upstream(rows, "nobody/m")
 
 
 def test_a_guard_that_is_not_configured_is_refused_before_anything_runs(judge: Any) -> None:
