@@ -1,7 +1,7 @@
 """What a locked set can show, told before anything is trained: the smallest effect that is found with `POWER`.
 
-An effect smaller than that may be there and still be missed; whoever wants to see it needs more rows. Everything here
-is exact: the counts that the gate decides by are summed over their binomial distributions, and nothing is simulated.
+An effect smaller than that may be there and still be missed; whoever wants to see it needs more rows. Up to some
+thousand rows it is exact: the counts that the gate decides by are summed over their binomial distributions.
 The claim's level is that of one look of the budget (`evals.statistics.CLAIM_ALPHA`).
 
 Of a gain, the rows on which only one of two is right decide. How many there will be is not known before; here both are
@@ -19,8 +19,8 @@ from moatelier.errors import DataError
 
 POWER = 0.85
 """The chance with which an effect of the stated size is found."""
-_TAILS = 1e-12
-"""Counts less likely than this, on either side, are left out of sums."""
+_TAILS, _MOST = 1e-7, 400
+"""Counts less likely than this, on either side, are left out of sums; of more than so many, every n-th stands for n."""
 
 
 def detectable_rate(rows: int, target: float, *, alpha: float = CLAIM_ALPHA, power: float = POWER) -> float | None:
@@ -97,20 +97,25 @@ def promotion_power(rows: int, target: float, other: float, gain: float, *, alph
     differ = wins + losses
     if differ <= 0:
         return 0.0
+    counts, every = _likely(rows, differ)
     total = 0.0
-    for count in _likely(rows, differ):
-        won = np.arange(least_wins(int(count), alpha), count + 1)
-        if len(won) == 0:
+    for count, weight in zip(counts, stats.binom.pmf(counts, rows, differ) * every, strict=True):
+        least = least_wins(int(count), alpha)
+        if not needed:
+            total += float(weight) * float(stats.binom.sf(least - 1, count, wins / differ))
             continue
-        chance = stats.binom.pmf(won, count, wins / differ)
-        reached = stats.binom.sf(needed - won - 1, rows - count, both) if needed else 1.0
-        total += float(stats.binom.pmf(count, rows, differ)) * float((chance * reached).sum())
-    return total
+        likely, step = _likely(int(count), wins / differ)
+        won = likely[likely >= least]
+        chance = stats.binom.pmf(won, count, wins / differ) * step
+        total += float(weight) * float((chance * stats.binom.sf(needed - won - 1, rows - count, both)).sum())
+    return min(total, 1.0)
 
 
-def _likely(rows: int, rate: float) -> NDArray[np.int_]:
+def _likely(rows: int, rate: float) -> tuple[NDArray[np.int_], int]:
+    """The counts that a binomial gives but for its tails, and every how many-th of them is taken."""
     low, high = (int(stats.binom.ppf(level, rows, min(rate, 1.0))) for level in (_TAILS, 1 - _TAILS))
-    return np.arange(max(low, 0), min(high, rows) + 1)
+    every = -(-(high - low + 1) // _MOST)
+    return np.arange(low, high + 1, every), every
 
 
 def least_wins(differing: int, alpha: float = CLAIM_ALPHA) -> int:

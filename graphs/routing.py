@@ -22,6 +22,7 @@ from moatelier.contracts import (
     RoutingResult,
     RoutingSpec,
 )
+from moatelier.contracts.suites import Promotion
 from moatelier.errors import DataError, IntegrityError, InvalidRequest, MoatelierError, ModelUnavailable, NotFound
 from moatelier.faults import fault_point
 from modalities import catalogue
@@ -172,8 +173,13 @@ def _edits(dataset: str) -> bool:
 
 
 def gate_verdict(project: str, adapter: str) -> GateDecision | None:
-    """What the gate decided on an adapter last; None when its record is gone."""
+    """What the gate decided on an adapter last, and a person made of it; None when its record is gone."""
     try:
-        return GateDecision.model_validate(records.newest(project, "gate_decision", adapter).body)
+        verdict = GateDecision.model_validate(records.newest(project, "gate_decision", adapter).body)
     except NotFound:
         return None
+    try:
+        word = Promotion.model_validate(records.get(project, "promotion", verdict.task).body)
+    except NotFound:  # nobody was asked
+        return verdict
+    return verdict.model_copy(update={"promoted": verdict.promoted and word.approved})

@@ -1,4 +1,5 @@
-"""The command line. All but `serve`, `models` and `doctor` speak HTTP to a service, or start one for the call.
+"""The command line. It speaks HTTP to a service, or starts one for the call; `serve`, `models`, `doctor`, `recompute` and
+the suites of `eval` need none.
 
 Exit status: 0 done; 1 an error, told on standard error; 2 a question or an approval is open; 3 not reached.
 """

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from graphs import gating
+from graphs import gating, routing
 from moatelier.contracts import Goal
 from moatelier.contracts.suites import Conditions
 from moatelier.settings import settings
@@ -51,6 +51,8 @@ def test_anything_else_keeps_the_adapter_without_the_alias(asking: Player) -> No
     assert adapters.alias_of("default", task.name) is None
     assert not records.get("default", "promotion", task.id).body["approved"]
     assert records.get("default", "gate_decision", task.id).body["promoted"]  # what the gate found stands as it was
+    verdict = routing.gate_verdict("default", task.result["adapter"])
+    assert verdict is not None and not verdict.promoted  # so that `auto` does not choose it later either
 
 
 def test_a_plan_that_says_nothing_is_judged_by_what_is_tuned(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
