@@ -127,6 +127,8 @@ def _detectable(rate: float | None, gain: float | None, champion: float | None) 
     if gain is not None:
         bar = "the base, whatever it scores," if champion is None else f"the champion's {percent(round(champion, 3))}"
         told.append(f"a true gain of {100 * gain:.1f} points on {bar} is shown")
+    elif champion is not None:
+        told.append(f"no gain on the champion's {percent(round(champion, 3))} is shown by so few rows")
     if not told:
         return ""
     return f" Smallest effects with 85 % power: {', and '.join(told)}; smaller ones need more rows."

@@ -1,5 +1,6 @@
-"""The command line. It speaks HTTP to a service, or starts one for the call; `serve`, `models`, `doctor`, `recompute` and
-the suites of `eval` need none.
+"""The command line. It speaks HTTP to a service, or starts one for the call.
+
+`serve`, `models`, `doctor`, `recompute`, and `eval` of suites, rows and harness tasks need none.
 
 Exit status: 0 done; 1 an error, told on standard error; 2 a question or an approval is open; 3 not reached.
 """

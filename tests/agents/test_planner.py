@@ -119,6 +119,8 @@ def test_the_note_on_locked_rows() -> None:
         "Smallest effects with 85 % power: a model that is truly right in 99.1 % passes, and a true gain of 7.3 points "
         "on the champion's 90 % is shown; smaller ones need more rows."
     )
+    hopeless = with_required(plan, 180, 177, rate=0.991, champion=0.98).notes[-1]
+    assert "passes, and no gain on the champion's 98 % is shown by so few rows; smaller ones" in hopeless
     again = with_required(plan, 40, None)
     assert [note.startswith(LOCKED_NOTE) for note in again.notes] == [True]
     assert "cannot show 95 %" in again.notes[0]
