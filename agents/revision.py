@@ -136,6 +136,7 @@ def _check(plan: TaskPlan, profile: AnyProfile | None, defaults: Defaults | None
             where="name",
             remedy=f'Try "{slug(plan.name)}-1".',
         )
+    _check_conditions(plan)
     _check_columns(plan, profile)
     _check_kind(plan)
     defaults = defaults.of(plan.modality.value) if defaults else None
@@ -180,6 +181,16 @@ def _check_kind(plan: TaskPlan) -> None:
             f"There is no {METRIC_NAMES[metric]} of {ROWS[kind]}.",
             where="goal.metric",
             remedy=f"Use {METRICS[kind][0]}.",
+        )
+
+
+def _check_conditions(plan: TaskPlan) -> None:
+    wanted = plan.conditions
+    if wanted and (wanted.retention or wanted.safety) and plan.modality.value != "text":
+        raise InvalidRequest(
+            "The suites are of texts; this task is of something else.",
+            where="conditions",
+            remedy="Set `retention` and `safety` to false; `size_mb` and `approval` can be asked for.",
         )
 
 

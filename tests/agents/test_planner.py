@@ -305,3 +305,15 @@ def test_an_impossible_edit_names_its_field(edits: dict[str, Any], where: str) -
 def test_an_answer_without_a_usable_figure_is_asked_again() -> None:
     """Found by the property test: `0.9 %` offers choices of which not all have a target."""
     assert outcome("0.9 %", "% 0.9")
+
+
+def test_conditions_are_edited_in_parts_and_suites_are_of_texts() -> None:
+    plan = revise(PLAN, {"conditions": {"approval": True, "size_mb": 5}})
+    assert plan.conditions is not None and plan.conditions.approval and plan.conditions.retention
+    again = revise(plan, {"conditions": {"retention": False}})
+    assert again.conditions is not None and again.conditions.approval and not again.conditions.retention
+    with pytest.raises(InvalidRequest, match="valid"):
+        revise(PLAN, {"conditions": {"size_mb": -1}})
+    pictures = PLAN.model_copy(update={"modality": PLAN.modality.model_copy(update={"value": "vision"})})
+    with pytest.raises(InvalidRequest, match="suites are of texts"):
+        revise(pictures, {"conditions": {"approval": True}})
