@@ -32,7 +32,7 @@ def worth(values: Floats | NDArray[np.bool_], groups: Sequence[str | None]) -> f
     if alone < 1e-12:  # all alike: nothing tells how they hang together
         return 1.0
     together = float((np.bincount(codes, off, count) ** 2).sum()) * count / (count - 1)
-    return 1 / min(max(1.0, together / alone), rows)
+    return 1 / min(max(1.0, together / alone), rows / 2)  # two rows at least: an interval needs some
 
 
 def _codes(groups: Sequence[str | None]) -> NDArray[np.intp]:

@@ -24,7 +24,7 @@ def test_what_says_nothing_of_hanging_together_counts_whole() -> None:
 
 def test_scores_and_comparisons_of_groups_claim_less() -> None:
     def rows(share: float, grouped: bool) -> list[Answered]:
-        wrong = int(40 * (1 - share))
+        wrong = round(40 * (1 - share))
         return [
             Answered("yes", "no" if row // 8 < wrong else "yes", group=str(row // 8) if grouped else None)
             for row in range(320)
