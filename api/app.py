@@ -20,7 +20,7 @@ from api.guard import Guard
 from api.limits import Limits
 from api.openapi import document
 from api.rights import Table
-from api.routes.admin import access, adapters, derived, imports, mixture, recipes, tasks
+from api.routes.admin import access, adapters, derived, imports, mixture, recipes, rollouts, tasks
 from api.routes.monitoring import health, page, scrape
 from api.routes.openai import (
     chat,
@@ -84,6 +84,7 @@ ROUTES = (
     adapters,
     recipes,
     mixture,
+    rollouts,
     access,
     imports,
     health,

@@ -10,6 +10,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.process_collector import ProcessCollector
 
+from evals import observing
+from evals.observing import Heard
 from moatelier import __version__
 from moatelier.contracts import Feedback, RouteDecision, Trace
 from serving.admission import Admission
@@ -71,6 +73,15 @@ CALL_SECONDS = Histogram(
     "moatelier_moa_call_seconds", "What one call of a recipe took.", buckets=SECONDS, registry=REGISTRY
 )
 FEEDBACK = Counter("moatelier_feedback_total", "Words of people on answers.", ["kind"], registry=REGISTRY)
+FEEDBACK_REFUSED = Counter(
+    "moatelier_feedback_refused_total", "Words that were not taken, by the code of why.", ["code"], registry=REGISTRY
+)
+ANSWERS = Counter(
+    "moatelier_answers_total",
+    "Answers by adapters and bases: good, failed, or not in the form that was asked for.",
+    ["outcome", "shadow"],
+    registry=REGISTRY,
+)
 AT_ENGINE = Gauge("moatelier_admission_in_flight", "Requests that are at the engine.", registry=REGISTRY)
 WAITING = Gauge("moatelier_admission_waiting", "Requests that wait to be let in.", registry=REGISTRY)
 ADMISSION_SECONDS = Histogram(
@@ -116,6 +127,12 @@ def mixture(trace: Trace) -> None:
     for call in trace.calls:
         CALLS.labels(call.error or "answered").inc()
         CALL_SECONDS.observe(call.milliseconds / 1000)
+
+
+def answer(heard: Heard, shadow: bool) -> None:
+    """An answer is over."""
+    outcome = "failed" if heard.error else "malformed" if observing.is_formed(heard) is False else "good"
+    ANSWERS.labels(outcome, "yes" if shadow else "no").inc()
 
 
 def feedback(said: Feedback) -> None:

@@ -111,6 +111,15 @@ RIGHTS: Mapping[str, Right] = {
     "POST /v1/moa/{name}/try": TRY,
     "POST /v1/moa/{name}/evaluations": TRAIN,
     "POST /v1/moa/{name}/candidates": TRAIN,
+    # rollouts and alerts
+    "POST /v1/rollouts": TRAIN,
+    "GET /v1/rollouts": READ,
+    "GET /v1/rollouts/{rollout_id}": READ,
+    "POST /v1/rollouts/{rollout_id}/stop": TRAIN,
+    "POST /v1/rollouts/{rollout_id}/promote": TRAIN,
+    "POST /v1/rollouts/{rollout_id}/revert": TRAIN,
+    "GET /v1/alerts": READ,
+    "POST /v1/alerts/{alert_id}/seen": TRAIN,
     # uploads in parts, trainings and evals in OpenAI's dialect
     "POST /v1/uploads": TRAIN,
     "GET /v1/uploads/{upload_id}": READ,

@@ -35,6 +35,7 @@ class Comparison:
         gain: Mean gain of a round; 0 without any.
         upper: The gain is below this, at any time, with confidence 1 - alpha.
         worse: It has been shown that ours are liked less.
+        lower: The gain is above this, at any time, with confidence 1 - alpha.
     """
 
     ours: int
@@ -43,6 +44,7 @@ class Comparison:
     gain: float
     upper: float
     worse: bool
+    lower: float = -1.0
 
 
 def compare(words: Iterable[tuple[bool, float]], *, alpha: float = ALPHA, least: int = LEAST) -> Comparison:
@@ -64,9 +66,10 @@ def compare(words: Iterable[tuple[bool, float]], *, alpha: float = ALPHA, least:
             open_words = {True: [], False: []}
         if min(counts.values()) < least:
             ready = len(gains)
-    upper = _upper(np.array(gains), ready, alpha)
+    played = np.array(gains)
+    upper, lower = _upper(played, ready, alpha), -_upper(-played, ready, alpha)
     mean = float(np.mean(gains)) if gains else 0.0
-    return Comparison(counts[True], counts[False], len(gains), mean, upper, upper < 0)
+    return Comparison(counts[True], counts[False], len(gains), mean, upper, upper < 0, lower)
 
 
 def log_wealth(gains: NDArray[np.float64], least_gain: float = 0.0) -> NDArray[np.float64]:

@@ -31,6 +31,23 @@ RUNS = Counter("moatelier_worker_runs_total", "Runs of graphs that have ended.",
 SWEEPS_FAILED = Counter(
     "moatelier_worker_sweeps_failed_total", "Times the store could not be looked through.", registry=REGISTRY
 )
+ROLLOUTS = Counter(
+    "moatelier_worker_rollouts_total", "Moves of rollouts, by their new state.", ["state"], registry=REGISTRY
+)
+CHECKS = Counter("moatelier_worker_monitor_checks_total", "Looks at observations.", ["outcome"], registry=REGISTRY)
+ALERTS = Counter(
+    "moatelier_worker_alerts_total",
+    "Alerts by what noticed them: raised, or left out by cooldown or budget.",
+    ["monitor", "outcome"],
+    registry=REGISTRY,
+)
+DELIVERIES = Counter(
+    "moatelier_worker_alert_deliveries_total", "Attempts at the webhook.", ["outcome"], registry=REGISTRY
+)
+LESSONS = Counter(
+    "moatelier_worker_lessons_total", "What feedback taught, by what became of it.", ["status"], registry=REGISTRY
+)
+RETRAINS = Counter("moatelier_worker_retrains_total", "Firings of triggers.", ["cause", "outcome"], registry=REGISTRY)
 
 
 def write() -> None:

@@ -22,7 +22,7 @@ from filelock import FileLock
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
-from graphs import conversation, derivation, entry, grading, jobs, lifecycle, metrics, mixture, processes
+from graphs import conversation, derivation, entry, grading, jobs, lifecycle, loop, metrics, mixture, processes
 from graphs.checkpoint import saver
 from moatelier import logs
 from moatelier.contracts import Event
@@ -195,6 +195,7 @@ def sweep() -> None:
         jobs.submit_run(run.id)
     uploads.remove_expired()
     datasets.remove_expired()
+    loop.turn()
 
 
 def _fire(cron: str) -> None:

@@ -157,6 +157,20 @@ class Settings(BaseSettings):
     """Requests that wait for one of these places; more are refused with 429."""
     queue_wait_s: float = Field(default=10.0, ge=0)
     """So long a request waits for its place, in the API and again in the engine, before it is refused with 429."""
+    feedback_per_day: int = Field(default=1000, ge=1)
+    """Answers that one key may judge within a day."""
+    keep_texts_days: float = Field(default=0.0, ge=0)
+    """How long prompts and answers are kept so that feedback on them can be learnt from; 0 keeps none."""
+    watch_days: float = Field(default=30.0, gt=0)
+    """How long the numbers about each request are kept."""
+    alert_webhook: str | None = Field(default=None, pattern=r"^https?://[^\s]+$")
+    """Where alerts are sent by POST, beside the log; none by default."""
+    alert_secret: SecretStr | None = None
+    """Signs what is sent there: `x-moatelier-signature` is the HMAC-SHA256 of the body in hex."""
+    alert_cooldown_s: float = Field(default=3600.0, ge=0)
+    """So long a monitor is silent after an alert of it."""
+    alerts_per_day: int = Field(default=20, ge=1)
+    """Most alerts of a project within a day; further ones are counted and left out."""
     bench_data: Path | None = None
     fault: str = ""
     """Comma-separated fault points at which a process waits to be killed (moatelier/faults.py); for tests only."""

@@ -1,14 +1,19 @@
-"""From the name in a request to what answers: the base, an adapter by its model id or digest, an alias, or `auto`."""
+"""From the name in a request to what answers: the base, an adapter by its model id or digest, an alias, or `auto`.
 
-from dataclasses import dataclass
+An alias with a rollout under way leads to two: `Target.drawn` says which of them a subject is answered by. The draw is
+a hash of rollout and subject, so that whoever was answered by the challenger is so until the end, in every process.
+"""
+
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from moatelier.contracts import RouteDecision
+from moatelier.contracts import RouteDecision, Side
+from moatelier.ids import digest_json
 from moatelier.settings import settings
 from modalities import catalogue
 from serving.router import BASE
-from store import adapters
+from store import adapters, rollouts
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,34 @@ class Routed:
 
 
 @dataclass(frozen=True)
+class Split:
+    """A rollout, as whoever asks by its alias meets it.
+
+    Attributes:
+        rollout: Its id.
+        shadow: The challenger answers unseen; nobody is drawn.
+        share: Of the subjects that the challenger answers.
+        slow_s: An answer that takes longer counts as none.
+        challenger: What answers them.
+    """
+
+    rollout: str
+    shadow: bool
+    share: float
+    slow_s: float
+    challenger: "Target"
+
+    def side(self, subject: str) -> Side:
+        """Who answers a subject."""
+        return "challenger" if not self.shadow and place(self.rollout, subject) < self.share else "champion"
+
+
+def place(rollout: str, subject: str) -> float:
+    """Where a subject stands in a rollout, evenly spread over 0 to 1."""
+    return int(digest_json([rollout, subject])[:13], 16) / 16**13
+
+
+@dataclass(frozen=True)
 class Target:
     """What answers under a name.
 
@@ -41,6 +74,10 @@ class Target:
         reason: How the name led here.
         route: How `auto` chose; None when the request named what answers.
         modality: What it is asked about: `text`, `vision` or `audio`.
+        labels: Of a classifier: what its answers are.
+        split: The alias's rollout; None when it has none.
+        rollout, side: Which rollout has drawn this one, and as what.
+        subject: For whom, as a digest; None unless the request named a user.
     """
 
     requested: str
@@ -51,11 +88,30 @@ class Target:
     reason: Literal["exact", "alias", "base", "auto", "abstain"]
     route: Routed | None = None
     modality: str = "text"
+    labels: tuple[str, ...] = ()
+    split: Split | None = None
+    rollout: str | None = None
+    side: Side | None = None
+    subject: str | None = None
+
+    def drawn(self, subject: str) -> "Target":
+        """What answers this subject: the challenger of a rollout for its share of them, else this one."""
+        if self.split is None:
+            return self
+        side = self.split.side(subject)
+        chosen = replace(self.split.challenger, requested=self.requested) if side == "challenger" else self
+        return replace(chosen, reason="alias", rollout=self.split.rollout, side=side, split=self.split)
 
     def decision(self, completion: str) -> RouteDecision:
         """The record of this choice for one completion."""
         made = RouteDecision(
-            requested=self.requested, chosen=self.digest or self.model, reason=self.reason, completion=completion
+            requested=self.requested,
+            chosen=self.digest or self.model,
+            reason=self.reason,
+            completion=completion,
+            rollout=self.rollout,
+            side=self.side,
+            subject=self.subject,
         )
         if self.route is None:
             return made
@@ -93,14 +149,25 @@ def resolve(wanted: tuple[str, str]) -> Target:
     if name in (settings().vision_base, settings().audio_base):
         return Target(name, name, name, None, None, "base", modality=catalogue.get(name).kind)
     record = adapters.get(project, name)
-    served = f"{record.suffix}@{record.digest}"
-    reason: Literal["exact", "alias"] = "alias" if name in record.aliases else "exact"
+    if name not in record.aliases:
+        return _target(name, record, "exact")
+    found = _target(name, record, "alias")
+    going = rollouts.under_way(project, name)
+    if going is None or going.champion != record.digest:
+        return found
+    challenger = _target(name, adapters.get(project, going.challenger), "alias")
+    split = Split(going.id, going.state == "shadow", going.plan.share, going.plan.slow_s, challenger)
+    return replace(found, split=split)
+
+
+def _target(name: str, record: adapters.AdapterRecord, reason: Literal["exact", "alias"]) -> Target:
     return Target(
         name,
         record.model_id,
-        served,
+        f"{record.suffix}@{record.digest}",
         record.digest,
         adapters.bundle_path(record.digest),
         reason,
         modality=record.manifest.modality,
+        labels=record.manifest.labels if record.manifest.kind == "classification" else (),
     )

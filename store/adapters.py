@@ -129,27 +129,32 @@ def set_alias(project: str, alias: str, digest: str, *, fence: int, actor: str) 
         NotFound: The adapter is not registered.
         Conflict: The fence is not above the stored one.
     """
+    with session() as opened:
+        point(opened, project, alias, digest, fence=fence, actor=actor)
+
+
+def point(opened: Session, project: str, alias: str, digest: str, *, fence: int, actor: str) -> None:
+    """`set_alias` within a transaction, so that what goes with it is written with it or not at all."""
     if not _ALIAS.fullmatch(alias):
         raise InvalidRequest(
             "This cannot be an alias.", where=alias, remedy="Use letters, digits, dots and dashes; not `auto`."
         )
-    with session() as opened:
-        exclusive(opened, "aliases")
-        if opened.get(AdapterRow, (project, digest)) is None:
-            raise NotFound("There is no such adapter to point at.", where=digest, remedy="Register it first.")
-        row = opened.get(AliasRow, (project, alias))
-        if row is not None and (row.digest, row.fence) == (digest, fence):
-            return
-        if row is not None and fence <= row.fence:
-            raise Conflict(
-                f"A later decision (fence {row.fence}) has already moved this alias; {fence} comes too late.",
-                where=alias,
-                remedy="Read where it points now, and decide again.",
-            )
-        before = row.digest if row is not None else None
-        opened.merge(AliasRow(project=project, alias=alias, digest=digest, fence=fence, updated_at=now()))
-        body = {"digest": digest, "before": before, "fence": fence}
-        audit.write(project, actor, "alias.set", alias, body, within=opened)
+    exclusive(opened, "aliases")
+    if opened.get(AdapterRow, (project, digest)) is None:
+        raise NotFound("There is no such adapter to point at.", where=digest, remedy="Register it first.")
+    row = opened.get(AliasRow, (project, alias))
+    if row is not None and (row.digest, row.fence) == (digest, fence):
+        return
+    if row is not None and fence <= row.fence:
+        raise Conflict(
+            f"A later decision (fence {row.fence}) has already moved this alias; {fence} comes too late.",
+            where=alias,
+            remedy="Read where it points now, and decide again.",
+        )
+    before = row.digest if row is not None else None
+    opened.merge(AliasRow(project=project, alias=alias, digest=digest, fence=fence, updated_at=now()))
+    body = {"digest": digest, "before": before, "fence": fence}
+    audit.write(project, actor, "alias.set", alias, body, within=opened)
 
 
 def alias_of(project: str, alias: str) -> tuple[str, int] | None:

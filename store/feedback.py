@@ -1,11 +1,21 @@
-"""What people thought of answers, kept with the route that led to each, so that feedback can move later routes."""
+"""What people thought of answers, kept with the route that led to each, so that feedback can move later routes.
 
-from datetime import datetime
+A *voice* is who speaks: the owner of a key, or, where the judged request named a `user`, that user of this key. No
+decision rests on one voice: of each only its first words count, `VOICE_WORDS` on each side. So whoever sends a
+thousand thumbs has said no more than somebody who sends five.
+"""
 
-from sqlalchemy import func, select
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
 
 from moatelier.contracts import Feedback, RouteDecision, now
-from moatelier.errors import InvalidRequest, NotFound
+from moatelier.errors import InvalidRequest, NotFound, RateLimited
+from moatelier.settings import settings
 from store import events
 from store.db import reading, session
 from store.tables import FeedbackRow, Stored
@@ -14,6 +24,11 @@ ROUTE = "route"
 """The kind of the events that hold route decisions; their job is the completion's id."""
 LONGEST = 20_000
 """Characters of an edit, a label or a comment."""
+VOICE_WORDS = 5
+"""Words of one voice on one side that count when two sides are compared."""
+KEY_WORDS = 50
+"""Words of one key on one candidate in one region that move routes."""
+T = TypeVar("T")
 
 
 class StoredFeedback(Stored):
@@ -31,7 +46,20 @@ class StoredFeedback(Stored):
     chosen: str
     region: str | None
     propensity: float | None
+    rollout: str | None = None
+    side: str | None = None
+    subject: str | None = None
     at: datetime
+
+    @property
+    def voice(self) -> str:
+        """Who speaks."""
+        return voice_of(self.key, self.subject)
+
+
+def voice_of(key: str, subject: str | None) -> str:
+    """Who speaks by a key, about the request of a subject."""
+    return f"{key}/{subject}" if subject else key
 
 
 def route_of(project: str, completion: str) -> RouteDecision:
@@ -60,6 +88,7 @@ def put(project: str, key: str, feedback: Feedback, reward: int | None) -> Store
     Raises:
         InvalidRequest: Nothing is said, or too much.
         NotFound: The project has no such completion.
+        RateLimited: The key has judged as many answers within a day as it may.
     """
     said = feedback.model_dump(exclude={"completion"})
     if all(value is None for value in said.values()):
@@ -70,14 +99,24 @@ def put(project: str, key: str, feedback: Feedback, reward: int | None) -> Store
             raise InvalidRequest(what, where=field, remedy="Shorten it.")
     route = route_of(project, feedback.completion)
     row = FeedbackRow(project=project, completion=feedback.completion, key=key, reward=reward, at=now(), **said)
-    row.requested, row.chosen, row.region, row.propensity = (
-        route.requested,
-        route.chosen,
-        route.region,
-        route.propensity,
-    )
+    for name in ("requested", "chosen", "region", "propensity", "rollout", "side", "subject"):
+        setattr(row, name, getattr(route, name))
     with session() as opened:
+        if opened.get(FeedbackRow, (project, feedback.completion, key)) is None:
+            _need_room(opened, project, key)
         return StoredFeedback.model_validate(opened.merge(row))
+
+
+def _need_room(opened: Session, project: str, key: str) -> None:
+    most = settings().feedback_per_day
+    mine = select(func.count()).where(FeedbackRow.project == project, FeedbackRow.key == key)
+    if (opened.scalar(mine.where(FeedbackRow.at >= now() - timedelta(days=1))) or 0) >= most:
+        raise RateLimited(
+            f"This key has judged {most} answers within a day; further words are not taken.",
+            where="MOATELIER_FEEDBACK_PER_DAY",
+            remedy="Judge again later, or have the operator raise the setting.",
+            retry_after_s=3600,
+        )
 
 
 def list_feedback(project: str, completion: str) -> list[StoredFeedback]:
@@ -94,28 +133,58 @@ class Word(Stored):
     requested: str
     chosen: str
     good: float
+    side: str | None = None
 
 
 def words(project: str, since: datetime) -> list[Word]:
-    """One word a completion since a moment, in the order in which the first came. Several keys' words are one."""
-    first = func.min(FeedbackRow.at)
-    query = select(FeedbackRow.requested, FeedbackRow.chosen, func.avg(FeedbackRow.reward))
-    query = query.where(FeedbackRow.project == project, FeedbackRow.reward.is_not(None), FeedbackRow.at >= since)
-    query = query.group_by(FeedbackRow.completion, FeedbackRow.requested, FeedbackRow.chosen)
+    """One word a completion since a moment, in the order in which the first came. Several voices' words are one."""
+    query = select(FeedbackRow).where(FeedbackRow.project == project, FeedbackRow.at >= since)
+    return _words(query)
+
+
+def words_of(project: str, rollout: str) -> list[Word]:
+    """The same, on the answers that a rollout has drawn."""
+    return _words(select(FeedbackRow).where(FeedbackRow.project == project, FeedbackRow.rollout == rollout))
+
+
+def _words(query: Select[tuple[FeedbackRow]]) -> list[Word]:
+    query = query.where(FeedbackRow.reward.is_not(None)).order_by(FeedbackRow.at, FeedbackRow.completion)
     with reading() as opened:
-        rows = opened.execute(query.order_by(first, FeedbackRow.completion)).all()
-    return [Word(requested=requested, chosen=chosen, good=float(good)) for requested, chosen, good in rows]
+        rows = list(opened.scalars(query))
+    said: dict[str, list[FeedbackRow]] = defaultdict(list)
+    for row in first_of_each(rows, lambda row: (voice_of(row.key, row.subject), row.requested, row.chosen)):
+        said[row.completion].append(row)
+    return [_word(each) for each in said.values()]
+
+
+def _word(rows: list[FeedbackRow]) -> Word:
+    good = sum(row.reward or 0 for row in rows) / len(rows)
+    return Word(requested=rows[0].requested, chosen=rows[0].chosen, good=good, side=rows[0].side)
+
+
+def first_of_each(items: Iterable[T], whose: Callable[[T], Hashable], most: int = VOICE_WORDS) -> Iterator[T]:
+    """The items in their order, of each owner at most the first `most`."""
+    counts: Counter[Hashable] = Counter()
+    for item in items:
+        counts[whose(item)] += 1
+        if counts[whose(item)] <= most:
+            yield item
 
 
 def tallies(project: str) -> dict[tuple[str, str], tuple[int, int]]:
-    """(region, candidate) -> (good, bad), over all feedback on answers that were routed."""
-    query = select(FeedbackRow.region, FeedbackRow.chosen, func.count(), func.sum(FeedbackRow.reward)).where(
+    """(region, candidate) -> (good, bad), over all feedback on answers that were routed; of a key at most `KEY_WORDS`.
+
+    A key that has said more in a region keeps the share of good in what it said.
+    """
+    grouped = FeedbackRow.region, FeedbackRow.chosen, FeedbackRow.key
+    query = select(*grouped, func.count(), func.sum(FeedbackRow.reward)).where(
         FeedbackRow.project == project, FeedbackRow.region.is_not(None), FeedbackRow.reward.is_not(None)
     )
+    found: dict[tuple[str, str], tuple[int, int]] = {}
     with reading() as opened:
-        rows = opened.execute(query.group_by(FeedbackRow.region, FeedbackRow.chosen)).all()
-    return {
-        (region, chosen): (int(good or 0), int(count - (good or 0)))
-        for region, chosen, count, good in rows
-        if region is not None
-    }
+        for region, chosen, _, count, total in opened.execute(query.group_by(*grouped)).all():
+            counted = min(int(count), KEY_WORDS)
+            good = round(int(total or 0) * counted / int(count))
+            before = found.get((region, chosen), (0, 0))
+            found[region, chosen] = before[0] + good, before[1] + counted - good
+    return found

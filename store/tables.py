@@ -322,7 +322,7 @@ class FeedbackRow(Base):
     """What the owner of an API key thought of a completion, with the route that led to it; the latest word stands."""
 
     __tablename__ = "feedback"
-    __table_args__ = (Index(None, "project_id", "region", "chosen"),)
+    __table_args__ = (Index(None, "project_id", "region", "chosen"), Index(None, "rollout"))
 
     project: Mapped[str] = mapped_column("project_id", primary_key=True)
     completion: Mapped[str] = mapped_column(primary_key=True)
@@ -336,6 +336,9 @@ class FeedbackRow(Base):
     chosen: Mapped[str]
     region: Mapped[str | None]
     propensity: Mapped[float | None]
+    rollout: Mapped[str | None]
+    side: Mapped[str | None]
+    subject: Mapped[str | None]
     at: Mapped[datetime] = mapped_column(default=now)
 
 

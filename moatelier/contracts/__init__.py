@@ -65,6 +65,15 @@ from moatelier.contracts.recipes import (
     read_recipe,
 )
 from moatelier.contracts.recordings import AudioFindings, AudioGoal, AudioProfile
+from moatelier.contracts.rollouts import (
+    Compared,
+    Measure,
+    RolloutEvidence,
+    RolloutPlan,
+    RolloutState,
+    RolloutVerdict,
+    Side,
+)
 from moatelier.contracts.routing import (
     BuiltProfile,
     Calibration,
@@ -82,9 +91,9 @@ from moatelier.contracts.search import Leg, Search
 from moatelier.contracts.serving import Event, Feedback, RouteDecision
 from moatelier.contracts.traces import Extent, Proposal, Trace, Way
 from moatelier.contracts.training import AdapterManifest, Mixing, MixMethod, RewardSpec, Setback, TrainResult, TrainSpec
+from moatelier.contracts.watching import Observation
 
 __all__ = [
-    "CANDIDATES",
     "AdapterManifest",
     "AnyColumns",
     "AnyProfile",
@@ -94,12 +103,14 @@ __all__ = [
     "AudioProfile",
     "Budget",
     "BuiltProfile",
+    "CANDIDATES",
     "Calibration",
     "CandidatesResult",
     "CandidatesSpec",
     "ColumnGuess",
     "ColumnProfile",
     "Columns",
+    "Compared",
     "Contract",
     "CurationDecision",
     "CurationReport",
@@ -133,6 +144,7 @@ __all__ = [
     "LabelModel",
     "Layer",
     "Leg",
+    "Measure",
     "Metadata",
     "MetricName",
     "MixMethod",
@@ -146,6 +158,7 @@ __all__ = [
     "MixtureTable",
     "Numbers",
     "Operation",
+    "Observation",
     "Order",
     "OrderMethod",
     "PairedComparison",
@@ -160,6 +173,10 @@ __all__ = [
     "Retained",
     "Retention",
     "RewardSpec",
+    "RolloutEvidence",
+    "RolloutPlan",
+    "RolloutState",
+    "RolloutVerdict",
     "RouteDecision",
     "RouterCard",
     "RouterEntry",
@@ -171,6 +188,7 @@ __all__ = [
     "ScoreModel",
     "Search",
     "Setback",
+    "Side",
     "Similarity",
     "Sourced",
     "SplitInfo",

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from moatelier.contracts.base import Contract, now
+from moatelier.contracts.rollouts import Side
 
 
 class RouteDecision(Contract):
@@ -23,6 +24,11 @@ class RouteDecision(Contract):
     """Candidate -> calibrated probability that the request belongs to it; `base` is the mass of no adapter."""
     propensity: float | None = Field(default=None, gt=0, le=1)
     """The probability with which just this candidate was chosen, for honest estimates from logged feedback."""
+    rollout: str | None = Field(default=None, exclude_if=lambda rollout: rollout is None)
+    """The rollout that drew who answers."""
+    side: Side | None = Field(default=None, exclude_if=lambda side: side is None)
+    subject: str | None = Field(default=None, exclude_if=lambda subject: subject is None)
+    """Whoever the request's field `user` names, as a digest that means nothing in another project."""
 
 
 class Feedback(Contract):

@@ -3,6 +3,7 @@
 from alembic import context
 
 from store import dialect_tables as dialect_tables  # its tables are part of the metadata
+from store import live_tables as live_tables
 from store.tables import Base
 
 context.configure(

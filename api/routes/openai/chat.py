@@ -1,6 +1,6 @@
 """`/v1/chat/completions`: find what answers under the model's name, forward to the engine, pass the answer on."""
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Any
 
@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
 
+from api import observing
 from api.auth import Project
 from api.bodies import Body, metered, passed_on, unless_gone
 from api.routes.openai import conversing, mixtures
@@ -27,19 +28,31 @@ async def complete(request: Request, project: Project, shared: Shared, body: Bod
         return await conversing.complete(request, project, body)
     if body["model"].startswith(PREFIX):
         return await mixtures.complete(request, project, shared, body)
-    target = await _target(shared, project, body)
+    asked, target = observing.drawn(shared, project, body, await _target(shared, project, body))
     # Who takes turns with whom is ours to say: a client that may name itself could be anybody's equal many times over.
-    payload = {**body, "model": target.served, "user": project}
+    payload = {**body, "user": project}
+
+    async def whole(by: Target) -> dict[str, Any]:
+        return await unless_gone(request, shared.backend.chat({**payload, "model": by.served}, by))
+
     if not body.get("stream"):
-        answer = await unless_gone(request, shared.backend.chat(payload, target))
+        answer, target, watch = await observing.answered(asked, target, whole)
+        watch.take(answer)
+        watch.end()
         _label(answer, target)
         answer |= target.told
         shared.decisions.note(project, target.decision(str(answer.get("id", ""))))
+        observing.try_unseen(asked, target)
         return JSONResponse(answer, headers=target.headers)
     counted, meter = metered(request, body)
-    chunks = await unless_gone(request, shared.backend.stream(payload | counted, target))
-    change = _relabelled(target, partial(_note_once, shared, project, target, set()))
-    events = passed_on(chunks, change, meter=meter)
+
+    async def opened(by: Target) -> AsyncGenerator[bytes, None]:
+        return await unless_gone(request, shared.backend.stream({**payload, "model": by.served} | counted, by))
+
+    chunks, target, watch = await observing.answered(asked, target, opened)
+    change = _relabelled(target, watch, partial(_note_once, shared, project, target, set()))
+    events = watch.streamed(passed_on(chunks, change, meter=meter))
+    observing.try_unseen(asked, target)
     return EventSourceResponse(events, sep="\n", headers=target.headers)
 
 
@@ -76,12 +89,15 @@ def _note_once(shared: Services, project: str, target: Target, noted: set[str], 
         shared.decisions.note(project, target.decision(completion))
 
 
-def _relabelled(target: Target, note: Callable[[str], None]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _relabelled(
+    target: Target, watch: observing.Watch, note: Callable[[str], None]
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Puts the engine's chunks under the public name."""
     told = target.told
 
     def change(chunk: dict[str, Any]) -> dict[str, Any]:
         nonlocal told
+        watch.take(chunk)
         _label(chunk, target)
         note(str(chunk.get("id", "")))
         chunk, told = chunk | told, {}  # the first chunk alone says how it was routed

@@ -4,11 +4,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from api import observing
 from api.auth import Project
 from api.bodies import Body, unless_gone
 from api.services import Shared
 from moatelier.errors import InvalidRequest
 from moatelier.ids import new_id
+from serving.targets import Target
 
 router = APIRouter()
 
@@ -19,13 +21,17 @@ async def classify(request: Request, project: Project, shared: Shared, body: Bod
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise InvalidRequest("The request names no model.", where="model", remedy="GET /v1/models lists them.")
-    target = await shared.targets.get((project, model))
+    said = {"user": body.get("user"), "messages": [{"role": "user", "content": body.get("input")}]}
+    asked, target = observing.drawn(shared, project, said, await shared.targets.get((project, model)))
 
-    async def call() -> dict[str, Any]:
-        # Who takes turns with whom is ours to say, as for chat.
-        return await shared.backend.upstream.classify({**body, "model": target.served, "user": project})
+    async def classified(by: Target) -> dict[str, Any]:
+        async def call() -> dict[str, Any]:
+            # Who takes turns with whom is ours to say, as for chat.
+            return await shared.backend.upstream.classify({**body, "model": by.served, "user": project})
 
-    found = await unless_gone(request, shared.backend.with_adapter(target, call))
+        return await unless_gone(request, shared.backend.with_adapter(by, call))
+
+    found, target, _ = await observing.answered(asked, target, classified)
     completion = new_id("classify")
     shared.decisions.note(project, target.decision(completion))
     return found | {"id": completion, "model": target.model}

@@ -1,0 +1,92 @@
+"""What was measured of requests: numbers by request, for rollouts and monitors. No words are kept here."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, func, select
+
+from moatelier.contracts import Observation, now
+from store.db import reading, session
+from store.live_tables import ObservationRow
+from store.tables import Stored
+
+
+class Seen(Stored):
+    """One request as it was observed; `good`: it was answered as it should be."""
+
+    id: int
+    project: str
+    model: str
+    chosen: str
+    rollout: str | None
+    side: str | None
+    subject: str | None
+    shadow: bool
+    good: bool
+    numbers: dict[str, Any]
+    at: datetime
+
+
+def append(found: Sequence[Observation]) -> None:
+    """Keep observations, in order. All or none."""
+    if not found:
+        return
+    with session() as opened:
+        opened.add_all([ObservationRow(**each.model_dump()) for each in found])
+
+
+def of_rollout(project: str, rollout: str) -> list[Seen]:
+    """What was observed of a rollout, in order."""
+    query = select(ObservationRow).where(ObservationRow.project == project, ObservationRow.rollout == rollout)
+    with reading() as opened:
+        return [Seen.model_validate(row) for row in opened.scalars(query.order_by(ObservationRow.id))]
+
+
+def newest(rollout: str) -> int:
+    """The id of the newest observation of a rollout; 0 without any. For the worker."""
+    with reading() as opened:
+        return opened.scalar(select(func.max(ObservationRow.id)).where(ObservationRow.rollout == rollout)) or 0
+
+
+def models(after: datetime) -> list[tuple[str, str, str, int]]:
+    """(project, model, chosen, newest id) of what was observed since a moment, of all projects. For the worker."""
+    named = ObservationRow.project, ObservationRow.model, ObservationRow.chosen
+    query = select(*named, func.max(ObservationRow.id)).where(ObservationRow.at >= after, ~ObservationRow.shadow)
+    with reading() as opened:
+        rows = opened.execute(query.group_by(*named).order_by(*named)).all()
+        return [(project, model, chosen, newest) for project, model, chosen, newest in rows]
+
+
+def after(project: str, model: str, chosen: str, last: int, limit: int) -> list[Seen]:
+    """A model's observations with an id above `last`, oldest first; those in the shadow are left out."""
+    query = select(ObservationRow).where(ObservationRow.project == project, ObservationRow.model == model)
+    query = query.where(ObservationRow.chosen == chosen, ObservationRow.id > last, ~ObservationRow.shadow)
+    with reading() as opened:
+        return [Seen.model_validate(row) for row in opened.scalars(query.order_by(ObservationRow.id).limit(limit))]
+
+
+def forget(days: float) -> int:
+    """Delete what is older than so many days; how many. For the sweeper."""
+    with session() as opened:
+        gone: Any = opened.execute(delete(ObservationRow).where(ObservationRow.at < now() - timedelta(days=days)))
+        return int(gone.rowcount)
+
+
+def summary(project: str, model: str, chosen: str, limit: int = 1000) -> Mapping[str, Any]:
+    """Count, mean and quantiles of each number over a model's newest observations."""
+    query = select(ObservationRow.numbers).where(ObservationRow.project == project, ObservationRow.model == model)
+    query = query.where(ObservationRow.chosen == chosen, ~ObservationRow.shadow)
+    with reading() as opened:
+        rows = list(opened.scalars(query.order_by(ObservationRow.id.desc()).limit(limit)))
+    told: dict[str, Any] = {}
+    for name in sorted({name for row in rows for name in row}):
+        values = sorted(row[name] for row in rows if isinstance(row.get(name), int | float))
+        if values:
+            told[name] = {
+                "count": len(values),
+                "mean": round(sum(values) / len(values), 4),
+                "p50": values[len(values) // 2],
+                "p95": values[min(len(values) - 1, int(0.95 * len(values)))],
+            }
+    return told
