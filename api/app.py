@@ -20,8 +20,8 @@ from api.guard import Guard
 from api.limits import Limits
 from api.openapi import document
 from api.rights import Table
-from api.routes.admin import access, adapters, derived, imports, mixture, recipes, rollouts, tasks
-from api.routes.monitoring import health, page, scrape
+from api.routes.admin import access, adapters, derived, imports, learning, mixture, recipes, rollouts, tasks
+from api.routes.monitoring import drift, health, page, scrape
 from api.routes.openai import (
     chat,
     classify,
@@ -85,8 +85,10 @@ ROUTES = (
     recipes,
     mixture,
     rollouts,
+    learning,
     access,
     imports,
+    drift,
     health,
     scrape,
     page,

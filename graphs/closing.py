@@ -13,10 +13,13 @@ from graphs import ordering, searching
 from graphs.evidence import card, trials
 from graphs.nodes import load, say
 from graphs.state import LifecycleState
-from moatelier.contracts import EvalReport, GateDecision, TaskPlan, TrainResult
+from moatelier.contracts import EvalReport, GateDecision, RolloutPlan, TaskPlan, TrainResult
+from moatelier.errors import Conflict
+from moatelier.faults import fault_point
+from moatelier.ids import digest_json
 from moatelier.settings import settings
 from modalities import bundle
-from store import adapters, records, tasks
+from store import adapters, records, rollouts, tasks
 
 log = logging.getLogger("moatelier.worker")
 
@@ -44,6 +47,29 @@ def register(state: LifecycleState, decision: GateDecision, registration: Regist
     adapters.register(state["project"], manifest, state["task"])
     for alias in registration.aliases:
         adapters.set_alias(state["project"], alias, decision.candidate, fence=registration.fence, actor=state["task"])
+
+
+def tried(state: LifecycleState, decision: GateDecision, registration: Registration) -> str | None:
+    """Begin the rollout of a retrain's candidate, instead of moving the alias; its id, None where it is not to be.
+
+    A repeat finds it begun. Where the alias has another rollout under way, the candidate is registered without it: "".
+    """
+    wanted = (state.get("order") or {}).get("rollout")
+    if not wanted or not registration.aliases or decision.champion in (None, decision.candidate):
+        return None
+    manifest = bundle.read_manifest(adapters.bundle_path(decision.candidate))
+    adapters.register(state["project"], manifest, state["task"])
+    id = f"rollout-{digest_json([state['task'], 'rollout'])[:12]}"
+    plan, alias = RolloutPlan.model_validate(wanted), registration.aliases[0]
+    fault_point("rollout.before_begin")
+    try:
+        begun = rollouts.begin(state["project"], alias, decision.candidate, plan, actor=state["task"], id=id)
+    except Conflict as error:
+        say(state, "rollout", alias=alias, state="refused", reason=str(error))
+        return ""
+    fault_point("rollout.after_begin")
+    say(state, "rollout", rollout=begun.id, alias=alias, state=begun.state, reason=begun.reason)
+    return begun.id
 
 
 def close(state: LifecycleState) -> None:
@@ -101,6 +127,7 @@ def _result(state: LifecycleState) -> dict[str, Any]:
         "alias": name if record and (name := load(state, "plan", TaskPlan).name) in record.aliases else None,
         "reached": decision.reached,
         "promoted": decision.promoted,
+        **({"rollout": state["rollout"]} if state.get("rollout") else {}),
         "metric": decision.goal.metric,
         "target": decision.goal.target,
         "point": metric.point,
@@ -164,6 +191,10 @@ def closing_words(task: tasks.Task) -> str:
     bound = percent_down(result["lower_bound"])
     shown = f"{result['metric']} {point}, lower bound {bound} on {result['rows']} locked rows"
     if result["promoted"]:
+        if result.get("rollout"):
+            return (
+                f"Done. {shown}: the goal of {goal} is reached. `{result['model']}` is tried beside the champion now."
+            )
         known = f", also known as `{result['alias']}`" if result["alias"] else "; another task took its name meanwhile"
         names = f"The model is `{result['model']}`{known}."
         return f"Done. {shown}: the goal of {goal} is reached. {names}"

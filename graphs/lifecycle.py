@@ -259,8 +259,10 @@ def register(state: State) -> State:
     current, decision = load(state, "plan", TaskPlan), load(state, "decision", GateDecision)
     registration = router.decide(decision, current, adapters.alias_of(state["project"], current.name))
     decided(state, "router", registration.model_dump(mode="json"), registration.reason)
-    closing.register(state, decision, registration)
     outcome = "reached" if decision.reached else "not_reached"
+    if (rollout := closing.tried(state, decision, registration)) is not None:
+        return {"outcome": outcome, "routing": None, "rollout": rollout}  # it enters `auto` when it takes the alias
+    closing.register(state, decision, registration)
     return {"outcome": outcome, "routing": routing.ask(state, decision)}
 
 

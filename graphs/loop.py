@@ -9,10 +9,15 @@ Each part stands on the store alone and is idempotent. A part that fails is logg
 import logging
 from collections.abc import Callable
 
-from graphs import alerting, metrics, rollouts
+from graphs import alerting, lessons, metrics, retraining, rollouts
 
 log = logging.getLogger("moatelier.worker")
-PARTS: tuple[Callable[[], object], ...] = (rollouts.look_after, alerting.deliver)
+PARTS: tuple[Callable[[], object], ...] = (
+    rollouts.look_after,
+    lessons.gather,
+    retraining.fire_due,
+    alerting.deliver,
+)
 
 
 def turn() -> None:

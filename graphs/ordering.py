@@ -12,7 +12,7 @@ from agents import orders as planner
 from graphs import jobs
 from moatelier.contracts import Order, TaskPlan, TrainResult
 from moatelier.ids import digest_json, new_id
-from store import datasets, orders, tasks
+from store import artifacts, datasets, orders, tasks
 
 RESULTS = "fine-tune-results"
 """The purpose of the file with a job's losses."""
@@ -27,6 +27,7 @@ def start(
     words: str,
     train_file: str,
     test_file: str | None,
+    id: str | None = None,
 ) -> tasks.Task:
     """Write the task with its thread, run and order down, then queue the run.
 
@@ -37,12 +38,13 @@ def start(
         words: The same in a sentence.
         train_file: Id of the training file.
         test_file: Id of the file whose rows are locked, if any.
+        id: Its id; who brings the same one again is given the task that has it. Default: a fresh one.
 
     Raises:
         InvalidRequest: Goal, budget or name cannot be used, whatever the files hold.
     """
     planner.check(order)
-    task = new_id("ftjob")
+    task = id or new_id("ftjob")
     thread, first = f"{task}-thread", f"run-{digest_json([task, 'start'])[:12]}"
     tasks.create_thread(project, id=thread, graph="lifecycle", task=task)
     told = {"task": task, "order": order.model_dump(mode="json")}
@@ -56,7 +58,10 @@ def start(
 
 
 def plan(order: dict[str, Any], known: dict[str, Any]) -> TaskPlan:
-    """The plan of an order, from what the planner is given for any other task."""
+    """The plan of an order, from what the planner is given for any other task; a retrain's is the one of before."""
+    if again := order.get("again"):
+        files = {"train_file": known["train_file"], "test_file": known.get("test_file")}
+        return TaskPlan.model_validate(artifacts.get_json(again)).model_copy(update=files)
     return planner.plan(Order.model_validate(order), **known)
 
 

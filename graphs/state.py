@@ -58,6 +58,8 @@ class LifecycleState(TaskState, total=False):
     decision: str
     routing: str | None
     """The RoutingSpec: what the other adapters were when it was written down. None when there can be none."""
+    rollout: str
+    """Id of the rollout in which the candidate is tried before it takes the alias."""
 
 
 class RecipeState(TaskState, total=False):

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from moatelier import __version__
 from moatelier.access import keys_app, projects_app
 from moatelier.errors import DataError, InvalidRequest, MoatelierError
+from moatelier.live import alerts_app, lessons_app, monitors_app, retrain_app, rollout_app
 from moatelier.moa import moa_app
 from moatelier.options import NOT_REACHED, Json, Yes, service
 
@@ -38,6 +39,11 @@ app.add_typer(adapters_app, name="adapters")
 app.add_typer(moa_app, name="moa")
 app.add_typer(keys_app, name="keys")
 app.add_typer(projects_app, name="projects")
+app.add_typer(rollout_app, name="rollout")
+app.add_typer(lessons_app, name="lessons")
+app.add_typer(retrain_app, name="retrain")
+app.add_typer(monitors_app, name="monitors")
+app.add_typer(alerts_app, name="alerts")
 
 
 @app.callback(invoke_without_command=True)

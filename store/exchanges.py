@@ -39,6 +39,13 @@ def get(project: str, completion: str) -> Exchange | None:
         return None if row is None or not row.redacted else Exchange.model_validate(row)
 
 
+def waits(project: str, completion: str) -> bool:
+    """Whether a completion's words are there and have not been redacted yet."""
+    with reading() as opened:
+        row = opened.get(ExchangeRow, (project, completion))
+        return row is not None and not row.redacted
+
+
 def redact_new(redact: Callable[[str], str], limit: int = 200) -> int:
     """Take private data out of what came since; how many. For the sweeper, in whose process the recognisers may be."""
     with reading() as opened:

@@ -16,14 +16,18 @@ from sqlalchemy.orm import Session
 from moatelier.contracts import Feedback, RouteDecision, now
 from moatelier.errors import InvalidRequest, NotFound, RateLimited
 from moatelier.settings import settings
-from store import events
+from store import events, exchanges
 from store.db import reading, session
+from store.exchanges import Exchange
 from store.tables import FeedbackRow, Stored
 
 ROUTE = "route"
 """The kind of the events that hold route decisions; their job is the completion's id."""
 LONGEST = 20_000
 """Characters of an edit, a label or a comment."""
+MOST_WORDS = 100_000
+"""Characters of a conversation that comes with feedback."""
+WORDS = frozenset({"messages", "answer"})
 VOICE_WORDS = 5
 """Words of one voice on one side that count when two sides are compared."""
 KEY_WORDS = 50
@@ -90,7 +94,7 @@ def put(project: str, key: str, feedback: Feedback, reward: int | None) -> Store
         NotFound: The project has no such completion.
         RateLimited: The key has judged as many answers within a day as it may.
     """
-    said = feedback.model_dump(exclude={"completion"})
+    said = feedback.model_dump(exclude={"completion", *WORDS})
     if all(value is None for value in said.values()):
         raise InvalidRequest("The feedback says nothing.", where="rating", remedy=f"Give one of {', '.join(said)}.")
     for field, value in said.items():
@@ -99,12 +103,29 @@ def put(project: str, key: str, feedback: Feedback, reward: int | None) -> Store
             raise InvalidRequest(what, where=field, remedy="Shorten it.")
     route = route_of(project, feedback.completion)
     row = FeedbackRow(project=project, completion=feedback.completion, key=key, reward=reward, at=now(), **said)
+    _keep_words(project, feedback)
     for name in ("requested", "chosen", "region", "propensity", "rollout", "side", "subject"):
         setattr(row, name, getattr(route, name))
     with session() as opened:
         if opened.get(FeedbackRow, (project, feedback.completion, key)) is None:
             _need_room(opened, project, key)
         return StoredFeedback.model_validate(opened.merge(row))
+
+
+def _keep_words(project: str, feedback: Feedback) -> None:
+    """What was asked and answered, where whoever judges brings it; what the service has kept itself stays."""
+    if feedback.messages is None or feedback.answer is None:
+        return
+    turns = [{"role": turn.get("role"), "content": turn.get("content")} for turn in feedback.messages]
+    if not all(isinstance(text, str) for turn in turns for text in turn.values()):
+        raise InvalidRequest("A message has a role and a text.", where="messages", remedy="Send texts alone.")
+    if sum(len(turn["content"]) for turn in turns) + len(feedback.answer) > MOST_WORDS:
+        raise InvalidRequest(
+            f"The words have more than {MOST_WORDS} characters.", where="messages", remedy="Shorten them."
+        )
+    exchanges.append(
+        [Exchange(project=project, completion=feedback.completion, messages=turns, answer=feedback.answer, at=now())]
+    )
 
 
 def _need_room(opened: Session, project: str, key: str) -> None:

@@ -65,6 +65,7 @@ from moatelier.contracts.recipes import (
     read_recipe,
 )
 from moatelier.contracts.recordings import AudioFindings, AudioGoal, AudioProfile
+from moatelier.contracts.retraining import Cause, LessonBody, LessonStatus, RetrainPlan
 from moatelier.contracts.rollouts import (
     Compared,
     Measure,
@@ -109,6 +110,7 @@ __all__ = [
     "CandidatesSpec",
     "ColumnGuess",
     "ColumnProfile",
+    "Cause",
     "Columns",
     "Compared",
     "Contract",
@@ -144,6 +146,8 @@ __all__ = [
     "LabelModel",
     "Layer",
     "Leg",
+    "LessonBody",
+    "LessonStatus",
     "Measure",
     "Metadata",
     "MetricName",
@@ -172,6 +176,7 @@ __all__ = [
     "RecipeState",
     "Retained",
     "Retention",
+    "RetrainPlan",
     "RewardSpec",
     "RolloutEvidence",
     "RolloutPlan",

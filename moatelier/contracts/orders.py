@@ -6,6 +6,7 @@ from pydantic import Field
 
 from moatelier.contracts.base import Contract
 from moatelier.contracts.plan import Fixed
+from moatelier.contracts.rollouts import RolloutPlan
 
 OrderMethod = Literal["supervised", "dpo", "reinforcement"]
 
@@ -25,3 +26,7 @@ class Order(Contract):
     fixed: Fixed = Fixed()
     reference: str | None = None
     """Of reinforcement: the column that answers are compared with."""
+    again: str | None = Field(default=None, exclude_if=lambda again: again is None)
+    """Of a retrain: the artifact of the plan of the task before, which holds once more, on another file."""
+    rollout: RolloutPlan | None = Field(default=None, exclude_if=lambda rollout: rollout is None)
+    """What the gate promotes is tried so beside the champion, before it takes its alias."""

@@ -39,6 +39,10 @@ class Feedback(Contract):
     edit: str | None = None
     label: str | None = None
     comment: str | None = None
+    messages: tuple[dict[str, Any], ...] | None = Field(default=None, min_length=1, max_length=100)
+    """What was asked, for a service that does not keep it: without any words nothing can be learnt."""
+    answer: str | None = None
+    """What was answered."""
 
 
 class Event(Contract):
