@@ -9,11 +9,12 @@ Each part stands on the store alone and is idempotent. A part that fails is logg
 import logging
 from collections.abc import Callable
 
-from graphs import alerting, lessons, metrics, retraining, rollouts
+from graphs import alerting, lessons, metrics, retraining, rollouts, watching
 
 log = logging.getLogger("moatelier.worker")
 PARTS: tuple[Callable[[], object], ...] = (
     rollouts.look_after,
+    watching.look_after,
     lessons.gather,
     retraining.fire_due,
     alerting.deliver,

@@ -1,4 +1,4 @@
-"""`moatelier rollout`, `lessons`, `retrain`, `alerts`, `monitors`: models in use, and how they improve by themselves."""
+"""`moatelier rollout`, `lessons`, `retrain`, `alerts`, `monitors`: models in use, improving by themselves."""
 
 import json
 from collections.abc import Sequence

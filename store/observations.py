@@ -66,6 +66,15 @@ def after(project: str, model: str, chosen: str, last: int, limit: int) -> list[
         return [Seen.model_validate(row) for row in opened.scalars(query.order_by(ObservationRow.id).limit(limit))]
 
 
+def window(project: str, model: str, chosen: str, *, after: int, upto: int, limit: int) -> list[Seen]:
+    """A model's newest observations with ids above `after` and up to `upto`, oldest first."""
+    query = select(ObservationRow).where(ObservationRow.project == project, ObservationRow.model == model)
+    query = query.where(ObservationRow.chosen == chosen, ObservationRow.id > after, ObservationRow.id <= upto)
+    query = query.where(~ObservationRow.shadow).order_by(ObservationRow.id.desc()).limit(limit)
+    with reading() as opened:
+        return [Seen.model_validate(row) for row in opened.scalars(query)][::-1]
+
+
 def forget(days: float) -> int:
     """Delete what is older than so many days; how many. For the sweeper."""
     with session() as opened:

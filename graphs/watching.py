@@ -1,0 +1,93 @@
+"""The worker looks at what was observed: each model's requests are held against those it began with.
+
+The first `REFERENCE` requests of a model under a name are its reference, until a person resets it or another model
+takes the name. Then every `STEP` requests the newest `WINDOW` are looked at. What stays shifted is an alert. The
+look is written down with the place up to which it went: whoever dies before looks again and raises the same alert.
+"""
+
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+from evals import drift
+from evals.drift import Found
+from graphs import metrics
+from graphs.alerting import raise_alert
+from moatelier.contracts import now
+from moatelier.settings import settings
+from store import artifacts, monitors, observations
+from store.monitors import Monitor
+from store.observations import Seen
+
+RECENT = timedelta(days=1)
+MOST_STEPS = 20
+"""Looks at one model within a sweep."""
+FAILING = 0.3
+"""A reference of which so many failed is none."""
+
+
+def look_after() -> int:
+    """Look at every model that was asked lately; how many looks. For the sweeper."""
+    looks = 0
+    for project, model, chosen, newest in observations.models(now() - RECENT):
+        for _ in range(MOST_STEPS):
+            monitor = monitors.get(project, model, chosen)
+            if newest <= monitor.last or not step(monitor):
+                break
+            looks += 1
+    observations.forget(settings().watch_days)
+    monitors.forget(now() - timedelta(days=settings().watch_days))
+    return looks
+
+
+def step(monitor: Monitor) -> bool:
+    """One look, or the reference; False while there are too few requests."""
+    named = monitor.project, monitor.model, monitor.chosen
+    if monitor.reference is None:
+        seen = observations.after(*named, monitor.last, drift.REFERENCE)
+        return len(seen) == drift.REFERENCE and _begin(monitor, seen)
+    news = observations.after(*named, monitor.last, drift.STEP)
+    if len(news) < drift.STEP:
+        return False
+    last, state = news[-1].id, dict(monitor.state)
+    window = observations.window(*named, after=state["begun"], upto=last, limit=drift.WINDOW)
+    if len(window) == drift.WINDOW:
+        reference = artifacts.get_json(monitor.reference)["rows"]
+        found = drift.look(reference, [each.numbers for each in window])
+        state["streaks"] = drift.streaks(state.get("streaks", {}), found)
+        state["found"] = {name: asdict(one) for name, one in found.items()}
+        _alert(monitor, last, found, state["streaks"])
+        metrics.CHECKS.labels("shifted" if state["streaks"] else "usual").inc()
+    return monitors.put(monitor, last=last, state=state, reference=monitor.reference)
+
+
+def _begin(monitor: Monitor, seen: list[Seen]) -> bool:
+    """Take these for what is usual, unless too many of them failed."""
+    last, failed = seen[-1].id, sum(bool(each.numbers.get("error")) for each in seen) / len(seen)
+    if failed > FAILING:
+        what = f"{failed:.0%} of the first {len(seen)} requests failed; they are not taken for what is usual."
+        raise_alert(monitor.project, "errors", monitor.model, what, {"rate": round(failed, 4)}, about=f"first/{last}")
+        return monitors.put(monitor, last=last, state={}, reference=None)
+    reference = artifacts.put_json({"rows": [each.numbers for each in seen]})
+    return monitors.put(monitor, last=last, state={"begun": last}, reference=reference)
+
+
+def _alert(monitor: Monitor, last: int, found: dict[str, Found], streaks: dict[str, int]) -> None:
+    for name, streak in streaks.items():
+        if streak < drift.PERSISTENCE:
+            continue
+        body: dict[str, Any] = {"chosen": monitor.chosen, "looks": streak, "requests": drift.WINDOW}
+        raise_alert(
+            monitor.project,
+            name,
+            monitor.model,
+            told(name, found[name]),
+            body | asdict(found[name]),
+            about=f"{monitor.chosen}/{last}",
+        )
+
+
+def told(name: str, found: Found) -> str:
+    """A shift in words."""
+    moved = f" from {found.before} to {found.after}" if found.before is not None else ""
+    return f"{name.replace('_', ' ')} has shifted{moved} (size {found.size:g}, p {found.p:.1g})."
