@@ -51,6 +51,8 @@ class Frame:
     """What all chunks of one answer, or its one body, have in common."""
 
     mixture: Mixture
+    subject: str | None = None
+    """For whom it is, as a digest, where the request names a user."""
     id: str = field(default_factory=lambda: new_id("chatcmpl"))
     created: int = field(default_factory=lambda: int(now().timestamp()))
 
@@ -58,7 +60,8 @@ class Frame:
     def decision(self) -> RouteDecision:
         """What is kept of it; feedback is joined to it by the completion's id."""
         model = PREFIX + self.mixture.recipe.name
-        return RouteDecision(requested=model, chosen=self.mixture.stored.digest, reason="recipe", completion=self.id)
+        chosen = self.mixture.stored.digest
+        return RouteDecision(requested=model, chosen=chosen, reason="recipe", completion=self.id, subject=self.subject)
 
     def body(self, trace: Trace) -> dict[str, Any]:
         """A whole answer."""

@@ -53,11 +53,16 @@ def drawn(shared: Services, project: str, body: Mapping[str, Any], target: Targe
 
     A request without `user` goes by the first words of its conversation, so that its later turns stay on one side.
     """
-    user = body.get("user")
-    named = isinstance(user, str) and user != ""
-    subject = digest_json([project, user if named else _first(body.get("messages"))])[:16]
+    known = named(project, body)
+    subject = known or digest_json([project, _first(body.get("messages"))])[:16]
     target = target.drawn(subject)
-    return Asked(shared, project, body, subject), replace(target, subject=subject) if named else target
+    return Asked(shared, project, body, subject), replace(target, subject=known) if known else target
+
+
+def named(project: str, body: Mapping[str, Any]) -> str | None:
+    """Whom a request's field `user` names, as a digest that means nothing in another project; None for nobody."""
+    user = body.get("user")
+    return digest_json([project, "user", user])[:16] if isinstance(user, str) and user else None
 
 
 def _first(messages: Any) -> str:

@@ -6,7 +6,7 @@
     vectors      a domain classifier (C2ST: Lopez-Paz & Oquab 2017, arXiv 1610.06545), cross-fitted, and the kernel
                  two-sample test (MMD: Gretton et al. 2012, JMLR 13:723) by permutations; both have to see it
 
-A look is taken every `STEP` requests, on a window of `WINDOW`: 10,000 requests are 200 looks of some 16 tests. Each test
+A look is taken every `STEP` requests, on a window of `WINDOW`: 10,000 requests are 200 looks of some 16 tests. Each
 stands at `LEVEL`: the chance that independent, unchanged requests raise anything within them is below 1 %. A
 shift has to be material too, since with many requests any is significant, and to last for `PERSISTENCE` looks.
 """

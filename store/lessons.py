@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, exists, func, select
+from sqlalchemy import and_, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from moatelier.contracts import LessonBody, LessonStatus, now
@@ -18,7 +18,7 @@ from moatelier.ids import digest_json
 from store import audit
 from store.db import exclusive, reading, session
 from store.feedback import StoredFeedback, first_of_each
-from store.live_tables import LessonRow
+from store.live_tables import ExchangeRow, LessonRow
 from store.tables import FeedbackRow, Stored
 
 OPEN: tuple[LessonStatus, ...] = ("pending", "approved", "contradictory")
@@ -45,14 +45,17 @@ def _record(row: LessonRow) -> Lesson:
 def news(limit: int = 200) -> list[list[StoredFeedback]]:
     """What was said on completions of all projects since their lessons were made, by completion. For the sweeper."""
     mine = and_(LessonRow.project == FeedbackRow.project, LessonRow.completion == FeedbackRow.completion)
-    known = exists().where(mine, LessonRow.at >= FeedbackRow.at)
+    words = and_(ExchangeRow.project == LessonRow.project, ExchangeRow.completion == LessonRow.completion)
+    # Words are written behind the answers: feedback may have come before them.
+    since = exists().where(words, ExchangeRow.at > LessonRow.updated_at)
+    known = exists().where(mine, LessonRow.at >= FeedbackRow.at, or_(LessonRow.status != "wordless", ~since))
     query = select(FeedbackRow.project, FeedbackRow.completion).where(~known)
     query = query.group_by(FeedbackRow.project, FeedbackRow.completion).order_by(func.min(FeedbackRow.at)).limit(limit)
     with reading() as opened:
         found = []
         for project, completion in opened.execute(query).all():
-            words = select(FeedbackRow).where(FeedbackRow.project == project, FeedbackRow.completion == completion)
-            rows = opened.scalars(words.order_by(FeedbackRow.at, FeedbackRow.key))
+            said = select(FeedbackRow).where(FeedbackRow.project == project, FeedbackRow.completion == completion)
+            rows = opened.scalars(said.order_by(FeedbackRow.at, FeedbackRow.key))
             found.append([StoredFeedback.model_validate(row) for row in rows])
         return found
 

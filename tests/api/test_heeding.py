@@ -34,7 +34,7 @@ def judged(number: int, requested: str, chosen: str, good: bool) -> None:
     route = RouteDecision(requested=requested, chosen=chosen, reason="exact", completion=f"c-{number}")
     body: dict[str, Any] = route.model_dump(mode="json")
     events.append([Event(project="default", stream="inference", job=f"c-{number}", kind="route", body=body)])
-    feedback.put("default", "k", Feedback(completion=f"c-{number}", rating=1 if good else -1), int(good))
+    feedback.put("default", f"k-{number}", Feedback(completion=f"c-{number}", rating=1 if good else -1), int(good))
 
 
 def test_the_last_word_that_was_missing_stops_the_recipe(

@@ -33,6 +33,8 @@ WITHOUT_ENGINE = {
     "GET /v1/moa/{name}/decision": (404,),
     "POST /v1/moa/{name}/evaluations": (400, 404),
     "POST /v1/moa/{name}/candidates": (400, 404),
+    "POST /v1/rollouts/{rollout_id}/revert": (400,),  # it was not promoted
+    "POST /v1/retrains": (400,),  # nobody has taught anything
     # Refused to everybody.
     "DELETE /v1/models/{model:path}": (400,),
     "GET /v1/chat/completions": (400,),

@@ -14,11 +14,28 @@ import yaml
 from api.eval_shapes import item_id
 from graphs import derivation, eval_runs
 from moatelier.contracts import Event as LoggedEvent
-from moatelier.contracts import ExportSpec, RouteDecision, read_recipe
+from moatelier.contracts import ExportSpec, LessonBody, RetrainPlan, RolloutPlan, RouteDecision, now, read_recipe
 from moatelier.ids import new_id
 from moatelier.settings import settings
 from serving import mixtures
-from store import adapters, crons, datasets, events, feedback, keys, recipes, responses, stored_evals, tasks, uploads
+from store import (
+    adapters,
+    alerts,
+    crons,
+    datasets,
+    events,
+    feedback,
+    keys,
+    lessons,
+    monitors,
+    recipes,
+    responses,
+    retrains,
+    rollouts,
+    stored_evals,
+    tasks,
+    uploads,
+)
 from tests.api.conftest import make_adapter
 from tests.api.fake_engine import BASE
 
@@ -65,6 +82,44 @@ class Things:
         self._made += 1
         seed = 1000 * self._made + (self.project == "other")
         return make_adapter(f"{self.mark}-{self._made}", seed=seed, project=self.project).model_id
+
+    def alias(self) -> str:
+        self._made += 1
+        alias = f"alias-{self.project}-{self._made}"
+        digest = adapters.get(self.project, self.adapter()).digest
+        adapters.set_alias(self.project, alias, digest, fence=1, actor=self.mark)
+        return alias
+
+    def rollout(self) -> str:
+        challenger = self.adapter()
+        return rollouts.begin(self.project, self.alias(), challenger, RolloutPlan(), actor=self.mark).id
+
+    def trigger(self) -> str:
+        alias = self.alias()
+        retrains.put_trigger(self.project, alias, RetrainPlan(), actor=self.mark)
+        return alias
+
+    def retrain(self) -> str:
+        alias, completion = self.trigger(), self.completion()
+        body = LessonBody(messages=({"role": "user", "content": self.mark},), label="a")
+        named = {"project": self.project, "completion": completion, "alias": alias, "voice": self.mark}
+        lessons.put(lessons.Lesson(**named, body=body, status="pending", retrain=None, at=now(), updated_at=now()))
+        lessons.judge(self.project, [completion], "approved", actor=self.mark)
+        fired = retrains.fire(self.project, alias, by=self.mark)
+        assert fired is not None
+        return fired.id
+
+    def alert(self) -> str:
+        self._made += 1
+        made = alerts.raise_once(self.project, "latency", self.mark, self.mark, {}, about=str(self._made))
+        assert made is not None
+        return made.id
+
+    def monitor(self) -> str:
+        self._made += 1
+        model = f"model-{self._made}"
+        monitors.put(monitors.get(self.project, model, "a" * 64), last=1, state={"of": self.mark}, reference=None)
+        return model
 
     def recipe(self) -> str:
         self._made += 1
@@ -166,6 +221,8 @@ def _ids(things: Things, route: str) -> Ids:
             found[name] = "report.json"
         elif name == "name" and "/v1/moa" in route:
             found[name] = things.recipe()
+        elif name == "model" and "/v1/monitors" in route:
+            found[name] = things.monitor()
         else:
             made: Callable[[], str] = {
                 "file_id": things.file,
@@ -178,6 +235,10 @@ def _ids(things: Things, route: str) -> Ids:
                 "eval_id": things.eval,
                 "cron_id": things.cron,
                 "response_id": things.response,
+                "rollout_id": things.rollout,
+                "alias": things.trigger,
+                "retrain_id": things.retrain,
+                "alert_id": things.alert,
             }[name]
             found[name] = made()
     return found
@@ -229,6 +290,10 @@ EXAMPLES: Mapping[str, Callable[[Things], Request]] = {
         }
     },
     "POST /v1/moa/{name}/try": lambda _: {"json": {"messages": SAID}},
+    "POST /v1/rollouts": lambda things: {"json": {"alias": things.alias(), "challenger": things.adapter()}},
+    "POST /v1/lessons/approve": lambda things: {"json": {"alias": things.alias()}},
+    "POST /v1/lessons/reject": lambda things: {"json": {"alias": things.alias()}},
+    "POST /v1/retrains": lambda things: {"json": {"alias": things.trigger()}},
     "POST /v1/completions": lambda things: {"json": {"model": things.adapter(), "prompt": "x"}},
     "POST /v1/responses": lambda things: {"json": {"model": things.adapter(), "input": "x"}},
     "POST /v1/fine_tuning/jobs": lambda things: {"json": {"model": BASE, "training_file": things.file()}},

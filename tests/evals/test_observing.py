@@ -48,7 +48,7 @@ def test_the_language_is_guessed(text: str, code: str) -> None:
 def test_answers_have_their_numbers() -> None:
     refused = numbers(answer="I'm sorry, but I cannot help with that.")
     assert refused["refusal"] == 1 and numbers()["refusal"] == 0
-    assert numbers(answer="go on and on and on and on and on and on")["repetition"] > 0.5  # type: ignore[operator]
+    assert numbers(answer="go on and on and on and on and on and on")["repetition"] > 0.5
     assert numbers(answer="yes")["repetition"] == 0
     assert numbers(logprobs=(-0.5, -1.5))["entropy"] == 1.0 and "entropy" not in numbers()
     assert numbers("you idiot", "you are stupid")["prompt_toxic"] == 1

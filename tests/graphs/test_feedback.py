@@ -42,7 +42,7 @@ def judge(requested: str, chosen: str, good: bool) -> None:
     route = RouteDecision(requested=requested, chosen=chosen, reason=reason, completion=completion)
     body = route.model_dump(mode="json")
     events.append([Event(project="p", stream="inference", job=completion, kind="route", body=body)])
-    feedback.put("p", "k", Feedback(completion=completion, rating=1 if good else -1), int(good))
+    feedback.put("p", f"k-{completion}", Feedback(completion=completion, rating=1 if good else -1), int(good))
     heeding.heed_quietly("p", requested)
 
 

@@ -6,7 +6,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
 
-from api import metrics, mixed
+from api import metrics, mixed, observing
 from api.bodies import unless_gone
 from api.services import Services
 from api.trace import tell
@@ -26,7 +26,7 @@ async def complete(request: Request, project: str, shared: Services, body: dict[
     fields = mixed.fields_of(body)
     mixture = await shared.mixtures.get((project, str(body["model"])))
     mixture.need_live()
-    frame = mixed.Frame(mixture)
+    frame = mixed.Frame(mixture, observing.named(project, body))
     trail = tuple(name for name in request.headers.get(TRAIL, "").split(",") if name)
 
     async def ask(**heard: Any) -> Trace:
