@@ -90,11 +90,13 @@ def test_the_loop_closes(player: Player, http: httpx.Client, tmp_path: Path) -> 
     assert http.put(f"/v1/triggers/{ALIAS}", json={"plan": plan}).status_code == 200
 
     # 300 answers are judged; some words are private
-    labels = sorted(fakes.INTENTS)
     for number in range(300):
-        completion, by = people.ask(f"message {number}, mail me at user{number}@example.com")
+        label = sorted(fakes.INTENTS)[number % 3]
+        told = f", write to user{number}@example.com" if number % 10 == 0 else ""
+        text = fakes.INTENTS[label][number % 4]
+        completion, by = people.ask(f"{text} since {500 + number} days because of reason {number * 13}{told}")
         assert by == champion
-        people.judge(completion, rating=-1, label=labels[number % len(labels)])
+        people.judge(completion, rating=-1, label=label)
 
     def pending() -> int:
         loop.turn()
