@@ -6,6 +6,7 @@ A request whose name has a rollout is drawn here, and where the challenger fails
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -68,7 +69,9 @@ def named(project: str, body: Mapping[str, Any]) -> str | None:
 def _first(messages: Any) -> str:
     for message in messages if isinstance(messages, list) else ():
         if isinstance(message, dict) and message.get("role") == "user":
-            return str(message.get("content"))[:LONGEST]
+            content = message.get("content")
+            others = len(content) if isinstance(content, list) else 0  # a picture's bytes are not looked through
+            return f"{others} {routed_text([message])}"
     return ""
 
 
@@ -109,8 +112,8 @@ class Watch:
             self._logprobs += [float(token["logprob"]) for token in content if "logprob" in token]
             self._finished = self._finished or choice.get("finish_reason") is not None
 
-    def _say(self, words: str) -> None:
-        if self._length < LONGEST:
+    def _say(self, words: Any) -> None:
+        if isinstance(words, str) and self._length < LONGEST:
             self._words.append(words)
             self._length += len(words)
 
@@ -153,8 +156,9 @@ class Watch:
     async def streamed(self, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """A stream's events; one whose client goes away in the middle tells nothing of who answered."""
         try:
-            async for event in events:
-                yield event
+            async with aclosing(events):  # type: ignore[type-var]
+                async for event in events:
+                    yield event
             self.end("" if self._finished else "broken_off")
         finally:
             if self._finished:

@@ -26,6 +26,8 @@ from store.runs import enter_run
 from store.tables import AliasRow, Stored, ThreadRow
 
 OPEN: tuple[RolloutState, ...] = ("shadow", "canary")
+UNDRAWN = frozenset({"transcription", "retrieval"})
+"""Kinds of answers whose routes draw nobody."""
 _END: Mapping[str, RolloutState] = {"promote": "promoted", "roll_back": "rolled_back", "stop": "stopped"}
 
 
@@ -118,6 +120,12 @@ def _need_fit(project: str, champion: str, challenger: str, alias: str) -> None:
             f"{theirs.modality}.",
             where=alias,
             remedy="Name an adapter that answers the same kind of question.",
+        )
+    if theirs.kind in UNDRAWN:
+        raise InvalidRequest(
+            f"Requests for {theirs.kind} are not divided between two models.",
+            where=alias,
+            remedy="Ask both by their ids, and let a task of the alias's name decide at the gate.",
         )
 
 

@@ -21,8 +21,8 @@ async def classify(request: Request, project: Project, shared: Shared, body: Bod
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise InvalidRequest("The request names no model.", where="model", remedy="GET /v1/models lists them.")
-    said = {"user": body.get("user"), "messages": [{"role": "user", "content": body.get("input")}]}
-    asked, target = observing.drawn(shared, project, said, await shared.targets.get((project, model)))
+    asking = {"user": body.get("user"), "messages": [{"role": "user", "content": body.get("input")}]}
+    asked, target = observing.drawn(shared, project, asking, await shared.targets.get((project, model)))
 
     async def classified(by: Target) -> dict[str, Any]:
         async def call() -> dict[str, Any]:
@@ -31,7 +31,11 @@ async def classify(request: Request, project: Project, shared: Shared, body: Bod
 
         return await unless_gone(request, shared.backend.with_adapter(by, call))
 
-    found, target, _ = await observing.answered(asked, target, classified)
+    found, target, watch = await observing.answered(asked, target, classified)
     completion = new_id("classify")
+    first = next((each.get("label") for each in found.get("data") or ()), None)
+    said = {"message": {"content": first}, "finish_reason": "stop"}
+    watch.take({"id": completion, "choices": [said], "usage": found.get("usage")})
+    watch.end()
     shared.decisions.note(project, target.decision(completion))
     return found | {"id": completion, "model": target.model}

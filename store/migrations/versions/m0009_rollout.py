@@ -1,5 +1,7 @@
 """Models in use: rollouts, observations, monitors, alerts; what feedback teaches, and when that is trained on."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -14,11 +16,11 @@ SERIAL = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 ON_FEEDBACK = ("rollout", "side", "subject")
 
 
-def _needed(kind: sa.types.TypeEngine[object], *names: str) -> list[sa.Column[object]]:
+def _needed(kind: sa.types.TypeEngine[Any], *names: str) -> list[sa.Column[Any]]:
     return [sa.Column(name, kind, nullable=False) for name in names]
 
 
-def _may_lack(kind: sa.types.TypeEngine[object], *names: str) -> list[sa.Column[object]]:
+def _may_lack(kind: sa.types.TypeEngine[Any], *names: str) -> list[sa.Column[Any]]:
     return [sa.Column(name, kind, nullable=True) for name in names]
 
 
