@@ -6,6 +6,7 @@ before, until a retrain has used it. Private data is taken out here, in the work
 
 import logging
 from collections.abc import Sequence
+from datetime import datetime
 
 from graphs import metrics
 from moatelier.contracts import LessonBody, LessonStatus, now
@@ -18,16 +19,18 @@ from store.feedback import StoredFeedback
 from store.lessons import Lesson
 
 log = logging.getLogger("moatelier.worker")
+MOST = 200
+"""Answers within a sweep."""
 KEPT_DAYS = 30.0
 """Words that somebody brought with feedback are kept so long, where the setting keeps none."""
 
 
-def gather() -> int:
-    """Make lessons of what was said since; how many. For the sweeper."""
+def gather(since: datetime | None = None) -> int:
+    """Make lessons of what was said since a moment and has none yet; how many, at most `MOST`. For the sweeper."""
     exchanges.redact_new(redact)
     exchanges.forget(settings().keep_texts_days or KEPT_DAYS)
     made = 0
-    for words in lessons.news():
+    for words in lessons.news(since, MOST):
         project, completion = words[0].project, words[0].completion
         if exchanges.waits(project, completion):
             continue  # the next sweep: more came than one redacts

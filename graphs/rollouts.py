@@ -22,17 +22,31 @@ MEASURES: tuple[Measure, ...] = ("liked", "answered")
 log = logging.getLogger("moatelier.worker")
 
 
-def look_after() -> int:
-    """Decide about each open rollout of all projects; how many moved. For the sweeper."""
+def look_after(looked: dict[str, object] | None = None) -> int:
+    """Decide about each open rollout of all projects; how many moved. For the sweeper.
+
+    Args:
+        looked: Rollout -> what its last decision rested on; where nothing is new, it is not decided about again.
+    """
+    looked = {} if looked is None else looked
     moved = 0
     for rollout in rollouts.all_open():
         try:
-            moved += decide(rollout).move != "wait"
+            if (news := _news(rollout)) != looked.get(rollout.id):
+                moved += decide(rollout).move != "wait"
+                looked[rollout.id] = news
         except MoatelierError:
             log.exception("rollout %s could not be decided about; the next sweep tries again", rollout.id)
     for rollout in rollouts.untold():
         _tell(rollout)
     return moved
+
+
+def _news(rollout: Rollout) -> tuple[object, ...]:
+    """What a decision rests on, cheaply: while it stays as it was, so does the decision."""
+    over = (now() - rollout.created_at).total_seconds() / 86400 >= rollout.plan.days
+    said = feedback.newest(rollout.id)
+    return observations.newest(rollout.id), said, adapters.alias_of(rollout.project, rollout.alias), rollout.state, over
 
 
 def decide(rollout: Rollout) -> RolloutVerdict:

@@ -19,25 +19,20 @@ from store import artifacts, monitors, observations
 from store.monitors import Monitor
 from store.observations import Seen
 
-RECENT = timedelta(days=1)
-MOST_STEPS = 20
-"""Looks at one model within a sweep."""
 FAILING = 0.3
 """A reference of which so many failed is none."""
 
 
-def look_after() -> int:
-    """Look at every model that was asked lately; how many looks. For the sweeper."""
-    looks = 0
-    for project, model, chosen, newest in observations.models(now() - RECENT):
-        for _ in range(MOST_STEPS):
-            monitor = monitors.get(project, model, chosen)
-            if newest <= monitor.last or not step(monitor):
-                break
-            looks += 1
+def look_after(after: int = 0) -> int:
+    """Look at every model that was asked since an observation; the newest observation there is. For the sweeper."""
+    newest_of_all = after
+    for project, model, chosen, newest in observations.models(after):
+        newest_of_all = max(newest_of_all, newest)
+        while newest > (monitor := monitors.get(project, model, chosen)).last and step(monitor):
+            pass
     observations.forget(settings().watch_days)
     monitors.forget(now() - timedelta(days=settings().watch_days))
-    return looks
+    return newest_of_all
 
 
 def step(monitor: Monitor) -> bool:

@@ -42,6 +42,7 @@ SWEEP_S = 3.0
 SHUTDOWN_S = 6.0
 STATELESS_S = 600.0
 """So long after its run a stateless thread can still be read."""
+LOOP = loop.Loop()
 log = logging.getLogger("moatelier.worker")
 
 
@@ -195,7 +196,7 @@ def sweep() -> None:
         jobs.submit_run(run.id)
     uploads.remove_expired()
     datasets.remove_expired()
-    loop.turn()
+    LOOP.turn()
 
 
 def _fire(cron: str) -> None:

@@ -168,6 +168,12 @@ def words_of(project: str, rollout: str) -> list[Word]:
     return _words(select(FeedbackRow).where(FeedbackRow.project == project, FeedbackRow.rollout == rollout))
 
 
+def newest(rollout: str) -> datetime | None:
+    """When something was said last on an answer of a rollout. For the worker."""
+    with reading() as opened:
+        return opened.scalar(select(func.max(FeedbackRow.at)).where(FeedbackRow.rollout == rollout))
+
+
 def _words(query: Select[tuple[FeedbackRow]]) -> list[Word]:
     query = query.where(FeedbackRow.reward.is_not(None)).order_by(FeedbackRow.at, FeedbackRow.completion)
     with reading() as opened:

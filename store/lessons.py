@@ -42,14 +42,21 @@ def _record(row: LessonRow) -> Lesson:
     return Lesson(**{name: getattr(row, name) for name in Lesson.model_fields})
 
 
-def news(limit: int = 200) -> list[list[StoredFeedback]]:
-    """What was said on completions of all projects since their lessons were made, by completion. For the sweeper."""
+def news(since: datetime | None = None, limit: int = 200) -> list[list[StoredFeedback]]:
+    """What was said on completions of all projects since their lessons were made, by completion. For the sweeper.
+
+    Args:
+        since: Look no further back than this.
+        limit: At most so many completions.
+    """
     mine = and_(LessonRow.project == FeedbackRow.project, LessonRow.completion == FeedbackRow.completion)
     words = and_(ExchangeRow.project == LessonRow.project, ExchangeRow.completion == LessonRow.completion)
     # Words are written behind the answers: feedback may have come before them.
     since = exists().where(words, ExchangeRow.at > LessonRow.updated_at)
     known = exists().where(mine, LessonRow.at >= FeedbackRow.at, or_(LessonRow.status != "wordless", ~since))
     query = select(FeedbackRow.project, FeedbackRow.completion).where(~known)
+    if since is not None:
+        query = query.where(FeedbackRow.at >= since)
     query = query.group_by(FeedbackRow.project, FeedbackRow.completion).order_by(func.min(FeedbackRow.at)).limit(limit)
     with reading() as opened:
         found = []

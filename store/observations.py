@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, or_, select
 
 from moatelier.contracts import Observation, now
 from store.db import reading, session
 from store.live_tables import ObservationRow
 from store.tables import Stored
+
+MOST = 1_000_000
+"""Observations that are kept, of all projects together: some half a gigabyte."""
 
 
 class Seen(Stored):
@@ -36,11 +39,21 @@ def append(found: Sequence[Observation]) -> None:
         opened.add_all([ObservationRow(**each.model_dump()) for each in found])
 
 
-def of_rollout(project: str, rollout: str) -> list[Seen]:
+class Drawn(Stored):
+    """Of one request that a rollout has drawn: for whom, which side, and whether it was answered as it should be."""
+
+    subject: str | None
+    side: str | None
+    shadow: bool
+    good: bool
+
+
+def of_rollout(project: str, rollout: str) -> list[Drawn]:
     """What was observed of a rollout, in order."""
-    query = select(ObservationRow).where(ObservationRow.project == project, ObservationRow.rollout == rollout)
+    columns = ObservationRow.subject, ObservationRow.side, ObservationRow.shadow, ObservationRow.good
+    query = select(*columns).where(ObservationRow.project == project, ObservationRow.rollout == rollout)
     with reading() as opened:
-        return [Seen.model_validate(row) for row in opened.scalars(query.order_by(ObservationRow.id))]
+        return [Drawn.model_validate(row) for row in opened.execute(query.order_by(ObservationRow.id)).all()]
 
 
 def newest(rollout: str) -> int:
@@ -49,10 +62,10 @@ def newest(rollout: str) -> int:
         return opened.scalar(select(func.max(ObservationRow.id)).where(ObservationRow.rollout == rollout)) or 0
 
 
-def models(after: datetime) -> list[tuple[str, str, str, int]]:
-    """(project, model, chosen, newest id) of what was observed since a moment, of all projects. For the worker."""
+def models(after: int) -> list[tuple[str, str, str, int]]:
+    """(project, model, chosen, newest id) of what was observed after an id, of all projects. For the worker."""
     named = ObservationRow.project, ObservationRow.model, ObservationRow.chosen
-    query = select(*named, func.max(ObservationRow.id)).where(ObservationRow.at >= after, ~ObservationRow.shadow)
+    query = select(*named, func.max(ObservationRow.id)).where(ObservationRow.id > after, ~ObservationRow.shadow)
     with reading() as opened:
         rows = opened.execute(query.group_by(*named).order_by(*named)).all()
         return [(project, model, chosen, newest) for project, model, chosen, newest in rows]
@@ -75,11 +88,16 @@ def window(project: str, model: str, chosen: str, *, after: int, upto: int, limi
         return [Seen.model_validate(row) for row in opened.scalars(query)][::-1]
 
 
-def forget(days: float) -> int:
-    """Delete what is older than so many days; how many. For the sweeper."""
+def forget(days: float) -> None:
+    """Delete what is older than so many days, and all but the newest `MOST`. For the sweeper."""
+    old = or_(ObservationRow.at < now() - timedelta(days=days), ObservationRow.id <= _last_id() - MOST)
     with session() as opened:
-        gone: Any = opened.execute(delete(ObservationRow).where(ObservationRow.at < now() - timedelta(days=days)))
-        return int(gone.rowcount)
+        opened.execute(delete(ObservationRow).where(old))
+
+
+def _last_id() -> int:
+    with reading() as opened:
+        return opened.scalar(select(func.max(ObservationRow.id))) or 0
 
 
 def summary(project: str, model: str, chosen: str, limit: int = 1000) -> Mapping[str, Any]:

@@ -322,7 +322,7 @@ class FeedbackRow(Base):
     """What the owner of an API key thought of a completion, with the route that led to it; the latest word stands."""
 
     __tablename__ = "feedback"
-    __table_args__ = (Index(None, "project_id", "region", "chosen"), Index(None, "rollout"))
+    __table_args__ = (Index(None, "project_id", "region", "chosen"), Index(None, "rollout"), Index(None, "at"))
 
     project: Mapped[str] = mapped_column("project_id", primary_key=True)
     completion: Mapped[str] = mapped_column(primary_key=True)

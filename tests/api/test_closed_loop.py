@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from api.app import create_app
-from graphs import loop
+from graphs.loop import Loop
 from moatelier.settings import settings
 from store import datasets, keys, tasks
 from tests import fakes
@@ -67,7 +67,7 @@ class People:
             completion, by = self.ask(f"question {self.asked}")
             self.judge(completion, rating=1 if self.random.random() < worth.get(by, other) else -1)
             if number % 25 == 24:
-                loop.turn()
+                Loop().turn()
                 shown = self.http.get(f"/v1/rollouts/{ALIAS}").json()
                 if shown["ended_at"]:
                     return dict(shown)
@@ -99,7 +99,7 @@ def test_the_loop_closes(player: Player, http: httpx.Client, tmp_path: Path) -> 
         people.judge(completion, rating=-1, label=label)
 
     def pending() -> int:
-        loop.turn()
+        Loop().turn()
         found = http.get("/v1/lessons", params={"alias": ALIAS, "limit": 1}).json()
         return int(found["counts"].get("pending", 0))
 
@@ -108,8 +108,8 @@ def test_the_loop_closes(player: Player, http: httpx.Client, tmp_path: Path) -> 
     assert http.post("/v1/lessons/approve", json={"alias": ALIAS}).json()["count"] == 300
 
     # the trigger fires once; its task has the data of before and the lessons, redacted
-    loop.turn()
-    loop.turn()
+    Loop().turn()
+    Loop().turn()
     [retrain] = http.get("/v1/retrains").json()["data"]
     assert (retrain["cause"], retrain["lessons"], retrain["champion"]) == ("rows", 300, champion)
     second = tasks.find_task(retrain["task"])

@@ -29,6 +29,7 @@ def upgrade() -> None:
     for name in ON_FEEDBACK:
         op.add_column("feedback", sa.Column(name, sa.Text(), nullable=True))
     op.create_index("ix_feedback_rollout", "feedback", ["rollout"])
+    op.create_index("ix_feedback_at", "feedback", ["at"])
     _rollouts()
     _observations()
     _alerts()
@@ -146,6 +147,7 @@ def downgrade() -> None:
     """Drop them."""
     for name in ("retrains", "triggers", "lessons", "exchanges", "alerts", "monitors", "observations", "rollouts"):
         op.drop_table(name)
+    op.drop_index("ix_feedback_at", "feedback")
     op.drop_index("ix_feedback_rollout", "feedback")
     for name in reversed(ON_FEEDBACK):
         op.drop_column("feedback", name)
