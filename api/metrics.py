@@ -74,12 +74,12 @@ CALL_SECONDS = Histogram(
 )
 FEEDBACK = Counter("moatelier_feedback_total", "Words of people on answers.", ["kind"], registry=REGISTRY)
 FEEDBACK_REFUSED = Counter(
-    "moatelier_feedback_refused_total", "Words that were not taken, by the code of why.", ["code"], registry=REGISTRY
+    "moatelier_feedback_refused_total", "Words that were not taken, by the code of why.", ["outcome"], registry=REGISTRY
 )
 ANSWERS = Counter(
     "moatelier_answers_total",
-    "Answers by adapters and bases: good, failed, or not in the form that was asked for.",
-    ["outcome", "shadow"],
+    "Answers by adapters and bases, shown or in the shadow: good, failed, or not in the form that was asked for.",
+    ["outcome", "kind"],
     registry=REGISTRY,
 )
 AT_ENGINE = Gauge("moatelier_admission_in_flight", "Requests that are at the engine.", registry=REGISTRY)
@@ -132,7 +132,7 @@ def mixture(trace: Trace) -> None:
 def answer(heard: Heard, shadow: bool) -> None:
     """An answer is over."""
     outcome = "failed" if heard.error else "malformed" if observing.is_formed(heard) is False else "good"
-    ANSWERS.labels(outcome, "yes" if shadow else "no").inc()
+    ANSWERS.labels(outcome, "shadow" if shadow else "shown").inc()
 
 
 def feedback(said: Feedback) -> None:

@@ -64,13 +64,20 @@ def langgraph(service: Service) -> Iterator[SyncLangGraphClient]:
         yield made
 
 
-def make_adapter(suffix: str = "support", *, seed: int = 0, project: str = "default") -> adapters.AdapterRecord:
+def make_adapter(
+    suffix: str = "support", *, seed: int = 0, project: str = "default", kind: str = "classification"
+) -> adapters.AdapterRecord:
     """A registered adapter whose bundle has invented weights."""
     base = settings().base
     spec = TrainSpec(method="lora", base=base, dataset="d" * 64, suffix=suffix, seed=seed)
-    fields = {"base": base, "base_digest": "b" * 64, "modality": "text", "kind": "classification", "suffix": suffix}
+    fields = {"base": base, "base_digest": "b" * 64, "modality": "text", "kind": kind, "suffix": suffix}
     fields |= {"system": "Name the category of the message.", "template_digest": "t" * 64, "stop_ids": (2,)}
-    fields |= {"labels": ("a", "b"), "first_layer": 4, "dataset": "d" * 64, "licence": "Apache-2.0"}
+    fields |= {
+        "labels": ("a", "b") if kind == "classification" else (),
+        "first_layer": 4,
+        "dataset": "d" * 64,
+        "licence": "Apache-2.0",
+    }
     digest = bundle.seal(
         {"adapter_model.safetensors": f"weights {seed}".encode(), "adapter_config.json": b"{}"},
         spec=spec,

@@ -9,6 +9,7 @@ import pytest
 from graphs import rollouts as driver
 from moatelier.errors import MoatelierError
 from moatelier.settings import settings
+from serving.upstream import Upstream
 from store import adapters, alerts, feedback, observations
 from tests.api.conftest import Service, make_adapter
 from tests.api.running import wait_until
@@ -18,7 +19,7 @@ Pair = tuple[adapters.AdapterRecord, adapters.AdapterRecord]
 
 @pytest.fixture
 def pair(service: Service) -> Pair:
-    champion, challenger = make_adapter(seed=1), make_adapter(seed=2)
+    champion, challenger = (make_adapter(seed=seed, kind="chat") for seed in (1, 2))
     adapters.set_alias("default", "support", champion.digest, fence=1, actor="test")
     return champion, challenger
 
@@ -74,11 +75,9 @@ def test_answers_and_words_reach_the_rollout(http: httpx.Client, pair: Pair) -> 
     assert len(said) == 30 and {word.side for word in said} == {"champion", "challenger"}
     driver.look_after()
     shown = http.get("/v1/rollouts/support").json()
-    assert shown["state"] == "canary" and {one["measure"] for one in shown["evidence"]["compared"]} == {
-        "liked",
-        "answered",
-    }
-    seen = observations.of_rollout("default", begun["id"])[0]
+    assert shown["state"] == "canary"
+    assert [one["measure"] for one in shown["evidence"]["compared"]] == ["liked", "answered"]
+    seen = observations.after("default", "support", pair[0].digest, 0, 1)[0]
     assert seen.numbers["prompt_chars"] == 5 and seen.numbers["answer_chars"] > 5
     assert "hello" not in str(seen.numbers), "no words are kept"
 
@@ -89,15 +88,12 @@ def test_a_challenger_that_fails_is_stood_in_for_and_rolled_back(
     begun = begin(http, pair[1].digest)
     served = f"support@{pair[1].digest}"
 
-    async def forgets(*_: Any) -> None:
-        raise MoatelierError("it does not load")
-
-    from serving.upstream import Upstream  # noqa: PLC0415
-
     real = Upstream.load_adapter
 
-    async def load(self: Upstream, name: str, path: Any) -> Any:
-        return await (forgets() if name == served else real(self, name, path))
+    async def load(self: Upstream, name: str, path: Any) -> None:
+        if name == served:
+            raise MoatelierError("it does not load")
+        await real(self, name, path)
 
     monkeypatch.setattr(Upstream, "load_adapter", load)
     for number in range(150):
@@ -168,8 +164,8 @@ def test_feedback_that_is_refused_is_typed_and_counted(
     again = http.post("/v1/feedback", json={"completion": ids[0], "rating": -1})
     assert again.status_code == 200, "a word that replaces one is not a further one"
     text = http.get("/metrics").text
-    assert 'moatelier_feedback_refused_total{code="not_found"}' in text
-    assert 'moatelier_feedback_refused_total{code="rate_limit_exceeded"}' in text
+    assert 'moatelier_feedback_refused_total{outcome="not_found"}' in text
+    assert 'moatelier_feedback_refused_total{outcome="rate_limit_exceeded"}' in text
 
 
 def test_alerts_are_listed_and_acknowledged(http: httpx.Client) -> None:
