@@ -75,7 +75,7 @@ def _start(retrain: Retrain) -> tasks.Task:
     task = ordering.start(
         retrain.project,
         order,
-        request={"retrain": retrain.id, "alias": retrain.alias, "champion": retrain.champion},
+        request={"model": plan.base.value, "training_file": file, "metadata": _lineage(retrain, before)},
         words=words,
         train_file=file,
         test_file=before.test_file,
@@ -83,6 +83,13 @@ def _start(retrain: Retrain) -> tasks.Task:
     )
     fault_point("retrain.after_task")
     return task
+
+
+def _lineage(retrain: Retrain, before: tasks.Task) -> dict[str, str]:
+    """What it stands on: the data and the champion of before."""
+    dataset = adapters.get(retrain.project, retrain.champion).manifest.dataset
+    told = {"retrain": retrain.id, "champion": retrain.champion, "champion_dataset": dataset}
+    return told | {"champion_file": before.train_file, "champion_task": before.id}
 
 
 def _before(retrain: Retrain) -> tuple[tasks.Task, TaskPlan]:

@@ -15,7 +15,7 @@ from graphs import jobs, retraining
 from graphs import lessons as gathering
 from moatelier.contracts import RetrainPlan, RolloutPlan, TaskPlan, now
 from moatelier.errors import Conflict, InvalidRequest, NotFound
-from store import adapters, alerts, artifacts, audit, datasets, lessons, retrains, rollouts, tasks
+from store import adapters, alerts, artifacts, audit, datasets, lessons, orders, retrains, rollouts, tasks
 from tests.api.conftest import make_adapter
 from tests.graphs.learning import ALIAS, ROWS, answered, champion, judge
 
@@ -54,6 +54,9 @@ def test_enough_approved_lessons_begin_a_task_with_the_plan_and_data_of_before(r
     order = (run.input or {})["order"]
     again = TaskPlan.model_validate(artifacts.get_json(order["again"]))
     before = tasks.get_task("default", "task-1").plan
+    lineage = (orders.get("default", task.id) or {})["metadata"]
+    assert lineage["champion"] == record.digest and lineage["champion_dataset"] == record.manifest.dataset
+    assert before is not None and lineage["champion_file"] == before.train_file
     assert again == before and again.name == ALIAS and order["rollout"]["share"] == 0.3
     assert lessons.counts("default", ALIAS) == {"used": 5}
     assert [line.action for line in audit.read("default") if line.actor == "trigger"] == ["retrain.fired"]

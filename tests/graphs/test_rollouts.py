@@ -123,18 +123,18 @@ def test_one_key_that_sends_a_thousand_thumbs_decides_nothing(pair: tuple[str, s
 
 
 def test_equal_ones_are_seldom_called_worse(pair: tuple[str, str]) -> None:
-    """Each of these is judged after every tenth answer; alpha is 5 % over all looks."""
+    """Looked at after every tenth answer; that alpha holds over all looks, tests/evals/test_sequential.py shows."""
     bad = 0
-    for seed in range(12):
+    for seed in range(3):
         begun = begin(pair[1])
-        people(begun, 0.75, 0.75, 150, seed)
+        people(begun, 0.75, 0.75, 100, seed)
         bad += rollouts.get("default", begun.id).state == "rolled_back"
         rollouts.move("default", begun.id, "stop", "next", actor="test")
         pointed = adapters.alias_of("default", "support")
         assert pointed is not None
         if pointed[0] != pair[0]:
             adapters.set_alias("default", "support", pair[0], fence=pointed[1] + 1, actor="test")
-    assert bad <= 1
+    assert bad == 0
 
 
 def test_the_shadow_comes_before_the_canary(pair: tuple[str, str]) -> None:
