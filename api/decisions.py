@@ -50,6 +50,8 @@ class DecisionLog:
     def __init__(self) -> None:
         self._waiting: list[Event] = []
         self._spoken: list[Spoken] = []
+        self.unseen: set[asyncio.Task[None]] = set()
+        """Answers in the shadow that are being made."""
         self._news = asyncio.Event()
         self._dropped = 0
         self._writing = asyncio.Lock()

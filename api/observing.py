@@ -25,7 +25,6 @@ SLOW_S = 60.0
 """An answer that takes longer counts as none, where no rollout says otherwise."""
 UNSEEN = 2
 """Requests that challengers may be answering unseen at once; while they do, further ones are left out."""
-_unseen: set["asyncio.Task[None]"] = set()
 
 
 @dataclass(frozen=True)
@@ -182,12 +181,12 @@ async def answered(asked: Asked, target: Target, ask: Callable[[Target], Awaitab
 
 def try_unseen(asked: Asked, target: Target) -> None:
     """Have a challenger in the shadow answer too, behind the request; nobody waits for it, and nobody sees it."""
-    split = target.split
-    if split is None or not split.shadow or len(_unseen) >= UNSEEN:
+    split, unseen = target.split, asked.shared.decisions.unseen
+    if split is None or not split.shadow or len(unseen) >= UNSEEN:
         return
     task = asyncio.ensure_future(_answer_unseen(asked, replace(split.challenger, split=split)))
-    _unseen.add(task)
-    task.add_done_callback(_unseen.discard)
+    unseen.add(task)
+    task.add_done_callback(unseen.discard)
 
 
 async def _answer_unseen(asked: Asked, challenger: Target) -> None:
