@@ -43,8 +43,14 @@ def list_lessons(
     """The project's lessons, newest first, redacted; of an alias with how many there are of each status."""
     wanted = lessons.need_status(status)
     found = lessons.list_lessons(project, alias=alias, status=wanted, limit=max(1, min(limit, 1000)))
-    told = [{"object": "lesson", **each.model_dump(mode="json", exclude={"project", "voice"})} for each in found]
-    return listing(told, has_more=False) | {"counts": lessons.counts(project, alias) if alias is not None else None}
+    return listing([_lesson(each) for each in found], has_more=False) | {
+        "counts": lessons.counts(project, alias) if alias is not None else None
+    }
+
+
+def _lesson(lesson: lessons.Lesson) -> dict[str, Any]:
+    told = lesson.model_dump(mode="json", exclude={"project", "voice"})
+    return {"id": lesson.completion, "object": "lesson", **told}
 
 
 @router.post("/v1/lessons/approve")
@@ -70,7 +76,7 @@ def _judged(key: Caller, body: Judged, status: Any) -> dict[str, Any]:
 
 
 def _trigger(trigger: retrains.Trigger) -> dict[str, Any]:
-    return {"object": "trigger", **trigger.model_dump(mode="json", exclude={"project"})}
+    return {"id": trigger.alias, "object": "trigger", **trigger.model_dump(mode="json", exclude={"project"})}
 
 
 def _retrain(retrain: retrains.Retrain) -> dict[str, Any]:

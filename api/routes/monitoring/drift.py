@@ -15,7 +15,7 @@ def _json(monitor: monitors.Monitor) -> dict[str, Any]:
     told = monitor.model_dump(mode="json", include={"model", "chosen", "updated_at"})
     told |= {"learning": monitor.reference is None, "found": monitor.state.get("found", {})}
     numbers = observations.summary(monitor.project, monitor.model, monitor.chosen)
-    return {"object": "monitor", **told, "numbers": numbers}
+    return {"id": f"{monitor.model}@{monitor.chosen}", "object": "monitor", **told, "numbers": numbers}
 
 
 @router.get("/v1/monitors")
