@@ -1,7 +1,6 @@
 """`moatelier rollout`, `lessons`, `retrain`, `alerts`, `monitors`: models in use, improving by themselves."""
 
 import json
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +20,7 @@ Watch = Annotated[str, typer.Option("--watch", help="What promotes it: liked (fe
 Margin = Annotated[float, typer.Option("--margin", help="Worse by less than this is as good: 0.05 is five points.")]
 
 
-def _list(path: str, columns: Sequence[str], as_json: bool, **params: Any) -> None:
+def _list(path: str, columns: tuple[str, ...], as_json: bool, **params: Any) -> None:
     from moatelier.show import rows
 
     with service() as client:

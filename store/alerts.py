@@ -55,7 +55,14 @@ def raise_once(
     """
     id = f"alert-{digest_json([project, monitor, model, about])[:12]}"
     webhook = settings().alert_webhook is not None
-    row = {"id": id, "project": project, "monitor": monitor, "model": model, "what": what, "body": dict(body)}
+    row: dict[str, Any] = {
+        "id": id,
+        "project": project,
+        "monitor": monitor,
+        "model": model,
+        "what": what,
+        "body": dict(body),
+    }
     row |= {"delivery": "pending" if webhook else "logged", "attempts": 0, "next_at": now() if webhook else None}
     with session() as opened:
         mine = select(func.count()).select_from(AlertRow).where(AlertRow.project == project)

@@ -116,8 +116,9 @@ def _keep_words(project: str, feedback: Feedback) -> None:
     """What was asked and answered, where whoever judges brings it; what the service has kept itself stays."""
     if feedback.messages is None or feedback.answer is None:
         return
-    turns = [{"role": turn.get("role"), "content": turn.get("content")} for turn in feedback.messages]
-    if not all(isinstance(text, str) for turn in turns for text in turn.values()):
+    told = [(turn.get("role"), turn.get("content")) for turn in feedback.messages]
+    turns = [{"role": role, "content": text} for role, text in told if isinstance(role, str) and isinstance(text, str)]
+    if len(turns) < len(told):
         raise InvalidRequest("A message has a role and a text.", where="messages", remedy="Send texts alone.")
     if sum(len(turn["content"]) for turn in turns) + len(feedback.answer) > MOST_WORDS:
         raise InvalidRequest(
@@ -174,7 +175,7 @@ def newest(rollout: str) -> datetime | None:
         return opened.scalar(select(func.max(FeedbackRow.at)).where(FeedbackRow.rollout == rollout))
 
 
-def _words(query: Select[tuple[FeedbackRow]]) -> list[Word]:
+def _words(query: Select[FeedbackRow]) -> list[Word]:
     query = query.where(FeedbackRow.reward.is_not(None)).order_by(FeedbackRow.at, FeedbackRow.completion)
     with reading() as opened:
         rows = list(opened.scalars(query))
@@ -210,6 +211,8 @@ def tallies(project: str) -> dict[tuple[str, str], tuple[int, int]]:
     found: dict[tuple[str, str], tuple[int, int]] = {}
     with reading() as opened:
         for region, chosen, _, count, total in opened.execute(query.group_by(*grouped)).all():
+            if region is None:
+                continue
             counted = min(int(count), KEY_WORDS)
             good = round(int(total or 0) * counted / int(count))
             before = found.get((region, chosen), (0, 0))

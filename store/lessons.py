@@ -52,8 +52,8 @@ def news(since: datetime | None = None, limit: int = 200) -> list[list[StoredFee
     mine = and_(LessonRow.project == FeedbackRow.project, LessonRow.completion == FeedbackRow.completion)
     words = and_(ExchangeRow.project == LessonRow.project, ExchangeRow.completion == LessonRow.completion)
     # Words are written behind the answers: feedback may have come before them.
-    since = exists().where(words, ExchangeRow.at > LessonRow.updated_at)
-    known = exists().where(mine, LessonRow.at >= FeedbackRow.at, or_(LessonRow.status != "wordless", ~since))
+    late = exists().where(words, ExchangeRow.at > LessonRow.updated_at)
+    known = exists().where(mine, LessonRow.at >= FeedbackRow.at, or_(LessonRow.status != "wordless", ~late))
     query = select(FeedbackRow.project, FeedbackRow.completion).where(~known)
     if since is not None:
         query = query.where(FeedbackRow.at >= since)
