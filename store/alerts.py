@@ -63,7 +63,12 @@ def raise_once(
         "what": what,
         "body": dict(body),
     }
-    row |= {"delivery": "pending" if webhook else "logged", "attempts": 0, "next_at": now() if webhook else None}
+    row |= {
+        "body": dict(body),
+        "delivery": "pending" if webhook else "logged",
+        "attempts": 0,
+        "next_at": now() if webhook else None,
+    }
     with session() as opened:
         mine = select(func.count()).select_from(AlertRow).where(AlertRow.project == project)
         day = mine.where(AlertRow.created_at >= now() - timedelta(days=1))
