@@ -62,9 +62,6 @@ def raise_once(
         "model": model,
         "what": what,
         "body": dict(body),
-    }
-    row |= {
-        "body": dict(body),
         "delivery": "pending" if webhook else "logged",
         "attempts": 0,
         "next_at": now() if webhook else None,
