@@ -20,7 +20,7 @@ from store.monitors import Monitor
 from store.observations import Seen
 
 FAILING = 0.3
-"""A reference of which so many failed is none."""
+"""So many failures are no reference, and among the newest requests an alert."""
 
 
 def look_after(after: int = 0) -> int:
@@ -28,11 +28,23 @@ def look_after(after: int = 0) -> int:
     newest_of_all = after
     for project, model, chosen, newest in observations.models(after):
         newest_of_all = max(newest_of_all, newest)
+        _need_success(project, model, chosen, newest)
         while newest > (monitor := monitors.get(project, model, chosen)).last and step(monitor):
             pass
     observations.forget(settings().watch_days)
     monitors.forget(now() - timedelta(days=settings().watch_days))
     return newest_of_all
+
+
+def _need_success(project: str, model: str, chosen: str, newest: int) -> None:
+    """A model that fails at many of its newest requests is told of at once, whatever is usual."""
+    recent = observations.window(project, model, chosen, after=0, upto=newest, limit=drift.STEP)
+    rate = sum(bool(each.numbers.get("error")) for each in recent) / drift.STEP  # of fewer requests more must fail
+    if rate > FAILING:
+        what = f"{rate:.0%} of the newest {drift.STEP} requests failed."
+        raise_alert(
+            project, "errors", model, what, {"chosen": chosen, "rate": rate}, about=f"{chosen}/failing/{newest}"
+        )
 
 
 def step(monitor: Monitor) -> bool:
@@ -59,9 +71,7 @@ def step(monitor: Monitor) -> bool:
 def _begin(monitor: Monitor, seen: list[Seen]) -> bool:
     """Take these for what is usual, unless too many of them failed."""
     last, failed = seen[-1].id, sum(bool(each.numbers.get("error")) for each in seen) / len(seen)
-    if failed > FAILING:
-        what = f"{failed:.0%} of the first {len(seen)} requests failed; they are not taken for what is usual."
-        raise_alert(monitor.project, "errors", monitor.model, what, {"rate": round(failed, 4)}, about=f"first/{last}")
+    if failed > FAILING:  # which was told of while it happened
         return monitors.put(monitor, last=last, state={}, reference=None)
     reference = artifacts.put_json({"rows": [each.numbers for each in seen]})
     return monitors.put(monitor, last=last, state={"begun": last}, reference=reference)

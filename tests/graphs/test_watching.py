@@ -59,6 +59,15 @@ def test_a_reset_takes_what_is_now_for_usual() -> None:
     assert raised() == [] and monitors.get("p", "support", "a" * 64).reference is not None
 
 
+def test_a_model_that_fails_is_told_of_at_once() -> None:
+    come(drift.STEP, errors=0.1)
+    watching.look_after()
+    assert raised() == []
+    come(drift.STEP, errors=0.7, seed=1)
+    watching.look_after()
+    assert raised() == ["errors"]
+
+
 def test_failing_requests_are_not_taken_for_usual() -> None:
     come(drift.REFERENCE, errors=0.6)
     watching.look_after()
