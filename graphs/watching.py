@@ -19,21 +19,27 @@ from store import artifacts, monitors, observations
 from store.monitors import Monitor
 from store.observations import Seen
 
+MOST = 50
+"""Looks within a sweep, some seconds."""
 FAILING = 0.3
 """So many failures are no reference, and among the newest requests an alert."""
 
 
 def look_after(after: int = 0) -> int:
-    """Look at every model that was asked since an observation; the newest observation there is. For the sweeper."""
-    newest_of_all = after
+    """Look at every model that was asked since an observation. For the sweeper.
+
+    Returns:
+        The newest observation there is; while `MOST` looks are not enough, where it began.
+    """
+    newest_of_all, looks = after, 0
     for project, model, chosen, newest in observations.models(after):
         newest_of_all = max(newest_of_all, newest)
         _need_success(project, model, chosen, newest)
-        while newest > (monitor := monitors.get(project, model, chosen)).last and step(monitor):
-            pass
+        while looks < MOST and newest > (monitor := monitors.get(project, model, chosen)).last and step(monitor):
+            looks += 1
     observations.forget(settings().watch_days)
     monitors.forget(now() - timedelta(days=settings().watch_days))
-    return newest_of_all
+    return newest_of_all if looks < MOST else after
 
 
 def _need_success(project: str, model: str, chosen: str, newest: int) -> None:

@@ -103,19 +103,21 @@ def put(project: str, key: str, feedback: Feedback, reward: int | None) -> Store
             raise InvalidRequest(what, where=field, remedy="Shorten it.")
     route = route_of(project, feedback.completion)
     row = FeedbackRow(project=project, completion=feedback.completion, key=key, reward=reward, at=now(), **said)
-    _keep_words(project, feedback)
+    words = _words_in(project, feedback)
     for name in ("requested", "chosen", "region", "propensity", "rollout", "side", "subject"):
         setattr(row, name, getattr(route, name))
     with session() as opened:
         if opened.get(FeedbackRow, (project, feedback.completion, key)) is None:
             _need_room(opened, project, key)
-        return StoredFeedback.model_validate(opened.merge(row))
+        kept = StoredFeedback.model_validate(opened.merge(row))
+    exchanges.append(words)  # of what the service has kept itself, nothing changes
+    return kept
 
 
-def _keep_words(project: str, feedback: Feedback) -> None:
-    """What was asked and answered, where whoever judges brings it; what the service has kept itself stays."""
+def _words_in(project: str, feedback: Feedback) -> list[Exchange]:
+    """What was asked and answered, where whoever judges brings it. Raises InvalidRequest."""
     if feedback.messages is None or feedback.answer is None:
-        return
+        return []
     told = [(turn.get("role"), turn.get("content")) for turn in feedback.messages]
     turns = [{"role": role, "content": text} for role, text in told if isinstance(role, str) and isinstance(text, str)]
     if len(turns) < len(told):
@@ -124,9 +126,7 @@ def _keep_words(project: str, feedback: Feedback) -> None:
         raise InvalidRequest(
             f"The words have more than {MOST_WORDS} characters.", where="messages", remedy="Shorten them."
         )
-    exchanges.append(
-        [Exchange(project=project, completion=feedback.completion, messages=turns, answer=feedback.answer, at=now())]
-    )
+    return [Exchange(project=project, completion=feedback.completion, messages=turns, answer=feedback.answer, at=now())]
 
 
 def _need_room(opened: Session, project: str, key: str) -> None:
