@@ -11,12 +11,16 @@ from typing import Any
 
 import pytest
 
-from graphs import jobs, retraining
+from graphs import jobs, ordering, retraining
 from graphs import lessons as gathering
-from moatelier.contracts import RetrainPlan, RolloutPlan, TaskPlan, now
+from moatelier.contracts import Order, RetrainPlan, RolloutPlan, TaskPlan, now
 from moatelier.errors import Conflict, InvalidRequest, NotFound
+from moatelier.settings import settings
 from store import adapters, alerts, artifacts, audit, datasets, lessons, orders, retrains, rollouts, tasks
+from tests import fakes
 from tests.api.conftest import make_adapter
+from tests.api.running import wait_until
+from tests.graphs.conftest import Player
 from tests.graphs.learning import ALIAS, ROWS, answered, champion, judge
 
 
@@ -171,3 +175,32 @@ def test_killed_during_a_trigger_there_is_one_retrain(record: adapters.AdapterRe
     assert [task.id for task in made] == [retrain.task]
     assert len(datasets.list_files("default")) == 2 and len(tasks.list_runs("default", made[0].thread)) == 1
     assert lessons.counts("default", ALIAS) == {"used": 3}
+
+
+def test_an_order_with_a_rollout_waits_for_no_other(player: Player, tmp_path: Path) -> None:
+    """By canned jobs: the alias stays, and where a rollout is under way the candidate is only registered."""
+    words = "Train a classifier that predicts intent from message, at least 80% accuracy, 1 trial, call it support."
+    player.say(words, train=player.upload(fakes.support_csv(tmp_path / "support.csv")))
+    player.approve()
+    first = player.ended()
+    held = adapters.alias_of("default", ALIAS)
+    assert held is not None and first.plan is not None
+    for number, state in enumerate(("tried", "refused")):
+        order = Order(
+            model=settings().base,
+            method="supervised",
+            suffix=ALIAS,
+            again=artifacts.put_json(first.plan),
+            rollout=RolloutPlan(),
+        )
+        file = player.upload(fakes.support_csv(tmp_path / f"more-{number}.csv", rows_per_intent=50 + number))
+        asked = {"request": {}, "words": "again", "train_file": file, "test_file": None}
+        task = ordering.start("default", order, id=f"task-again-{number}", **asked)
+        assert ordering.start("default", order, id=f"task-again-{number}", **asked).id == task.id
+        wait_until(lambda id=task.id: tasks.find_task(id).ended, timeout_s=60)
+        ended = tasks.find_task(task.id)
+        assert ended.status == "reached" and ended.result is not None and ended.result["promoted"], ended.error
+        assert ("rollout" in ended.result) == (state == "tried") and adapters.alias_of("default", ALIAS) == held
+        assert adapters.get("default", ended.result["adapter"]).aliases == ()
+    [begun] = rollouts.list_rollouts("default")
+    assert begun.actor == "task-again-0" and begun.state == "canary"
