@@ -17,7 +17,7 @@ Which = Annotated[str, typer.Argument(help="An alias, or a rollout's id.")]
 Share = Annotated[float, typer.Option("--share", help="Of those who ask, answered by the challenger.")]
 Shadow = Annotated[int, typer.Option("--shadow", help="Requests that it first answers unseen.")]
 Watch = Annotated[str, typer.Option("--watch", help="What promotes it: liked (feedback) or answered.")]
-Margin = Annotated[float, typer.Option("--margin", help="Worse by less than this is as good: 0.05 is five points.")]
+Margin = Annotated[float, typer.Option("--margin", help="Worse by less than this is as good: 0.1 is ten points.")]
 
 
 def _list(path: str, columns: tuple[str, ...], as_json: bool, **params: Any) -> None:
@@ -41,7 +41,7 @@ def start(
     share: Share = 0.1,
     shadow: Shadow = 0,
     watch: Watch = "liked",
-    margin: Margin = 0.05,
+    margin: Margin = 0.1,
     days: Annotated[float, typer.Option("--days", help="Without a conclusion by then the champion stays.")] = 14.0,
     as_json: Json = False,
 ) -> None:
@@ -134,7 +134,7 @@ def when(
     share: Share = 0.1,
     shadow: Shadow = 0,
     watch: Watch = "liked",
-    margin: Margin = 0.05,
+    margin: Margin = 0.1,
     off: Annotated[bool, typer.Option("--off", help="Keep it, and begin nothing by it.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -22,8 +22,8 @@ class RolloutPlan(Contract):
     """Requests that the challenger answers unseen, beside the champion, before anybody gets its answers."""
     watch: Measure = "liked"
     """What a promotion rests on; `answered` is watched in any case."""
-    margin: float = Field(default=0.05, gt=0, lt=1)
-    """It is promoted once it is shown to be worse by less than this; 0.05 is five points."""
+    margin: float = Field(default=0.1, gt=0, lt=1)
+    """It is promoted once it is shown to be worse by less than this; 0.1 is ten points."""
     least: int = Field(default=30, ge=1)
     """Words, or answers, on each side before anything is concluded."""
     slow_s: float = Field(default=30.0, gt=0)
