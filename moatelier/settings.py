@@ -170,7 +170,7 @@ class Settings(BaseSettings):
     alert_cooldown_s: float = Field(default=3600.0, ge=0)
     """So long a monitor is silent after an alert of it."""
     alerts_per_day: int = Field(default=20, ge=1)
-    """Most alerts of a project within a day; further ones are counted and left out."""
+    """Alerts of a project within a day after which its monitors are silent; what they leave out is counted."""
     bench_data: Path | None = None
     fault: str = ""
     """Comma-separated fault points at which a process waits to be killed (moatelier/faults.py); for tests only."""

@@ -48,10 +48,10 @@ def raise_once(
         what: It in a sentence, without anybody's words.
         body: Numbers about it.
         about: What makes it the same alert, such as a rollout's id.
-        calm: Respect the monitor's cooldown as well.
+        calm: A monitor's, which may see the same again and again: within its cooldown and the day's budget.
 
     Returns:
-        The alert if it is new; None where it was raised before, its monitor is silent, or the day's budget is spent.
+        The alert if it is new; None where it was raised before, or a monitor is to be calm.
     """
     id = f"alert-{digest_json([project, monitor, model, about])[:12]}"
     webhook = settings().alert_webhook is not None
@@ -69,7 +69,7 @@ def raise_once(
     with session() as opened:
         mine = select(func.count()).select_from(AlertRow).where(AlertRow.project == project)
         day = mine.where(AlertRow.created_at >= now() - timedelta(days=1))
-        if (opened.scalar(day) or 0) >= settings().alerts_per_day:
+        if calm and (opened.scalar(day) or 0) >= settings().alerts_per_day:
             return None
         cooled = now() - timedelta(seconds=settings().alert_cooldown_s)
         same = mine.where(AlertRow.monitor == monitor, AlertRow.model == model, AlertRow.created_at > cooled)
